@@ -1,0 +1,39 @@
+{
+	"target_defaults": {
+		"cflags": ["-O2", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"],
+		"cflags_cc": ["-std=c++17"],
+		"cflags_cc!": ["-std=gnu++17", "-std=gnu++20"]
+	},
+	"targets": [
+		{
+			"target_name": "forktree",
+			"sources": ["native/addon/addon.cc", "native/addon/endpoint.cc", "native/addon/process.cc"],
+			"include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
+			"defines": ["NAPI_VERSION=9", "NAPI_DISABLE_CPP_EXCEPTIONS"],
+			"ldflags": ["-static-libstdc++", "-static-libgcc"]
+		},
+		{
+			"target_name": "keeper",
+			"type": "executable",
+			"sources": ["native/keeper/keeper.cc", "native/keeper/message.cc", "native/keeper/root.cc"],
+			"ldflags": ["-static-libstdc++", "-static-libgcc"]
+		},
+		{
+			"target_name": "init",
+			"type": "executable",
+			"sources": ["native/guest/init.cc"],
+			"cflags": ["-ffreestanding", "-fno-stack-protector", "-fcf-protection=none", "-fno-pie"],
+			"ldflags": ["-nostdlib", "-static", "-no-pie"],
+			"ldflags!": ["-rdynamic"]
+		},
+		{
+			# A plain shared library without Node-API; node-gyp names every loadable module .node.
+			"target_name": "guest",
+			"type": "loadable_module",
+			"sources": ["native/guest/guest.cc"],
+			"cflags": ["-ffreestanding", "-fno-stack-protector", "-fcf-protection=none", "-fPIC", "-fvisibility=default"],
+			"ldflags": ["-nostdlib"],
+			"ldflags!": ["-rdynamic"]
+		}
+	]
+}

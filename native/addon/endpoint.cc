@@ -1,0 +1,273 @@
+#include "endpoint.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <string>
+
+namespace forktree {
+namespace {
+
+constexpr size_t kChunk = 64 * 1024;
+constexpr int kRoundsPerPoll = 16;  // then other handles get their turn
+constexpr size_t kMaxFds = 16;
+
+std::vector<int> TakeFds(msghdr* message) {
+  std::vector<int> fds;
+  for (cmsghdr* header = CMSG_FIRSTHDR(message); header != nullptr; header = CMSG_NXTHDR(message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; i++) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
+      fds.push_back(fd);
+    }
+  }
+  return fds;
+}
+
+void CloseAll(std::vector<int>* fds) {
+  for (int fd : *fds) close(fd);
+  fds->clear();
+}
+
+}  // namespace
+
+Napi::Function Endpoint::Define(Napi::Env env) {
+  return DefineClass(env, "Endpoint",
+                     {InstanceMethod("send", &Endpoint::Send), InstanceMethod("refuseFds", &Endpoint::RefuseFds),
+                      InstanceMethod("pause", &Endpoint::Pause), InstanceMethod("resume", &Endpoint::Resume),
+                      InstanceMethod("drain", &Endpoint::Drain), InstanceMethod("close", &Endpoint::Close)});
+}
+
+Endpoint::Endpoint(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Endpoint>(info) {
+  Napi::Env env = info.Env();
+  fd_ = info[0].As<Napi::Number>().Int32Value();
+  std::string kind = info[1].As<Napi::String>();
+  kind_ = kind == "pipe" ? Kind::kPipe : kind == "pidfd" ? Kind::kPidfd : Kind::kSocket;
+  callback_ = Napi::Persistent(info[2].As<Napi::Function>());
+  uv_loop_t* loop = nullptr;
+  napi_get_uv_event_loop(env, &loop);
+  poll_ = new uv_poll_t;
+  int failed = uv_poll_init(loop, poll_, fd_);
+  if (failed != 0) {
+    delete poll_;
+    poll_ = nullptr;
+    Napi::Error error = Napi::Error::New(env, std::string("uv_poll_init: ") + uv_strerror(failed));
+    error.Set("errno", Napi::Number::New(env, failed));
+    error.ThrowAsJavaScriptException();
+    return;
+  }
+  poll_->data = this;
+  Ref();
+  Watch();
+}
+
+Endpoint::~Endpoint() { Stop(); }
+
+void Endpoint::Watch() {
+  if (poll_ == nullptr) return;
+  int events = (paused_ ? 0 : UV_READABLE) | (pending_.empty() ? 0 : UV_WRITABLE);
+  if (events == 0) {
+    uv_poll_stop(poll_);
+  } else {
+    uv_poll_start(poll_, events, OnPoll);
+  }
+}
+
+void Endpoint::OnPoll(uv_poll_t* handle, int status, int events) {
+  Endpoint* self = static_cast<Endpoint*>(handle->data);
+  Napi::HandleScope scope(self->Env());
+  if (status < 0) return self->Fail(-status);
+  if ((events & UV_WRITABLE) != 0) self->WritePending();
+  if ((events & UV_READABLE) != 0) self->ReadAvailable(kRoundsPerPoll);
+}
+
+void Endpoint::ReadAvailable(int rounds) {
+  if (kind_ == Kind::kPidfd) {
+    if (poll_ != nullptr) uv_poll_stop(poll_);
+    return Emit(kEnd, Env().Undefined(), Env().Undefined());
+  }
+  while (rounds-- > 0 && fd_ >= 0 && !paused_ && ReadOnce()) {
+  }
+}
+
+// False when there is nothing more to read now.
+bool Endpoint::ReadOnce() {
+  char bytes[kChunk];
+  char control[CMSG_SPACE(kMaxFds * sizeof(int))];
+  iovec vector = {bytes, sizeof bytes};
+  msghdr message = {};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  // Without room for them the kernel itself drops the fds that a guest sends.
+  message.msg_control = accept_fds_ ? control : nullptr;
+  message.msg_controllen = accept_fds_ ? sizeof control : 0;
+  ssize_t size = kind_ == Kind::kPipe ? read(fd_, bytes, sizeof bytes)
+                                      : recvmsg(fd_, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  if (size < 0) {
+    if (errno == EAGAIN || errno == EINTR) return false;
+    if (errno == ECONNRESET) size = 0;
+  }
+  if (size < 0) {
+    Fail(errno);
+    return false;
+  }
+  if (size == 0) {
+    if (poll_ != nullptr) uv_poll_stop(poll_);
+    Emit(kEnd, Env().Undefined(), Env().Undefined());
+    return false;
+  }
+  Napi::Value fds = Env().Undefined();
+  if (kind_ == Kind::kSocket && accept_fds_) {
+    std::vector<int> taken = TakeFds(&message);
+    Napi::Array list = Napi::Array::New(Env(), taken.size());
+    for (size_t i = 0; i < taken.size(); i++) list.Set(static_cast<uint32_t>(i), taken[i]);
+    fds = list;
+  }
+  Emit(kData, Napi::Buffer<char>::Copy(Env(), bytes, static_cast<size_t>(size)), fds);
+  return true;
+}
+
+void Endpoint::Emit(Event event, Napi::Value data, Napi::Value fds) {
+  Napi::Env env = Env();
+  std::vector<napi_value> arguments = {Napi::Number::New(env, event), data, fds};
+  if (in_callback_) {
+    callback_.Call(arguments);
+  } else {
+    callback_.MakeCallback(env.Global(), arguments);
+  }
+  if (env.IsExceptionPending() && !in_callback_) {
+    napi_value exception;
+    napi_get_and_clear_last_exception(env, &exception);
+    napi_fatal_exception(env, exception);
+  }
+}
+
+void Endpoint::Fail(int error) {
+  if (poll_ != nullptr) uv_poll_stop(poll_);
+  Emit(kError, Napi::Number::New(Env(), -error), Env().Undefined());
+}
+
+// 0 sent (perhaps in part), else errno.
+int Endpoint::TrySend(const char* bytes, size_t size, const std::vector<int>& fds, size_t* sent) {
+  char control[CMSG_SPACE(kMaxFds * sizeof(int))] = {};
+  iovec vector = {const_cast<char*>(bytes), size};
+  msghdr message = {};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  if (!fds.empty()) {
+    message.msg_control = control;
+    message.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
+    memcpy(CMSG_DATA(header), fds.data(), fds.size() * sizeof(int));
+  }
+  ssize_t result = sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (result < 0) return errno;
+  *sent = static_cast<size_t>(result);
+  return 0;
+}
+
+// send(data, fds): 0, or -errno. The fds stay the caller's, who may close them at once: what could not be sent yet
+// holds copies.
+Napi::Value Endpoint::Send(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  if (fd_ < 0) return Napi::Number::New(env, -EPIPE);
+  Napi::Uint8Array data = info[0].As<Napi::Uint8Array>();
+  const char* bytes = reinterpret_cast<const char*>(data.Data());
+  size_t size = data.ByteLength(), sent = 0;
+  std::vector<int> fds;
+  if (info[1].IsArray()) {
+    Napi::Array list = info[1].As<Napi::Array>();
+    for (uint32_t i = 0; i < list.Length() && i < kMaxFds; i++) fds.push_back(list.Get(i).As<Napi::Number>().Int32Value());
+  }
+  if (pending_.empty()) {
+    int error = TrySend(bytes, size, fds, &sent);
+    if (error != 0 && error != EAGAIN && error != EINTR) return Napi::Number::New(env, -error);
+    if (error == 0) fds.clear();
+  }
+  if (sent < size) {
+    Pending rest;
+    rest.bytes.assign(bytes + sent, bytes + size);
+    for (int fd : fds) rest.fds.push_back(dup(fd));
+    pending_.push_back(std::move(rest));
+    Watch();
+  }
+  return Napi::Number::New(env, 0);
+}
+
+// True when the first pending message went out whole.
+bool Endpoint::WriteFirst() {
+  Pending& first = pending_.front();
+  size_t sent = 0;
+  int error = TrySend(first.bytes.data() + first.sent, first.bytes.size() - first.sent, first.fds, &sent);
+  if (error == EAGAIN || error == EINTR) return false;
+  CloseAll(&first.fds);
+  // A broken pipe shows as the end of what can be read; what was to be sent is moot.
+  first.sent = error != 0 ? first.bytes.size() : first.sent + sent;
+  return first.sent == first.bytes.size();
+}
+
+void Endpoint::WritePending() {
+  while (!pending_.empty() && WriteFirst()) pending_.pop_front();
+  if (pending_.empty()) Watch();
+}
+
+// From now on fds that the other side sends are dropped by the kernel.
+Napi::Value Endpoint::RefuseFds(const Napi::CallbackInfo& info) {
+  accept_fds_ = false;
+  return info.Env().Undefined();
+}
+
+// Nothing is read until resume(): the other side then waits for room.
+Napi::Value Endpoint::Pause(const Napi::CallbackInfo& info) {
+  paused_ = true;
+  Watch();
+  return info.Env().Undefined();
+}
+
+Napi::Value Endpoint::Resume(const Napi::CallbackInfo& info) {
+  paused_ = false;
+  Watch();
+  return info.Env().Undefined();
+}
+
+// Reads what is there now, calling back before it returns.
+Napi::Value Endpoint::Drain(const Napi::CallbackInfo& info) {
+  in_callback_ = true;
+  ReadAvailable(kRoundsPerPoll);
+  in_callback_ = false;
+  return info.Env().Undefined();
+}
+
+void Endpoint::Stop() {
+  if (fd_ < 0) return;
+  for (Pending& pending : pending_) CloseAll(&pending.fds);
+  pending_.clear();
+  int fd = fd_;
+  fd_ = -1;
+  if (poll_ == nullptr) {
+    close(fd);
+    return;
+  }
+  uv_poll_stop(poll_);
+  poll_->data = nullptr;
+  uv_close(reinterpret_cast<uv_handle_t*>(poll_), [](uv_handle_t* handle) { delete reinterpret_cast<uv_poll_t*>(handle); });
+  poll_ = nullptr;
+  close(fd);
+}
+
+Napi::Value Endpoint::Close(const Napi::CallbackInfo& info) {
+  if (fd_ >= 0) {
+    Stop();
+    Unref();
+  }
+  return info.Env().Undefined();
+}
+
+}  // namespace forktree

@@ -1,0 +1,168 @@
+// The keeper: a small process that holds forktree's private mount namespace and does what needs the host's privileges
+// there, one request after the other: it locks folders read-only, clones them for sandboxes, and makes root zygotes.
+//   keeper MOUNTPOINT      fd 3: the host's socket; its end of file is the keeper's end
+// A request is a list of NUL-terminated words; the answer is `ok` or `no STEP ERRNO PATH`.
+#include "keeper.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <map>
+
+namespace keeper {
+namespace {
+
+constexpr int kHost = 3;
+constexpr size_t kMaxRequest = 160 * 1024;
+
+struct Keeper {
+  std::string mount_point;
+  std::map<std::string, Fd> locked;
+  std::map<pid_t, Fd> inits;
+};
+
+std::string Place(const Keeper& keeper, const std::string& id) { return keeper.mount_point + "/" + id; }
+
+// In a throw-away child: binds the folder read-only, copies the mount namespace into a new user namespace, which locks
+// those flags for good, and sends a clone of the mount. No id map is needed.
+void LockInChild(const std::string& source, int report) {
+  auto steps = [&]() -> Outcome {
+    TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
+    TRY("make mounts private", "/", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+    TRY("bind", source, mount(source.c_str(), source.c_str(), nullptr, MS_BIND, nullptr));
+    TRY("make read-only", source,
+        mount(nullptr, source.c_str(), nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, nullptr));
+    TRY("unshare user namespace", "", unshare(CLONE_NEWUSER | CLONE_NEWNS));
+    int tree = OpenTree(source.c_str(), 0);
+    TRY("clone mount", source, tree);
+    return Outcome::Ok({}, Fd(tree));
+  };
+  Send(report, steps());
+  _exit(0);
+}
+
+Outcome Lock(Keeper& keeper, const std::string& id, const std::string& source) {
+  int pair[2];
+  TRY("socketpair", "", socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
+  Fd ours(pair[0]), theirs(pair[1]);
+  pid_t child = fork();
+  TRY("fork", "", child);
+  if (child == 0) LockInChild(source, theirs.get());
+  theirs.Close();
+  Outcome made = Receive(ours.get());
+  waitpid(child, nullptr, 0);
+  if (!made.ok) return made;
+  std::string place = Place(keeper, id);
+  struct stat status;
+  TRY("stat", source, stat(source.c_str(), &status));
+  TRY("make mount point", place, mkdir(place.c_str(), 0700));
+  // A detached mount of another namespace can be attached but not cloned, so it is attached here once.
+  if (MoveMount(made.fd.get(), place.c_str()) < 0) {
+    Outcome failed = Outcome::Failed("attach", errno, place);
+    rmdir(place.c_str());
+    return failed;
+  }
+  keeper.locked[id] = std::move(made.fd);
+  return Outcome::Ok();
+}
+
+Outcome Unlock(Keeper& keeper, const std::string& id) {
+  if (keeper.locked.erase(id) == 0) return Outcome::Ok();
+  std::string place = Place(keeper, id);
+  TRY("detach", place, umount2(place.c_str(), MNT_DETACH));
+  TRY("remove mount point", place, rmdir(place.c_str()));
+  return Outcome::Ok();
+}
+
+Outcome Clone(Keeper& keeper, const std::string& id) {
+  auto found = keeper.locked.find(id);
+  if (found == keeper.locked.end()) return Outcome::Failed("clone mount", ENOENT, id);
+  int tree = OpenTree("", AT_EMPTY_PATH, found->second.get());
+  TRY("clone mount", id, tree);
+  return Outcome::Ok({}, Fd(tree));
+}
+
+Outcome Join(const std::vector<Fd>& groups) {
+  for (const Fd& group : groups) TRY("join cgroup", "", write(group.get(), "0", 1));
+  return Outcome::Ok();
+}
+
+Outcome Spawn(Keeper& keeper, const Words& words, const std::vector<Fd>& fds) {
+  Outcome spawned = SpawnRoot(words, fds, Place(keeper, ".root"));
+  if (spawned.ok) keeper.inits[spawned.pid] = Fd(fcntl(spawned.fd.get(), F_DUPFD_CLOEXEC, 4));
+  return spawned;
+}
+
+Outcome Handle(Keeper& keeper, const Words& words, const std::vector<Fd>& fds) {
+  const std::string& op = words.empty() ? "" : words[0];
+  if (op == "join") return Join(fds);
+  if (op == "lock" && words.size() == 3) return Lock(keeper, words[1], words[2]);
+  if (op == "unlock" && words.size() == 2) return Unlock(keeper, words[1]);
+  if (op == "clone" && words.size() == 2) return Clone(keeper, words[1]);
+  if (op == "spawn") return Spawn(keeper, words, fds);
+  return Outcome::Failed("understand request", EINVAL, op);
+}
+
+Outcome EnterOwnMountNamespace(const std::string& mount_point) {
+  TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
+  TRY("make mounts private", "/", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+  TRY("mount tmpfs", mount_point, mount("tmpfs", mount_point.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "mode=700,size=1m"));
+  std::string root = mount_point + "/.root";
+  TRY("make mount point", root, mkdir(root.c_str(), 0755));
+  return Outcome::Ok();
+}
+
+// Inits are reaped as they end; waits until the host asks something. False: the host has gone.
+bool WaitForHost(Keeper& keeper) {
+  for (;;) {
+    std::vector<pollfd> waits = {{kHost, POLLIN, 0}};
+    for (const auto& [pid, pidfd] : keeper.inits) waits.push_back({pidfd.get(), POLLIN, 0});
+    if (poll(waits.data(), waits.size(), -1) < 0 && errno != EINTR) return false;
+    for (auto init = keeper.inits.begin(); init != keeper.inits.end();) {
+      bool ended = waitpid(init->first, nullptr, WNOHANG | __WALL) == init->first;
+      init = ended ? keeper.inits.erase(init) : std::next(init);
+    }
+    if ((waits[0].revents & POLLIN) != 0) return true;
+    if (waits[0].revents != 0) return false;
+  }
+}
+
+int Run(const char* mount_point) {
+  prctl(PR_SET_NAME, "forktree-keeper");
+  setsid();  // a terminal's interrupt is the host's business
+  signal(SIGPIPE, SIG_IGN);
+  Keeper keeper;
+  keeper.mount_point = mount_point;
+  Outcome entered = EnterOwnMountNamespace(keeper.mount_point);
+  Send(kHost, entered);
+  if (!entered.ok) return 1;
+  std::string buffer(kMaxRequest, '\0');
+  while (WaitForHost(keeper)) {
+    std::vector<Fd> fds;
+    ssize_t size = ReceiveBytes(kHost, buffer.data(), buffer.size(), &fds);
+    if (size <= 0) break;
+    Send(kHost, Handle(keeper, Split(buffer.data(), static_cast<size_t>(size)), fds));
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace keeper
+
+int main(int count, char** arguments) {
+  if (count != 2) {
+    static const char text[] = "keeper: it is started by forktree itself\n";
+    return write(2, text, sizeof text - 1) < 0 ? 2 : 1;
+  }
+  return keeper::Run(arguments[1]);
+}

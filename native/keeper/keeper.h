@@ -1,0 +1,64 @@
+// What the keeper's files share: owned fds, outcomes of steps, messages, and thin names for the mount API.
+#pragma once
+#include <fcntl.h>
+#include <sys/types.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace keeper {
+
+using Words = std::vector<std::string>;
+
+// A file descriptor that closes with its owner.
+class Fd {
+ public:
+  explicit Fd(int fd = -1) : fd_(fd) {}
+  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Fd& operator=(Fd&& other) noexcept {
+    if (this != &other) {
+      Close();
+      fd_ = std::exchange(other.fd_, -1);
+    }
+    return *this;
+  }
+  ~Fd() { Close(); }
+  int get() const { return fd_; }
+  void Close();
+
+ private:
+  int fd_;
+};
+
+// How a request or a step ended: with words and perhaps an fd, or with the step that failed.
+struct Outcome {
+  bool ok = true;
+  Words words;
+  Fd fd;
+  pid_t pid = 0;
+  static Outcome Ok(Words words = {}, Fd fd = Fd()) { return {true, std::move(words), std::move(fd), 0}; }
+  static Outcome Failed(const std::string& step, int error, const std::string& path) {
+    return {false, {step, std::to_string(error), path}, Fd(), 0};
+  }
+};
+
+#define TRY(step, path, call) \
+  do {                        \
+    if ((call) < 0) return ::keeper::Outcome::Failed(step, errno, path); \
+  } while (0)
+
+Words Split(const char* bytes, size_t size);
+ssize_t ReceiveBytes(int socket, char* bytes, size_t size, std::vector<Fd>* fds);
+void Send(int socket, const Outcome& outcome);
+// An end of file reads as a failure of the step "answer".
+Outcome Receive(int socket);
+
+int OpenTree(const char* path, unsigned flags, int directory = AT_FDCWD);
+int MoveMount(int tree, const char* target);
+
+// Makes a root zygote by its plan: words are `spawn ID_START ID_COUNT` and then the plan's operations (see
+// root.cc); fds are the zygote's control socket, the liveness pipe's read end and the zygote's stderr. Answers the init's pid and pidfd.
+Outcome SpawnRoot(const Words& words, const std::vector<Fd>& fds, const std::string& root);
+
+}  // namespace keeper

@@ -1,0 +1,307 @@
+// A root zygote: the root is assembled and entered with the host's privileges, and only then does a new user namespace
+// lock what was mounted. Whoever lives below can then clear no read-only, nosuid or nodev flag.
+#include <errno.h>
+#include <grp.h>
+#include <linux/mount.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "keeper.h"
+
+namespace keeper {
+namespace {
+
+constexpr const char* kInit = "/forktree/native/init";
+
+struct CloneArgs {
+  unsigned long flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+};
+
+pid_t Clone3(unsigned long flags, int* pidfd, int exit_signal) {
+  CloneArgs arguments = {};
+  arguments.flags = flags | (pidfd == nullptr ? 0 : CLONE_PIDFD);
+  arguments.pidfd = reinterpret_cast<unsigned long>(pidfd);
+  arguments.exit_signal = static_cast<unsigned long>(exit_signal);
+  return static_cast<pid_t>(syscall(SYS_clone3, &arguments, sizeof arguments));
+}
+
+Outcome WriteFile(const std::string& path, const std::string& text, int flags) {
+  Fd file(open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | flags, 0444));
+  TRY("open", path, file.get());
+  for (size_t written = 0; written < text.size();) {
+    ssize_t size = write(file.get(), text.data() + written, text.size() - written);
+    TRY("write", path, size);
+    written += static_cast<size_t>(size);
+  }
+  return Outcome::Ok();
+}
+
+Outcome CopyFile(const std::string& source, const std::string& target) {
+  Fd file(open(source.c_str(), O_RDONLY | O_CLOEXEC));
+  TRY("open", source, file.get());
+  std::string text;
+  char bytes[65536];
+  for (;;) {
+    ssize_t size = read(file.get(), bytes, sizeof bytes);
+    TRY("read", source, size);
+    if (size == 0) break;
+    text.append(bytes, static_cast<size_t>(size));
+  }
+  return WriteFile(target, text, O_CREAT | O_EXCL);
+}
+
+Outcome MakeParents(const std::string& root, const std::string& path) {
+  for (size_t slash = path.find('/', 1); slash != std::string::npos; slash = path.find('/', slash + 1)) {
+    std::string parent = root + path.substr(0, slash);
+    if (mkdir(parent.c_str(), 0755) < 0 && errno != EEXIST) return Outcome::Failed("mkdir", errno, parent);
+  }
+  return Outcome::Ok();
+}
+
+Outcome BindReadOnly(const std::string& source, const std::string& target) {
+  if (mkdir(target.c_str(), 0755) < 0 && errno != EEXIST) return Outcome::Failed("mkdir", errno, target);
+  Fd tree(OpenTree(source.c_str(), 0));
+  TRY("clone mount", source, tree.get());
+  mount_attr attributes = {};
+  attributes.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+  TRY("make read-only", source, syscall(SYS_mount_setattr, tree.get(), "", AT_EMPTY_PATH, &attributes, sizeof attributes));
+  TRY("attach", target, MoveMount(tree.get(), target.c_str()));
+  return Outcome::Ok();
+}
+
+// A read-only tmpfs with just the devices named, made before the user namespace: later no device node could be opened.
+Outcome MakeDevices(const std::string& root) {
+  struct Device {
+    const char* name;
+    unsigned minor;
+  };
+  constexpr Device kDevices[] = {{"null", 3}, {"zero", 5}, {"full", 7}, {"random", 8}, {"urandom", 9}};
+  constexpr const char* kLinks[][2] = {{"/proc/self/fd", "fd"},
+                                       {"/proc/self/fd/0", "stdin"},
+                                       {"/proc/self/fd/1", "stdout"},
+                                       {"/proc/self/fd/2", "stderr"},
+                                       {"/tmp", "shm"}};
+  std::string folder = root + "/dev";
+  TRY("mkdir", folder, mkdir(folder.c_str(), 0755));
+  TRY("mount tmpfs", folder, mount("tmpfs", folder.c_str(), "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k,nr_inodes=32"));
+  for (const Device& device : kDevices) {
+    std::string path = folder + "/" + device.name;
+    TRY("mknod", path, mknod(path.c_str(), S_IFCHR | 0666, makedev(1, device.minor)));
+    TRY("chmod", path, chmod(path.c_str(), 0666));
+  }
+  for (const auto& link : kLinks) {
+    std::string path = folder + "/" + link[1];
+    TRY("symlink", path, symlink(link[0], path.c_str()));
+  }
+  TRY("make read-only", folder,
+      mount(nullptr, folder.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC, nullptr));
+  return Outcome::Ok();
+}
+
+// Some proc must be visible for the namespaces below to mount theirs, and it stays underneath. So it is not the host's
+// but that of a pid namespace whose only process is about to end.
+Outcome MountDeadProc(const std::string& root) {
+  std::string path = root + "/proc";
+  pid_t child = Clone3(CLONE_NEWPID, nullptr, SIGCHLD);
+  TRY("clone3", "", child);
+  if (child == 0) _exit(mount("proc", path.c_str(), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) < 0 ? errno : 0);
+  int status = 0;
+  TRY("wait", "", waitpid(child, &status, 0));
+  return status == 0 ? Outcome::Ok() : Outcome::Failed("mount proc", WEXITSTATUS(status), path);
+}
+
+// The plan's operations; each is a word and its arguments. `exec` is the last.
+Outcome Assemble(const Words& words, size_t at, const std::string& root, size_t* exec) {
+  while (at < words.size() && words[at] != "exec") {
+    const std::string& op = words[at];
+    if (at + 2 >= words.size()) return Outcome::Failed("understand plan", EINVAL, op);
+    std::string first = words[at + 1], target = root + words[at + 2];
+    Outcome parents = MakeParents(root, words[at + 2]);
+    if (!parents.ok) return parents;
+    Outcome done = Outcome::Ok();
+    if (op == "bind") {
+      done = BindReadOnly(first, target);
+    } else if (op == "copy") {
+      done = CopyFile(first, target);
+    } else if (op == "file") {
+      done = WriteFile(target, first, O_CREAT | O_EXCL);
+    } else if (op == "link") {
+      TRY("symlink", target, symlink(first.c_str(), target.c_str()));
+    } else if (op == "dir") {
+      TRY("mkdir", target, mkdir(target.c_str(), 0755));
+    } else {
+      done = Outcome::Failed("understand plan", EINVAL, op);
+    }
+    if (!done.ok) return done;
+    at += 3;
+  }
+  *exec = at + 1;
+  return Outcome::Ok();
+}
+
+Outcome Enter(const std::string& root) {
+  mount_attr read_only = {};
+  read_only.attr_set = MOUNT_ATTR_RDONLY;
+  TRY("make read-only", root, syscall(SYS_mount_setattr, AT_FDCWD, root.c_str(), 0, &read_only, sizeof read_only));
+  TRY("chdir", root, chdir(root.c_str()));
+  TRY("pivot_root", root, syscall(SYS_pivot_root, ".", "."));
+  TRY("detach old root", "/", umount2(".", MNT_DETACH));
+  TRY("chdir", "/", chdir("/"));
+  return Outcome::Ok();
+}
+
+struct Fds {
+  int report, control, liveness, errors;
+};
+
+void Report(int socket, const Outcome& outcome) { Send(socket, outcome); }
+
+// Copies each of `fds` to 3, 4, ... and closes all above.
+int Place(std::vector<int> fds) {
+  constexpr int kAside = 100;
+  for (size_t i = 0; i < fds.size(); i++) {
+    if (dup3(fds[i], kAside + static_cast<int>(i), O_CLOEXEC) < 0) return -1;
+  }
+  for (size_t i = 0; i < fds.size(); i++) {
+    if (dup2(kAside + static_cast<int>(i), 3 + static_cast<int>(i)) < 0) return -1;
+  }
+  return close_range(3 + static_cast<unsigned>(fds.size()), ~0U, 0);
+}
+
+Outcome NullStdio() {
+  int null = open("/dev/null", O_RDWR);
+  TRY("open", "/dev/null", null);
+  for (int fd = 0; fd < 3; fd++) TRY("dup2", "/dev/null", dup2(null, fd));
+  return Outcome::Ok();
+}
+
+// Process 2: the interpreter. `words` from `at`: argument count, arguments, environment.
+Outcome ExecInterpreter(const Words& words, size_t at, Fds fds) {
+  std::vector<char*> arguments, environment;
+  size_t count = at < words.size() ? strtoul(words[at].c_str(), nullptr, 10) : 0;
+  if (count == 0 || at + count >= words.size() + 0) return Outcome::Failed("understand plan", EINVAL, "exec");
+  for (size_t i = at + 1; i < words.size(); i++) {
+    (i <= at + count ? arguments : environment).push_back(const_cast<char*>(words[i].c_str()));
+  }
+  arguments.push_back(nullptr);
+  environment.push_back(nullptr);
+  TRY("dup2", "stderr", dup2(fds.errors, 2));
+  TRY("place fds", "", Place({fds.control, fds.report}));
+  TRY("close on exec", "", fcntl(4, F_SETFD, FD_CLOEXEC));
+  execve(arguments[0], arguments.data(), environment.data());
+  Report(4, Outcome::Failed("exec", errno, arguments[0]));
+  _exit(127);
+}
+
+// Process 1: becomes root of its namespaces, forks the interpreter, and turns into the tiny init.
+Outcome RunInit(const Words& words, size_t exec, Fds fds) {
+  char go;
+  if (recv(fds.report, &go, 1, 0) != 1) _exit(1);  // the keeper has gone
+  TRY("setresgid", "", setresgid(0, 0, 0));
+  TRY("setresuid", "", setresuid(0, 0, 0));
+  TRY("mount proc", "/proc", mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
+  Outcome null = NullStdio();
+  if (!null.ok) return null;
+  pid_t zygote = fork();
+  TRY("fork", "", zygote);
+  if (zygote == 0) return ExecInterpreter(words, exec, fds);
+  TRY("place fds", "", Place({fds.liveness, fds.report}));
+  TRY("close on exec", "", fcntl(4, F_SETFD, FD_CLOEXEC));
+  const char* arguments[] = {"init", "3", nullptr};
+  const char* environment[] = {nullptr};
+  execve(kInit, const_cast<char**>(arguments), const_cast<char**>(environment));
+  Report(4, Outcome::Failed("exec", errno, kInit));
+  _exit(127);
+}
+
+// In the helper: assembles the root, enters it, makes the init as the keeper's child, and ends.
+Outcome RunHelper(const Words& words, const std::string& root, Fds fds) {
+  size_t exec = 0;
+  umask(022);
+  const rlimit no_core = {0, 0};
+  TRY("setrlimit", "RLIMIT_CORE", setrlimit(RLIMIT_CORE, &no_core));
+  TRY("setgroups", "", setgroups(0, nullptr));
+  TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
+  TRY("make mounts private", "/", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+  TRY("mount tmpfs", root, mount("tmpfs", root.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=2m"));
+  Outcome assembled = Assemble(words, 3, root, &exec);
+  if (assembled.ok) assembled = MakeDevices(root);
+  if (assembled.ok) assembled = MountDeadProc(root);
+  if (assembled.ok) assembled = Enter(root);
+  if (!assembled.ok) return assembled;
+  int pidfd = -1;
+  pid_t init = Clone3(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET |
+                          CLONE_NEWCGROUP | CLONE_PARENT,
+                      &pidfd, 0);
+  TRY("clone3", "", init);
+  if (init == 0) {
+    Report(fds.report, RunInit(words, exec, fds));
+    _exit(1);
+  }
+  Report(fds.report, Outcome::Ok({std::to_string(init)}, Fd(pidfd)));
+  _exit(0);
+}
+
+Outcome WriteMaps(pid_t init, const std::string& start, const std::string& count) {
+  std::string map = "0 " + start + " " + count, folder = "/proc/" + std::to_string(init) + "/";
+  Outcome written = WriteFile(folder + "gid_map", map, 0);
+  return written.ok ? WriteFile(folder + "uid_map", map, 0) : std::move(written);
+}
+
+// The report socket closes with the two execs; anything before its end of file is a failure.
+Outcome AwaitExecs(int report) {
+  char bytes[8192];
+  std::vector<Fd> fds;
+  ssize_t size = ReceiveBytes(report, bytes, sizeof bytes, &fds);
+  if (size == 0) return Outcome::Ok();
+  TRY("answer", "", size);
+  Words words = Split(bytes, static_cast<size_t>(size));
+  words.erase(words.begin());
+  return {false, std::move(words), Fd(), 0};
+}
+
+Outcome Finish(const Words& words, int report, Outcome helper) {
+  pid_t init = static_cast<pid_t>(strtol(helper.words[0].c_str(), nullptr, 10));
+  Outcome done = WriteMaps(init, words[1], words[2]);
+  if (done.ok && send(report, "g", 1, MSG_NOSIGNAL) != 1) done = Outcome::Failed("start init", errno, "");
+  if (done.ok) done = AwaitExecs(report);
+  if (!done.ok) {
+    kill(init, SIGKILL);
+    waitpid(init, nullptr, __WALL);
+    return done;
+  }
+  helper.pid = init;
+  return helper;
+}
+
+}  // namespace
+
+Outcome SpawnRoot(const Words& words, const std::vector<Fd>& fds, const std::string& root) {
+  if (words.size() < 5 || fds.size() != 3) return Outcome::Failed("understand request", EINVAL, "spawn");
+  int pair[2];
+  TRY("socketpair", "", socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
+  Fd ours(pair[0]), theirs(pair[1]);
+  pid_t helper = fork();
+  TRY("fork", "", helper);
+  if (helper == 0) {
+    ours.Close();
+    Report(theirs.get(), RunHelper(words, root, {theirs.get(), fds[0].get(), fds[1].get(), fds[2].get()}));
+    _exit(1);
+  }
+  theirs.Close();
+  Outcome made = Receive(ours.get());
+  waitpid(helper, nullptr, 0);
+  return made.ok && !made.words.empty() ? Finish(words, ours.get(), std::move(made)) : std::move(made);
+}
+
+}  // namespace keeper

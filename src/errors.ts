@@ -1,0 +1,77 @@
+/** The errors that forktree throws, and the codes that an outcome's error can carry: one table, one class a family. */
+
+/** Codes of errors that forktree throws or rejects with. The meaning is one sentence each; README lists the same. */
+export const errorCodes = {
+	Aborted: 'the caller’s AbortSignal fired',
+	BudgetExceeded: 'the memory budget stayed taken until the deadline',
+	EntryFileMissing: 'the deployed code has no entry file',
+	InstallFailed: 'a requirement could not be installed; the message holds the installer’s own words',
+	InvalidConfig: 'the function’s ol.yaml is not valid',
+	InvalidName: 'a function’s name is not usable as one',
+	InvalidRequirements: 'the requirements are not understood',
+	InvalidSource: 'the thing to deploy is neither a folder, a .tar.gz file nor an object of files, or is too large',
+	InvalidSyntax: 'a Python file of the function does not compile',
+	NativeMissing: 'the native addon is neither shipped for this machine nor built',
+	NotPermitted: 'the asked isolation needs privileges that this process lacks',
+	NotSupported: 'this operating system or kernel lacks what sandboxes need',
+	PythonNotFound: 'no usable CPython 3.9 or later was found',
+	RuntimeClosed: 'the runtime was closed',
+	SandboxDead: 'the sandbox has ended; the message says why',
+	StateDirInUse: 'another live process owns the state folder',
+	Syscall: 'the kernel refused a step',
+	UnknownFunction: 'no function of that name is deployed',
+	UnsafeArchive: 'an archive holds links or paths that lead outside, or is too large',
+	ZygoteFailed: 'a zygote could not be made or died',
+} as const;
+
+export type ErrorCode = keyof typeof errorCodes;
+
+/** Codes of a failed call: what became of the handler. They arrive in `outcome.error.code`, never as an exception. */
+export const outcomeCodes = {
+	Evicted: 'the instance was taken away: its function was removed or the runtime closed',
+	Exited: 'the handler ended its process',
+	HandlerError: 'the handler raised',
+	ImportFailed: 'importing the handler’s module raised',
+	Killed: 'a signal ended the handler’s process',
+	OutOfMemory: 'the sandbox exceeded its memory limit',
+	ProtocolError: 'the sandbox sent something that is not a valid frame',
+	ResultNotSerializable: 'the handler answered something that is not strict JSON; the message names the path',
+	ResultTooLarge: 'the handler’s answer exceeds the size limit',
+	StartFailed: 'the sandbox could not be set up; the message names the step',
+	Timeout: 'the call exceeded its deadline',
+} as const;
+
+export type OutcomeCode = keyof typeof outcomeCodes;
+
+/** Every error that forktree itself throws, apart from `TypeError` and `RangeError` for misuse of an option. */
+export class ForktreeError extends Error {
+	override readonly name: string = 'ForktreeError';
+	/** A stable code; see {@link errorCodes}. */
+	readonly code: ErrorCode;
+
+	constructor(code: ErrorCode, message: string, options?: {cause?: unknown}) {
+		super(message, options);
+		this.code = code;
+	}
+}
+
+/** The kernel refused a step. Carries the fields of Node's own system errors, and the step. */
+export class SyscallError extends ForktreeError {
+	override readonly name = 'SyscallError';
+	/** Negative, as in Node's system errors. */
+	readonly errno: number;
+	/** For example `EPERM`. */
+	readonly errnoName: string;
+	/** What was being done, for example `mount proc`. */
+	readonly step: string;
+	/** The path it was done to, if any. */
+	readonly path: string | undefined;
+
+	constructor(step: string, errno: number, errnoName: string, path?: string, hint?: string) {
+		super('Syscall', `${step}${path === undefined ? '' : ` '${path}'`}: ${errnoName}${hint === undefined ? '' : `; ${hint}`}`);
+		this.errno = errno;
+		this.errnoName = errnoName;
+		this.step = step;
+		this.path = path;
+	}
+}

@@ -1,0 +1,281 @@
+"""A leaf: loads a handler, then answers events on descriptor 3 until its end of file.
+
+Frames both ways: length (4 bytes, little-endian, without the header), type (1 byte), payload. The types are those of
+protocol.ts.
+"""
+
+import gc
+import json
+import marshal
+import os
+import sys
+import traceback
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
+from typing import Any, Callable, NoReturn, Optional
+
+from . import hygiene
+
+CHANNEL = 3
+CHUNK = 1 << 18
+HANDLER = '/handler'
+LOAD, EVENT_JSON, EVENT_BYTES, COMPILE = 16, 17, 18, 19
+LOADED, FAILED, RESULT_JSON, RESULT_BYTES, ERROR, CHUNK_JSON, CHUNK_BYTES, COMPILED = 2, 3, 4, 5, 6, 7, 8, 10
+MAX_TEXT = 64 * 1024
+FORKTREE = os.path.dirname(__file__)
+
+encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(',', ':')).encode
+encode_ascii = json.JSONEncoder(allow_nan=False, separators=(',', ':')).encode
+received = bytearray()
+
+
+def serve() -> NoReturn:
+    """Never returns: what comes above this on the stack belongs to the zygote."""
+    try:
+        hygiene.draw_fresh_randomness()
+        kind, body = receive()
+        if kind == COMPILE:
+            compile_files(json.loads(body))
+            os._exit(0)
+        answer_events(load(json.loads(body)))
+    except BaseException as error:  # a defect of ours, or the handler broke the interpreter
+        fail('ProtocolError', error)
+    os._exit(1)
+
+
+def receive() -> tuple[int, bytes]:
+    """The next frame; the process ends at the host's end of file."""
+    while len(received) < 5:
+        read_more()
+    size = int.from_bytes(received[:4], 'little') + 5
+    while len(received) < size:
+        read_more()
+    kind, body = received[4], bytes(received[5:size])
+    del received[:size]
+    return kind, body
+
+
+def read_more() -> None:
+    data = os.read(CHANNEL, CHUNK)
+    if not data:
+        os._exit(0)
+    received.extend(data)
+
+
+def send(kind: int, body: bytes = b'') -> None:
+    data = len(body).to_bytes(4, 'little') + bytes((kind,)) + body
+    written = os.write(CHANNEL, data)
+    while written < len(data):
+        data = memoryview(data)[written:]
+        written = os.write(CHANNEL, data)
+
+
+def load(settings: dict) -> Callable[[Any], Any]:
+    """Imports the entry module and answers its handler."""
+    gc.enable()
+    sys.path.insert(0, HANDLER)
+    os.environ.update(settings['environment'])
+    os.chdir(HANDLER)
+    entry = settings['entry']
+    try:
+        module = import_entry(entry)
+        handler = getattr(module, 'f', None)
+        if not callable(handler):
+            raise AttributeError(f"{entry} defines no function 'f'; expected def f(event)")
+    except BaseException as error:
+        flush()
+        fail('Exited' if isinstance(error, SystemExit) else 'ImportFailed', error, FAILED)
+        os._exit(1)
+    flush()
+    send(LOADED)
+    return handler
+
+
+def import_entry(entry: str) -> ModuleType:
+    """Runs the entry file's byte code, made at deploy, without the import system's search: fewer pages are touched."""
+    from importlib.machinery import ModuleSpec, SourceFileLoader
+
+    folder, _, file = entry.rpartition('/')
+    name = file[: -len('.py')]
+    path = f'{HANDLER}/{entry}'
+    cached = f'{HANDLER}/{folder}/__pycache__/{name}.{sys.implementation.cache_tag}.pyc'
+    spec = ModuleSpec(name, SourceFileLoader(name, path), origin=path)
+    spec.has_location, spec.cached = True, cached
+    module = ModuleType(name)
+    module.__spec__, module.__loader__, module.__file__, module.__cached__ = spec, spec.loader, path, cached
+    sys.modules[name] = module
+    fd = os.open(cached, os.O_RDONLY)
+    data = b''.join(iter(lambda: os.read(fd, CHUNK), b''))
+    os.close(fd)
+    exec(marshal.loads(data[16:]), module.__dict__)
+    return sys.modules[name]
+
+
+def answer_events(handler: Callable[[Any], Any]) -> NoReturn:
+    own_pid = os.getpid()
+    while True:
+        kind, body = receive()
+        if body[:1] == b'L':  # somebody reads along
+            for stream in (sys.stdout, sys.stderr):
+                stream.reconfigure(line_buffering=True)
+        try:
+            event = json.loads(body[1:]) if kind == EVENT_JSON else body[1:]
+            answer(handler(event), own_pid)
+        except SystemExit as error:
+            leave_if_forked(own_pid)
+            flush()
+            fail('Exited', error)
+            os._exit(exit_status(error.code))
+        except BaseException as error:
+            leave_if_forked(own_pid)
+            flush()
+            fail('HandlerError', error)
+
+
+def leave_if_forked(own_pid: int) -> None:
+    """A handler that forked and whose child came back here: only the first process answers."""
+    if os.getpid() != own_pid:
+        flush()
+        os._exit(0)
+
+
+def answer(value: Any, own_pid: int) -> None:
+    if isinstance(value, GeneratorType):
+        for chunk in value:
+            send_value(chunk, CHUNK_JSON, CHUNK_BYTES)
+        value = None
+    elif isinstance(value, (CoroutineType, AsyncGeneratorType)) or hasattr(value, '__await__'):
+        import asyncio
+
+        value = asyncio.run(complete(value))
+    leave_if_forked(own_pid)
+    flush()
+    send_value(value, RESULT_JSON, RESULT_BYTES)
+
+
+async def complete(value: Any) -> Any:
+    if not isinstance(value, AsyncGeneratorType):
+        return await value
+    async for chunk in value:
+        send_value(chunk, CHUNK_JSON, CHUNK_BYTES)
+    return None
+
+
+class NotSerializable(Exception):
+    """The handler's value is not strict JSON."""
+
+
+def send_value(value: Any, json_kind: int, bytes_kind: int) -> None:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        send(bytes_kind, bytes(value))
+        return
+    try:
+        text = encode(value)
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise NotSerializable(explain(value) or str(error)) from None
+    try:
+        body = text.encode()
+    except UnicodeEncodeError:  # lone surrogates: JSON can escape them, UTF-8 can't hold them
+        body = encode_ascii(value).encode()
+    send(json_kind, body)
+
+
+def explain(value: Any, path: str = '$', parents: tuple[int, ...] = ()) -> Optional[str]:
+    """Where the value stops being strict JSON, and what to do about it; None if it does not."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return None
+    if isinstance(value, float):
+        return None if value - value == 0 else f'{path} is {value!r}, which JSON lacks; use None or a string instead'
+    if id(value) in parents or len(parents) > 500:
+        return f'{path} contains itself or is nested too deeply'
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not (key is None or isinstance(key, (str, int, float, bool))):
+                return f'{path} has a key of type {type_name(key)}; use str(key)'
+            found = explain(item, f'{path}[{key!r}]', (*parents, id(value)))
+            if found:
+                return found
+        return None
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            found = explain(item, f'{path}[{index}]', (*parents, id(value)))
+            if found:
+                return found
+        return None
+    return f'{path} is of type {type_name(value)}, which is not JSON; {remedy(value)}'
+
+
+def type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__name__}'
+
+
+def remedy(value: Any) -> str:
+    module = type(value).__module__.partition('.')[0]
+    if module == 'numpy':
+        return 'use .tolist()' if getattr(value, 'ndim', 0) else 'use .item()'
+    if module == 'pandas':
+        return "use .to_dict() or, for a time, .isoformat()"
+    if isinstance(value, (set, frozenset)):
+        return 'use sorted(value) or list(value)'
+    return 'convert it to dict, list, str, int, float, bool or None'
+
+
+def flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+
+
+def exit_status(code: object) -> int:
+    return code & 255 if isinstance(code, int) else 0 if code is None else 1
+
+
+def fail(code: str, error: BaseException, kind: int = ERROR) -> None:
+    if isinstance(error, NotSerializable):
+        code = 'ResultNotSerializable'
+    report = {'code': code, 'type': type_name(error), 'message': text_of(error), 'traceback': traceback_of(error)}
+    if isinstance(error, SystemExit):
+        report['status'] = exit_status(error.code)
+    if isinstance(error, SyntaxError):
+        report['line'] = error.lineno
+    send(kind, encode_ascii(report).encode())
+
+
+def text_of(error: BaseException) -> str:
+    try:
+        return str(error)[:MAX_TEXT]
+    except BaseException:
+        return '<the exception could not be turned into text>'
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback as Python prints it, from the handler's first frame on."""
+    frame = error.__traceback__
+    while frame is not None and os.path.dirname(frame.tb_frame.f_code.co_filename) == FORKTREE:
+        frame = frame.tb_next
+    try:
+        return ''.join(traceback.format_exception(type(error), error, frame))[-MAX_TEXT:]
+    except BaseException:
+        return '<the traceback could not be turned into text>\n'
+
+
+def compile_files(files: list[str]) -> None:
+    """Compiles each file below /handler; answers the byte code of each, or the first error.
+
+    Byte code carries an unchecked hash, so that neither times nor a read-only mount matter later.
+    """
+    from importlib._bootstrap_external import _code_to_hash_pyc
+
+    for file in files:
+        path = f'{HANDLER}/{file}'
+        try:
+            with open(path, 'rb') as source:
+                code = compile(source.read(), path, 'exec', dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            report = {'file': file, 'line': getattr(error, 'lineno', None), 'message': text_of(error)}
+            send(FAILED, encode_ascii(report).encode())
+            return
+        send(CHUNK_BYTES, bytes(_code_to_hash_pyc(code, bytes(8), False)))
+    send(COMPILED)

@@ -1,0 +1,185 @@
+"""A zygote: imports packages once, then forks leaves and child zygotes when the host asks.
+
+Descriptor 3 is its control socket (one packet a message). It is never process 1 of its pid namespace, holds
+capabilities only inside its own user namespace, and sits behind a seccomp filter before the first foreign import.
+"""
+
+import gc
+
+gc.disable()  # before anything is allocated that a collection would later dirty in every child
+
+import ctypes
+import importlib
+import json
+import marshal  # noqa: F401  (a leaf loads byte code with it)
+import os
+import sys
+import time
+import traceback
+
+from . import hygiene, leaf
+
+CONTROL = 3
+LEAF, CHILD_ZYGOTE = ord('L'), ord('Z')
+HAS_PACKAGES = 1
+MAX_FDS = 16
+MAX_TEXT = 65536
+
+
+class Request(ctypes.Structure):
+    """Mirrors struct Request of guest.cc."""
+
+    _fields_ = [
+        ('op', ctypes.c_uint32),
+        ('id', ctypes.c_uint32),
+        ('uid', ctypes.c_uint32),
+        ('flags', ctypes.c_uint32),
+        ('range_start', ctypes.c_uint32),
+        ('range_count', ctypes.c_uint32),
+        ('open_files', ctypes.c_uint32),
+        ('fd_count', ctypes.c_int),
+        ('fds', ctypes.c_int * MAX_FDS),
+        ('text_size', ctypes.c_uint32),
+        ('text', ctypes.c_char * MAX_TEXT),
+    ]
+
+
+native = ctypes.CDLL('/forktree/native/guest.node')
+libc = ctypes.CDLL(None)
+request = Request()
+request_ref = ctypes.byref(request)
+
+
+def check(result: int, step: str) -> None:
+    if result < 0:
+        raise OSError(-result, f'{step}: {os.strerror(-result)}')
+
+
+def collapse(start: int, size: int) -> int:
+    return native.forktree_collapse(ctypes.c_ulong(start), ctypes.c_ulong(size))
+
+
+def has_one_id() -> bool:
+    with open('/proc/self/uid_map', encoding='ascii') as id_map:
+        return id_map.read().split()[2] == '1'
+
+
+def import_modules(names: list[str]) -> dict[str, object]:
+    """Imports each, and says which raised (with traceback) and which left a thread behind."""
+    failed, threaded = [], []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except BaseException:  # a package may even call exit()
+            failed.append({'module': name, 'traceback': traceback.format_exc(limit=-20)[-8192:]})
+        if hygiene.thread_count() > 1:
+            threaded.append(name)
+            break  # whatever is imported after it would be blamed as well
+    return {'failed': failed, 'threaded': threaded}
+
+
+def become(spec: dict) -> None:
+    """Start of every zygote, also of a forked one: own descriptors, imports, hygiene, ready."""
+    started = time.monotonic()
+    check(native.forktree_become_zygote(), 'become zygote')
+    hygiene.draw_fresh_randomness()  # same pid as the parent zygote had, in its namespace
+    report = import_modules(spec['modules'])
+    flush_output()
+    if not report['failed'] and not report['threaded']:
+        hygiene.settle(collapse, getattr(libc, 'malloc_trim', lambda pad: 0))
+        check(native.forktree_refill(), 'make network namespace')
+    report['importMs'] = (time.monotonic() - started) * 1000
+    os.write(CONTROL, b'R' + json.dumps(report).encode())
+
+
+def flush_output() -> None:
+    """Else what an import printed would be printed again by every child."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+
+
+def fork_leaf() -> bool:
+    """True in the leaf, set up and unprivileged."""
+    check(native.forktree_before_fork(), 'unshare pid namespace')
+    try:
+        pid = os.fork()
+    except OSError as error:
+        pid = -(error.errno or 1)
+    if pid == 0:
+        if native.forktree_leaf(request_ref) != 0:
+            os._exit(1)
+        return True
+    check(native.forktree_after_fork(request_ref, pid), 'return to own pid namespace')
+    native.forktree_refill()  # off the request's path: the leaf is being set up on another core meanwhile
+    return False
+
+
+def fork_zygote() -> bool:
+    """True in the new zygote: a user namespace of its own, mapped by us, who have the capability in ours."""
+    says_unshared, unshared = os.pipe()
+    mapped, says_mapped = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            enter_child_zygote(unshared, mapped)
+        except BaseException:
+            os._exit(1)
+        return True
+    os.close(unshared)
+    if os.read(says_unshared, 1):  # else it failed, and the host sees the end of the control socket
+        for name in ('uid_map', 'gid_map'):
+            with open(f'/proc/{pid}/{name}', 'w', encoding='ascii') as id_map:
+                id_map.write(f'0 {request.range_start} {request.range_count}')
+        os.write(says_mapped, b'm')
+    for fd in (says_unshared, mapped, says_mapped):
+        os.close(fd)
+    native.forktree_close_fds(request_ref)
+    return False
+
+
+def enter_child_zygote(unshared: int, mapped: int) -> None:
+    check(native.forktree_unshare_zygote(), 'unshare')
+    os.write(unshared, b'u')
+    if os.read(mapped, 1) != b'm':
+        os._exit(1)
+    check(native.forktree_become_root(), 'become root')
+    if os.fork():
+        os._exit(0)
+    check(native.forktree_mount_proc(), 'mount proc')  # process 1 of the new pid namespace
+    if request.flags & HAS_PACKAGES:
+        check(native.forktree_attach_packages(request.fds[1]), 'attach packages')
+    if os.fork():
+        native.forktree_exec_init()
+        os._exit(1)
+    check(native.forktree_lock_down(0, has_one_id()), 'lock down')  # the filter was inherited
+    check(native.forktree_place_control(request.fds[0]), 'place control socket')
+
+
+def serve() -> None:
+    """Answers the host until it lets go. Returns only in a leaf."""
+    while True:
+        op = native.forktree_wait(request_ref)
+        if op == LEAF:
+            if fork_leaf():
+                return
+        elif op == CHILD_ZYGOTE:
+            if fork_zygote():
+                become(json.loads(request.text))
+        elif op == 0:
+            os._exit(0)
+        else:
+            os._exit(1)
+
+
+def main() -> None:
+    import site
+
+    site.setquit()
+    check(native.forktree_lock_down(1, has_one_id()), 'lock down')
+    sys.path.append('/packages')
+    become(json.loads(sys.argv[1]))
+    serve()
+    leaf.serve()

@@ -1,0 +1,302 @@
+/**
+ * Control groups behind one handle, whether the host has v1, v2 or both (hybrid).
+ * Each controller is looked for once. On v1 and hybrid hosts the v2 tree is not used: moving a process there waits for
+ * an RCU grace period, while a v1 `tasks` file that the process itself writes to does not.
+ */
+import {closeSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, rmdirSync, writeFileSync} from 'node:fs';
+import {rmdir} from 'node:fs/promises';
+import path from 'node:path';
+import {ForktreeError} from '../errors.ts';
+import {parseMountinfo} from './mountinfo.ts';
+
+const controllers = ['memory', 'pids', 'cpu'] as const;
+type Controller = (typeof controllers)[number];
+
+/** What a group limits. */
+export type CgroupLimits = {readonly memoryMb: number; readonly cpuPercent: number; readonly processes: number};
+
+/** `v1`: only v1 hierarchies; `hybrid`: v1 controllers beside a v2 tree; `v2`: one tree. */
+export type CgroupMode = 'v1' | 'hybrid' | 'v2';
+
+/** Where groups can be made, and which controllers work there. */
+type Hierarchy = {readonly version: 1 | 2; readonly directory: string; readonly controllers: readonly Controller[]};
+
+/** What a host offers. */
+export type CgroupHost = {readonly mode: CgroupMode; readonly hierarchies: readonly Hierarchy[]};
+
+const mebibyte = 1024 * 1024;
+const cpuPeriodUs = 100_000;
+
+/** The folder of our own group in a v1 hierarchy, so that limits set on us hold for our sandboxes as well. */
+function ownDirectory(mountPoint: string, root: string, group: string): string {
+	const relative = root === '/' ? group : group.startsWith(root) ? group.slice(root.length) : '/';
+	return path.join(mountPoint, relative);
+}
+
+/**
+ * Finds the controllers.
+ * @param mountinfo text of /proc/self/mountinfo
+ * @param groups text of /proc/self/cgroup
+ * @param v2Controllers reads `cgroup.controllers` of a v2 mount point
+ * @throws {ForktreeError} `NotSupported` naming the controllers that the host lacks.
+ */
+export function findCgroups(mountinfo: string, groups: string, v2Controllers: (mountPoint: string) => string): CgroupHost {
+	const mounts = parseMountinfo(mountinfo);
+	const v2 = mounts.find((mount) => mount.type === 'cgroup2');
+	const inV2 = v2 === undefined ? [] : v2Controllers(v2.mountPoint).trim().split(' ');
+	const hierarchies = new Map<string, {version: 1 | 2; directory: string; controllers: Controller[]}>();
+	const missing: string[] = [];
+	for (const controller of controllers) {
+		const v1 = mounts.find((mount) => mount.type === 'cgroup' && mount.superOptions.includes(controller));
+		let found: {version: 1 | 2; directory: string} | undefined;
+		if (v1 !== undefined) {
+			const line = groups.split('\n').find((each) => each.split(':')[1]?.split(',').includes(controller));
+			found = {version: 1, directory: ownDirectory(v1.mountPoint, v1.root, line?.split(':').slice(2).join(':') ?? '/')};
+		} else if (v2 !== undefined && inV2.includes(controller)) {
+			found = {version: 2, directory: v2.mountPoint};
+		}
+		if (found === undefined) {
+			missing.push(controller);
+			continue;
+		}
+		const known = hierarchies.get(found.directory);
+		if (known === undefined) hierarchies.set(found.directory, {...found, controllers: [controller]});
+		else known.controllers.push(controller);
+	}
+	if (missing.length > 0) {
+		throw new ForktreeError(
+			'NotSupported',
+			`expected the cgroup controllers ${controllers.join(', ')}, got none for ${missing.join(', ')}; mount cgroup2 on /sys/fs/cgroup, or give the container its own cgroup namespace`,
+		);
+	}
+	const all = [...hierarchies.values()];
+	const mode = all.every((each) => each.version === 2) ? 'v2' : v2 === undefined ? 'v1' : 'hybrid';
+	return {mode, hierarchies: all};
+}
+
+/** {@link findCgroups} of the running host. */
+export function findHostCgroups(): CgroupHost {
+	return findCgroups(readFileSync('/proc/self/mountinfo', 'utf8'), readFileSync('/proc/self/cgroup', 'utf8'), (mountPoint) =>
+		readFileSync(path.join(mountPoint, 'cgroup.controllers'), 'utf8'),
+	);
+}
+
+/** The control files that set `limits`, as [file, value]. */
+function settings(version: 1 | 2, controller: Controller, limits: CgroupLimits): Array<[string, string]> {
+	const bytes = String(Math.round(limits.memoryMb * mebibyte));
+	const quota = String(Math.round((limits.cpuPercent / 100) * cpuPeriodUs));
+	switch (controller) {
+		case 'memory':
+			return version === 1
+				? [
+						['memory.limit_in_bytes', bytes],
+						['memory.memsw.limit_in_bytes', bytes],
+					]
+				: [
+						['memory.max', bytes],
+						['memory.swap.max', '0'],
+					];
+		case 'pids':
+			return [['pids.max', String(limits.processes)]];
+		case 'cpu':
+			return version === 1 ? [['cpu.cfs_quota_us', quota]] : [['cpu.max', `${quota} ${cpuPeriodUs}`]];
+	}
+}
+
+/** Absent where the kernel does no swap accounting; then there is no swap to limit. */
+const optionalFiles = new Set(['memory.memsw.limit_in_bytes', 'memory.swap.max']);
+
+function writeSetting(directory: string, file: string, value: string): void {
+	try {
+		writeFileSync(path.join(directory, file), value, {flag: 'r+'});
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code === 'ENOENT' && optionalFiles.has(file)) return;
+		throw error;
+	}
+}
+
+/** What a group's memory controller says. */
+export type CgroupMemory = {
+	/** Bytes charged now. */
+	readonly current: number;
+	/** The most that was charged, in bytes; undefined where the kernel keeps none (v2 before Linux 5.19). */
+	readonly peak: number | undefined;
+};
+
+/** One group, in every hierarchy that is needed. Whoever made it removes it. */
+export class Cgroup {
+	readonly #hierarchies: readonly Hierarchy[];
+	readonly #joins: number[] = [];
+	readonly #numbers = new Map<string, number>();
+	readonly #memory: Hierarchy;
+
+	/** Makes the group. @throws what the kernel says; then nothing is left. */
+	constructor(parents: readonly Hierarchy[], name: string, limits: CgroupLimits | undefined) {
+		this.#hierarchies = parents.map((parent) => ({...parent, directory: path.join(parent.directory, name)}));
+		this.#memory = this.#hierarchies.find((each) => each.controllers.includes('memory')) as Hierarchy;
+		try {
+			for (const {version, directory, controllers: here} of this.#hierarchies) {
+				mkdirSync(directory, 0o755);
+				for (const controller of limits === undefined ? [] : here) {
+					for (const [file, value] of settings(version, controller, limits as CgroupLimits)) writeSetting(directory, file, value);
+				}
+				this.#joins.push(openSync(path.join(directory, version === 1 ? 'tasks' : 'cgroup.procs'), 'w'));
+			}
+		} catch (error) {
+			this.closeJoins();
+			for (const {directory} of this.#hierarchies) removeIfThere(directory);
+			throw error;
+		}
+	}
+
+	/** Open files: a process that writes `0` to each of them is in the group. */
+	get joins(): readonly number[] {
+		return this.#joins;
+	}
+
+	/** Closes {@link joins}: no one else gets in. */
+	closeJoins(): void {
+		for (const fd of this.#joins.splice(0)) closeSync(fd);
+	}
+
+	/** Reads a number from a control file that stays open between calls. */
+	#read(file: string): number | undefined {
+		try {
+			let fd = this.#numbers.get(file);
+			if (fd === undefined) {
+				fd = openSync(path.join(this.#memory.directory, file), 'r');
+				this.#numbers.set(file, fd);
+			}
+			const buffer = Buffer.allocUnsafe(32);
+			return Number(buffer.toString('latin1', 0, readSync(fd, buffer, 0, buffer.length, 0)));
+		} catch {
+			return undefined;
+		}
+	}
+
+	memory(): CgroupMemory {
+		const [current, peak] =
+			this.#memory.version === 1
+				? ['memory.usage_in_bytes', 'memory.max_usage_in_bytes']
+				: ['memory.current', 'memory.peak'];
+		return {current: this.#read(current as string) ?? 0, peak: this.#read(peak as string)};
+	}
+
+	/** How many processes the kernel killed here for want of memory. */
+	oomKills(): number {
+		const file = this.#memory.version === 1 ? 'memory.oom_control' : 'memory.events';
+		const text = readFileSync(path.join(this.#memory.directory, file), 'latin1');
+		return Number(/^oom_kill (\d+)$/m.exec(text)?.[1] ?? 0);
+	}
+
+	/** Removes the group, which must be empty. */
+	async remove(): Promise<void> {
+		this.closeJoins();
+		for (const fd of this.#numbers.values()) closeSync(fd);
+		this.#numbers.clear();
+		await Promise.all(this.#hierarchies.map(async ({directory}) => removeEmpty(directory)));
+	}
+}
+
+function removeIfThere(directory: string): void {
+	try {
+		rmdirSync(directory);
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+	}
+}
+
+const removeDeadlineMs = 5000;
+
+/**
+ * A process that has ended may count for a moment longer (its pidfd is readable before its last thread has left the
+ * group), and no event tells when: so the kernel is asked again until the deadline.
+ */
+async function removeEmpty(directory: string): Promise<void> {
+	const deadline = Date.now() + removeDeadlineMs;
+	for (;;) {
+		try {
+			return await rmdir(directory);
+		} catch (error) {
+			const {code} = error as NodeJS.ErrnoException;
+			if (code === 'ENOENT') return;
+			if (code !== 'EBUSY' || Date.now() > deadline) throw error;
+		}
+	}
+}
+
+/** The groups of one runtime: a parent in each hierarchy, one group for zygotes, one for each sandbox. */
+export class CgroupTree {
+	readonly mode: CgroupMode;
+	/** The parent's folders, absolute: what the next start removes if we can't. */
+	readonly directories: readonly string[];
+	/** The group of the keeper, the inits and the zygotes. */
+	readonly zygotes: Cgroup;
+	readonly #parents: readonly Hierarchy[];
+	#next = 0;
+
+	/**
+	 * @param name of the parent group; must be new
+	 * @throws {ForktreeError} `NotPermitted` when groups can't be made.
+	 */
+	constructor(host: CgroupHost, name: string) {
+		this.mode = host.mode;
+		this.#parents = host.hierarchies.map((each) => ({...each, directory: path.join(each.directory, name)}));
+		this.directories = this.#parents.map((each) => each.directory);
+		try {
+			for (const [index, parent] of this.#parents.entries()) {
+				const above = host.hierarchies[index] as Hierarchy;
+				if (parent.version === 2) enableControllers(above.directory, above.controllers);
+				mkdirSync(parent.directory, 0o755);
+				if (parent.version === 2) enableControllers(parent.directory, parent.controllers);
+			}
+			this.zygotes = new Cgroup(this.#parents, 'zygotes', undefined);
+		} catch (error) {
+			for (const directory of this.directories) removeTree(directory);
+			const {code, path: where} = error as NodeJS.ErrnoException;
+			throw new ForktreeError(
+				'NotPermitted',
+				`making a cgroup at ${where ?? 'the cgroup tree'}: ${code}; run as root, in a container with a writable cgroup tree`,
+				{cause: error},
+			);
+		}
+	}
+
+	/** A group for one sandbox. */
+	create(limits: CgroupLimits): Cgroup {
+		this.#next += 1;
+		return new Cgroup(this.#parents, `sandbox-${this.#next}`, limits);
+	}
+
+	/** Removes the parents; every group below must be empty. */
+	async close(): Promise<void> {
+		await this.zygotes.remove();
+		for (const directory of this.directories) await removeEmpty(directory);
+	}
+}
+
+function enableControllers(directory: string, wanted: readonly Controller[]): void {
+	const file = path.join(directory, 'cgroup.subtree_control');
+	const enabled = readFileSync(file, 'utf8').trim().split(' ');
+	const missing = wanted.filter((controller) => !enabled.includes(controller));
+	if (missing.length > 0) writeFileSync(file, missing.map((controller) => `+${controller}`).join(' '));
+}
+
+/** Removes a group of ours with all below it; used for what a dead owner left. Processes in it must have ended. */
+export function removeTree(directory: string): void {
+	let entries: string[];
+	try {
+		entries = readdirGroups(directory);
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
+		throw error;
+	}
+	for (const entry of entries) removeTree(path.join(directory, entry));
+	removeIfThere(directory);
+}
+
+function readdirGroups(directory: string): string[] {
+	return readdirSync(directory, {withFileTypes: true})
+		.filter((entry) => entry.isDirectory())
+		.map((entry) => entry.name);
+}

@@ -1,0 +1,79 @@
+/** Compiles deployed Python files, in a sandbox: the compiler, too, sees untrusted text. */
+import {mkdir, writeFile} from 'node:fs/promises';
+import path from 'node:path';
+import {ForktreeError} from '../errors.ts';
+import {withDeadline} from '../kernel/deadline.ts';
+import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
+import {defaultLimits} from '../sandbox/limits.ts';
+import type {LockedFolder} from '../sandbox/mounts.ts';
+import type {Sandbox} from '../sandbox/sandbox.ts';
+import {frameType} from '../zygote/protocol.ts';
+import type {Zygote} from '../zygote/zygote.ts';
+
+const compileDeadlineMs = 60_000;
+/** Byte code is a few times the size of its source. */
+const maxFrame = 256 * 1024 * 1024;
+const limits = {...defaultLimits, memoryMb: 1024};
+
+/** Where Python looks for the byte code of a source file. */
+function bytecodePath(file: string, cacheTag: string): string {
+	const {dir, name} = path.parse(file);
+	return path.join(dir, '__pycache__', `${name}.${cacheTag}.pyc`);
+}
+
+function syntaxError(payload: Buffer): ForktreeError {
+	const {file, line, message} = JSON.parse(payload.toString('utf8')) as Record<string, unknown>;
+	return new ForktreeError('InvalidSyntax', `${String(file)}${typeof line === 'number' ? `:${line}` : ''}: ${String(message)}`);
+}
+
+/** What the sandbox answers: the byte code of each file in order. */
+async function answers(sandbox: Sandbox): Promise<Buffer[]> {
+	const codes: Buffer[] = [];
+	const done = new Promise<void>((resolve, reject) => {
+		sandbox.listen({
+			frame(type, payload) {
+				if (type === frameType.chunkBytes) codes.push(payload);
+				else if (type === frameType.compiled) resolve();
+				else if (type === frameType.failed) reject(syntaxError(payload));
+				else reject(new ForktreeError('InvalidSyntax', 'compiling the code failed'));
+			},
+			broken: () => reject(new ForktreeError('InvalidSyntax', `compiling the code took more than ${limits.memoryMb} MiB, or crashed Python`)),
+		});
+	});
+	await withDeadline(done, compileDeadlineMs, () => new ForktreeError('InvalidSyntax', `compiling the code took longer than ${compileDeadlineMs} ms`));
+	return codes;
+}
+
+/**
+ * Writes the byte code of each file beside it.
+ * @param directory the staged code, which `code` is the locked folder of
+ * @throws {ForktreeError} `InvalidSyntax` naming file and line
+ */
+export async function compileCode(
+	directory: string,
+	files: readonly string[],
+	cacheTag: string,
+	root: Zygote,
+	code: LockedFolder,
+	cgroups: CgroupPool,
+): Promise<void> {
+	const {sandbox} = await root.forkLeaf({
+		code,
+		packages: undefined,
+		takeCgroup: () => cgroups.take(limits),
+		scratchMb: 1,
+		openFiles: limits.openFiles,
+		maxFrame,
+		greet: (made) => made.send(frameType.compile, Buffer.from(JSON.stringify(files))),
+	});
+	try {
+		const codes = await answers(sandbox);
+		for (const [index, file] of files.entries()) {
+			const target = path.join(directory, bytecodePath(file, cacheTag));
+			await mkdir(path.dirname(target), {recursive: true, mode: 0o755});
+			await writeFile(target, codes[index] ?? Buffer.alloc(0), {mode: 0o644});
+		}
+	} finally {
+		await sandbox.destroy();
+	}
+}

@@ -1,0 +1,203 @@
+/** A function's `ol.yaml`, and the checks that it shares with options given in code. */
+import {isMap, isScalar, parseDocument} from 'yaml';
+import {ForktreeError} from '../errors.ts';
+import {pathFault, quote} from './name.ts';
+
+/** Names of the limits that a function can set. */
+export const limitNames = [
+	'memoryMb',
+	'cpuPercent',
+	'processes',
+	'openFiles',
+	'scratchMb',
+	'outputMb',
+	'timeoutMs',
+	'eventMb',
+	'resultMb',
+] as const;
+
+export type LimitName = (typeof limitNames)[number];
+
+/** Limits that a function sets itself; those left out come from the runtime. */
+export type FunctionLimits = Readonly<Partial<Record<LimitName, number>>>;
+
+/** What a function's `ol.yaml` says. */
+export type FunctionConfig = {
+	/** Variables of the handler's environment. */
+	readonly environment: Readonly<Record<string, string>>;
+	/** `reuse-sandbox`: whether a sandbox serves more than one call. */
+	readonly reuse: boolean | undefined;
+	readonly limits: FunctionLimits;
+	/** How many calls may run at once. */
+	readonly concurrency: number | undefined;
+	/** Whether to fork from a zygote. */
+	readonly zygote: boolean | undefined;
+	/** The file with the handler, relative to the folder: the variable `OL_ENTRY_FILE`, else `f.py`. */
+	readonly entryFile: string;
+};
+
+/** Makes the error for a value of the wrong type, or of the right type and out of range. */
+export type Fail = (message: string, kind: 'type' | 'range') => Error;
+
+/** For what a file says: {@link ForktreeError} `InvalidConfig`. */
+export const configError: Fail = (message) => new ForktreeError('InvalidConfig', `ol.yaml: ${message}`);
+
+/** For what code passes: `TypeError` or `RangeError`. */
+export const optionError: Fail = (message, kind) =>
+	kind === 'type' ? new TypeError(message) : new RangeError(message);
+
+/** A larger ol.yaml is a mistake, and checking for double keys takes time quadratic in their number. */
+export const maxConfigBytes = 64 * 1024;
+
+/** The name of the configuration's file. */
+export const configFile = 'ol.yaml';
+
+const DEFAULT_ENTRY_FILE = 'f.py';
+// Aliases multiply: a file of a few hundred bytes can stand for gigabytes.
+const MAX_ALIASES = 10;
+const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
+// Longer ones overflow Node's timers, which then fire at once.
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+const COUNTS: ReadonlySet<LimitName> = new Set(['processes', 'openFiles']);
+const KEYS = ['environment', 'reuse-sandbox', 'triggers', 'limits', 'concurrency', 'zygote'] as const;
+
+/**
+ * Reads the text of an `ol.yaml`; no text means the defaults.
+ * @throws {ForktreeError} `InvalidConfig`
+ */
+export function parseConfig(text: string | undefined): FunctionConfig {
+	const entries = new Map(Object.entries(text === undefined ? {} : readMapping(text)));
+	checkKeys(entries.keys(), KEYS, '', configError);
+	const read = <T>(key: (typeof KEYS)[number], check: (value: unknown, label: string, fail: Fail) => T) =>
+		entries.has(key) ? check(entries.get(key), key, configError) : undefined;
+	const environment = read('environment', checkEnvironment) ?? {};
+	read('triggers', checkRecord);
+	return {
+		environment,
+		reuse: read('reuse-sandbox', checkBoolean),
+		limits: read('limits', checkLimits) ?? {},
+		concurrency: read('concurrency', checkConcurrency),
+		zygote: read('zygote', checkBoolean),
+		entryFile: checkEntryFile(environment.OL_ENTRY_FILE ?? DEFAULT_ENTRY_FILE, 'OL_ENTRY_FILE', configError),
+	};
+}
+
+/** Checks a map of environment variables; numbers and booleans become text. */
+export function checkEnvironment(value: unknown, label: string, fail: Fail): Readonly<Record<string, string>> {
+	const variables = Object.entries(checkRecord(value, label, fail)).map(([name, content]) => {
+		if (!VARIABLE.test(name)) {
+			throw fail(`${label} has the name ${quote(name)}, expected letters, digits and '_', and no digit first`, 'range');
+		}
+		return [name, checkVariable(content, `${label}.${name}`, fail)] as const;
+	});
+	return Object.fromEntries(variables);
+}
+
+function checkVariable(value: unknown, label: string, fail: Fail): string {
+	if (typeof value === 'number' && !Number.isFinite(value)) {
+		throw fail(`${label} is ${value}, expected a finite number`, 'range');
+	}
+	if (typeof value === 'boolean' || typeof value === 'number') return String(value);
+	if (typeof value !== 'string')
+		throw fail(`${label} is ${quote(value)}, expected a string, number or boolean`, 'type');
+	if (value.includes('\0')) throw fail(`${label} holds a NUL character`, 'range');
+	return value;
+}
+
+/** Checks a map of limits: known names and positive, finite numbers. */
+export function checkLimits(value: unknown, label: string, fail: Fail): FunctionLimits {
+	const entries = new Map(Object.entries(checkRecord(value, label, fail)));
+	checkKeys(entries.keys(), limitNames, `${label}.`, fail);
+	const limits: Partial<Record<LimitName, number>> = {};
+	for (const name of limitNames) {
+		if (entries.has(name)) limits[name] = checkLimit(name, entries.get(name), `${label}.${name}`, fail);
+	}
+	return limits;
+}
+
+function checkLimit(name: LimitName, value: unknown, label: string, fail: Fail): number {
+	if (COUNTS.has(name)) return checkInteger(value, label, fail);
+	if (typeof value !== 'number') throw fail(`${label} is ${quote(value)}, expected a positive number`, 'type');
+	const maximum = name === 'timeoutMs' ? MAX_TIMEOUT_MS : Number.MAX_SAFE_INTEGER;
+	if (!(value > 0 && value <= maximum)) {
+		throw fail(`${label} is ${value}, expected a positive number up to ${maximum}`, 'range');
+	}
+	return value;
+}
+
+/** Checks how many calls may run at once. */
+export function checkConcurrency(value: unknown, label: string, fail: Fail): number {
+	return checkInteger(value, label, fail);
+}
+
+function checkInteger(value: unknown, label: string, fail: Fail): number {
+	if (typeof value !== 'number') throw fail(`${label} is ${quote(value)}, expected a positive integer`, 'type');
+	if (!Number.isSafeInteger(value) || value < 1)
+		throw fail(`${label} is ${value}, expected a positive integer`, 'range');
+	return value;
+}
+
+/** Checks a switch. */
+export function checkBoolean(value: unknown, label: string, fail: Fail): boolean {
+	if (typeof value !== 'boolean') throw fail(`${label} is ${quote(value)}, expected true or false`, 'type');
+	return value;
+}
+
+/** Checks the path of the file with the handler. That the file exists is checked once the code is staged. */
+export function checkEntryFile(value: unknown, label: string, fail: Fail): string {
+	if (typeof value !== 'string') throw fail(`${label} is ${quote(value)}, expected the path of a .py file`, 'type');
+	const fault = pathFault(value) ?? (/[^/]\.py$/.test(value) ? undefined : 'does not end in .py');
+	if (fault === undefined) return value;
+	throw fail(
+		`${label} names ${quote(value)}, which ${fault}; expected the path of a .py file inside the code`,
+		'range',
+	);
+}
+
+function checkRecord(value: unknown, label: string, fail: Fail): object {
+	if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value;
+	throw fail(`${label} is ${quote(value)}, expected a mapping`, 'type');
+}
+
+function checkKeys(keys: Iterable<string>, known: readonly string[], prefix: string, fail: Fail): void {
+	for (const key of keys) {
+		if (known.includes(key)) continue;
+		throw fail(`unknown key ${quote(prefix + key)}, expected one of ${known.join(', ')}`, 'type');
+	}
+}
+
+function readMapping(text: string): object {
+	if (Buffer.byteLength(text) > maxConfigBytes) throw configError(`is larger than ${maxConfigBytes} bytes`, 'range');
+	let value: unknown;
+	try {
+		value = readYaml(text);
+	} catch (cause) {
+		// Nesting beyond the stack and too many aliases arrive as exceptions of several classes.
+		throw new ForktreeError('InvalidConfig', `ol.yaml: ${cause instanceof Error ? cause.message : cause}`, {cause});
+	}
+	return value === null || value === undefined ? {} : checkRecord(value, 'the document', configError);
+}
+
+function readYaml(text: string): unknown {
+	const document = parseDocument(text, {
+		schema: 'core',
+		merge: false,
+		resolveKnownTags: false,
+		stringKeys: true,
+		logLevel: 'error',
+	});
+	// Unknown tags are mere warnings to the parser.
+	const fault = document.errors[0] ?? document.warnings[0];
+	if (fault !== undefined) throw fault;
+	keepWrittenText(document.get('environment', true));
+	return document.toJS({maxAliasCount: MAX_ALIASES});
+}
+
+/** Makes `VERSION: 1.10` the text 1.10 instead of the number 1.1, and keeps every digit of a long id. */
+function keepWrittenText(environment: unknown): void {
+	if (!isMap(environment)) return;
+	for (const {value} of environment.items) {
+		if (!isScalar(value) || value.source === undefined) continue;
+		if (typeof value.value === 'number' || typeof value.value === 'boolean') value.value = value.source;
+	}
+}

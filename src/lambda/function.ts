@@ -1,0 +1,384 @@
+/** A lambda function: one deployed version of a handler, its instances, and the calls that wait for one. */
+import {performance} from 'node:perf_hooks';
+import {ForktreeError, SyscallError} from '../errors.ts';
+import type {PackageSet} from '../packages/store.ts';
+import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
+import type {Limits} from '../sandbox/limits.ts';
+import type {MemoryBudget} from '../sandbox/memory-budget.ts';
+import type {LockedFolder} from '../sandbox/mounts.ts';
+import type {ImportCache} from '../zygote/import-cache.ts';
+import {frameType, type LoadSettings} from '../zygote/protocol.ts';
+import type {ForkTimings, Zygote} from '../zygote/zygote.ts';
+import {Call, type CallListener, type CallResult, type EncodedEvent, Instance} from './instance.ts';
+import type {JsonValue, Outcome, OutcomeError, StartKind, Timings} from './outcome.ts';
+
+/** Room for a frame beyond its payload's limit: error reports, births. */
+const frameSlack = 512 * 1024;
+
+/** What a function is, resolved: no optional fields. */
+export type FunctionSettings = {
+	readonly name: string;
+	readonly version: string;
+	readonly entryFile: string;
+	readonly environment: Readonly<Record<string, string>>;
+	readonly limits: Limits;
+	/** Whether an instance serves more than one call. */
+	readonly reuse: boolean;
+	/** Calls that run at once; more wait. */
+	readonly concurrency: number;
+	/** False: each start is a fresh interpreter, which shares nothing with siblings. */
+	readonly zygote: boolean;
+	readonly packages: PackageSet;
+};
+
+/** What functions are made of and share. */
+export type FunctionHost = {
+	readonly budget: MemoryBudget;
+	readonly cgroups: CgroupPool;
+	readonly imports: ImportCache;
+	/** Frees idle instances or zygotes of anyone. */
+	makeRoom(): void;
+	readonly onCreated: (event: {function: string; sandbox: string; start: StartKind}) => void;
+	readonly onDestroyed: (event: {function: string; sandbox: string}) => void;
+};
+
+/** How a call is made. */
+export type CallOptions = CallListener & {
+	readonly timeoutMs: number;
+	readonly signal: AbortSignal | undefined;
+	readonly memoryDetails: boolean;
+};
+
+type Phases = Pick<Timings, 'zygoteMs' | 'prepareMs' | 'forkMs' | 'isolateMs' | 'loadMs'>;
+const noPhases: Phases = {zygoteMs: 0, prepareMs: 0, forkMs: 0, isolateMs: 0, loadMs: 0};
+
+type Started = {readonly instance: Instance; readonly start: StartKind; readonly phases: Phases; readonly loaded: CallResult};
+
+/** Thrown inside when a call ends before an instance could take it. */
+class CallEnded extends Error {
+	readonly error: OutcomeError;
+	constructor(error: OutcomeError) {
+		super(error.message);
+		this.error = error;
+	}
+}
+
+function outcomeError(code: OutcomeError['code'], message: string): OutcomeError {
+	return {code, type: '', message, traceback: ''};
+}
+
+/** Owns its instances. */
+export class LambdaFunction {
+	readonly settings: FunctionSettings;
+	readonly #host: FunctionHost;
+	readonly #code: LockedFolder;
+	readonly #idle: Instance[] = [];
+	readonly #instances = new Set<Instance>();
+	readonly #queue: Array<() => void> = [];
+	#running = 0;
+	#closed = false;
+	#settleDrained: (() => void) | undefined;
+
+	constructor(settings: FunctionSettings, code: LockedFolder, host: FunctionHost) {
+		this.settings = settings;
+		this.#code = code;
+		this.#host = host;
+	}
+
+	/** Counts for stats. */
+	get counts(): {running: number; idle: number; waiting: number} {
+		return {running: this.#running, idle: this.#idle.length, waiting: this.#queue.length};
+	}
+
+	/**
+	 * One event in, one outcome out.
+	 * @throws {ForktreeError} `Aborted`, `RuntimeClosed`, or what forktree itself failed at; a failed handler is an outcome
+	 */
+	async invoke(event: EncodedEvent, options: CallOptions): Promise<Outcome> {
+		const asked = performance.now();
+		const call = new Call(this.settings.limits, options);
+		const limit = new CallLimit(options.timeoutMs, options.signal);
+		let start: StartKind = this.settings.zygote ? 'forked' : 'cold';
+		let phases = noPhases;
+		let queueMs = 0;
+		let startedAt = asked;
+		let instance: Instance | undefined;
+		const finish = (result: CallResult): Outcome => {
+			const ended = performance.now();
+			const timings = {...phases, queueMs, startMs: startedAt - asked, handlerMs: ended - startedAt, totalMs: ended - asked};
+			return {
+				...result,
+				start,
+				timings,
+				memory: instance?.memory(options.memoryDetails) ?? {currentMiB: 0, peakMiB: undefined},
+				logs: {stdout: call.stdout.text, stderr: call.stderr.text},
+				limitsHit: Instance.limitsHit(call),
+				sandbox: instance?.sandbox.id ?? '',
+			};
+		};
+		try {
+			await this.#enter(limit);
+			queueMs = performance.now() - asked;
+			try {
+				instance = this.#takeIdle();
+				if (instance === undefined) {
+					const started = await this.#start(call, limit);
+					({instance, start, phases} = started);
+					startedAt = performance.now();
+					limit.checkAborted();
+					if (!started.loaded.ok) return finish(started.loaded);
+				} else {
+					start = 'warm';
+					limit.guard(instance);
+					startedAt = performance.now();
+				}
+				const result = await instance.call(call, event);
+				limit.checkAborted();
+				return finish(result);
+			} finally {
+				this.#leave(instance);
+			}
+		} catch (error) {
+			if (!(error instanceof CallEnded)) throw error;
+			startedAt = performance.now();
+			return finish({ok: false, error: error.error});
+		} finally {
+			limit.close();
+		}
+	}
+
+	/** Makes the zygote that a start would fork from. */
+	async prewarm(): Promise<void> {
+		if (this.settings.zygote) await this.#host.imports.find(this.settings.packages);
+	}
+
+	/** Ends one idle instance; false when there is none. */
+	evictIdle(): boolean {
+		const victim = this.#idle.shift();
+		if (victim === undefined) return false;
+		void victim.destroy();
+		return true;
+	}
+
+	/** Takes no new calls, lets running ones finish until the deadline, then ends them. */
+	async close(deadlineMs: number): Promise<void> {
+		this.#closed = true;
+		for (const waiting of this.#queue.splice(0)) waiting();
+		while (this.evictIdle());
+		if (this.#running > 0) {
+			const timer = setTimeout(() => this.#destroyAll(), deadlineMs);
+			await new Promise<void>((resolve) => {
+				this.#settleDrained = resolve;
+			});
+			clearTimeout(timer);
+		}
+		await this.#destroyAll();
+		await this.#code.close();
+	}
+
+	async #destroyAll(): Promise<void> {
+		await Promise.all([...this.#instances].map((instance) => instance.destroy()));
+	}
+
+	async #enter(limit: CallLimit): Promise<void> {
+		limit.checkAborted();
+		if (this.#closed) throw this.#closedError();
+		if (this.#running >= this.settings.concurrency) {
+			await this.#waitForTurn(limit);
+			if (this.#closed) throw this.#closedError();
+		}
+		this.#running += 1;
+	}
+
+	async #waitForTurn(limit: CallLimit): Promise<void> {
+		let turn: (() => void) | undefined;
+		const waiting = new Promise<void>((resolve) => {
+			turn = resolve;
+			this.#queue.push(resolve);
+		});
+		try {
+			await limit.race(waiting);
+		} catch (error) {
+			const index = this.#queue.findIndex((each) => each === turn);
+			if (index >= 0) this.#queue.splice(index, 1);
+			else this.#queue.shift()?.(); // its turn came in the same moment: the next one's now
+			throw error;
+		}
+	}
+
+	#closedError(): ForktreeError {
+		return new ForktreeError('RuntimeClosed', `function '${this.settings.name}' was closed`);
+	}
+
+	#takeIdle(): Instance | undefined {
+		for (let instance = this.#idle.pop(); instance !== undefined; instance = this.#idle.pop()) {
+			if (instance.usable) return instance;
+		}
+		return undefined;
+	}
+
+	#leave(instance: Instance | undefined): void {
+		if (instance?.usable === true && this.settings.reuse && !this.#closed) this.#idle.push(instance);
+		else if (instance !== undefined) void instance.destroy();
+		this.#running -= 1;
+		this.#queue.shift()?.();
+		if (this.#running === 0) this.#settleDrained?.();
+	}
+
+	/** A new instance, its module loaded or not. A zygote that dies meanwhile is made again once. */
+	async #start(call: Call, limit: CallLimit): Promise<Started> {
+		const {limits, zygote} = this.settings;
+		const release = await this.#host.budget.reserve(limits.memoryMb, limit.remainingMs, () => this.#host.makeRoom());
+		try {
+			if (!zygote) return await this.#startCold(call, limit, release);
+			try {
+				return await this.#startForked(call, limit, release);
+			} catch (error) {
+				if (!(error instanceof ForktreeError) || error.code !== 'ZygoteFailed') throw error;
+				return await this.#startForked(call, limit, release);
+			}
+		} catch (error) {
+			release();
+			if (error instanceof SyscallError) throw new CallEnded(outcomeError('StartFailed', error.message));
+			throw error;
+		}
+	}
+
+	async #startForked(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
+		const asked = performance.now();
+		const {zygote, packages} = await limit.race(this.#host.imports.find(this.settings.packages));
+		return this.#fork(zygote, packages, 'forked', performance.now() - asked, call, limit, release);
+	}
+
+	async #startCold(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
+		const asked = performance.now();
+		const making = this.#host.imports.cold(this.settings.packages);
+		const zygote = await limit.race(making).catch((error: unknown) => {
+			void making.then((late) => late.release()).catch(() => undefined);
+			throw error;
+		});
+		try {
+			return await this.#fork(zygote, undefined, 'cold', performance.now() - asked, call, limit, release);
+		} finally {
+			zygote.release();
+		}
+	}
+
+	async #fork(
+		zygote: Zygote,
+		packages: LockedFolder | undefined,
+		start: StartKind,
+		zygoteMs: number,
+		call: Call,
+		limit: CallLimit,
+		release: () => void,
+	): Promise<Started> {
+		const {name, limits, entryFile, environment} = this.settings;
+		const load: LoadSettings = {entry: entryFile, environment};
+		const {sandbox, timings} = await zygote.forkLeaf({
+			code: this.#code,
+			packages,
+			takeCgroup: () => this.#host.cgroups.take(limits),
+			scratchMb: limits.scratchMb,
+			openFiles: limits.openFiles,
+			maxFrame: limits.resultMb * 1024 * 1024 + frameSlack,
+			greet: (made) => made.send(frameType.load, Buffer.from(JSON.stringify(load))),
+		});
+		const instance = new Instance(sandbox, limits, () => {
+			this.#instances.delete(instance);
+			release();
+			this.#host.onDestroyed({function: name, sandbox: sandbox.id});
+		});
+		this.#instances.add(instance);
+		limit.guard(instance);
+		this.#host.onCreated({function: name, sandbox: sandbox.id, start});
+		const born = performance.now();
+		const loaded = await instance.load(call);
+		return {instance, start, phases: {...roundPhases(timings), zygoteMs, loadMs: performance.now() - born}, loaded};
+	}
+}
+
+function roundPhases({prepareMs, forkMs, isolateMs}: ForkTimings): Omit<Phases, 'zygoteMs' | 'loadMs'> {
+	return {prepareMs, forkMs, isolateMs};
+}
+
+/** A call's deadline and signal: whichever comes first ends what the call is waiting for. */
+class CallLimit {
+	readonly #endsAt: number;
+	readonly #timeoutMs: number;
+	readonly #timer: NodeJS.Timeout;
+	readonly #signal: AbortSignal | undefined;
+	readonly #onAbort = () => this.#end(outcomeError('Killed', 'the caller aborted'));
+	#instance: Instance | undefined;
+	#reject: ((error: Error) => void) | undefined;
+	#ended: OutcomeError | undefined;
+
+	constructor(timeoutMs: number, signal: AbortSignal | undefined) {
+		this.#timeoutMs = timeoutMs;
+		this.#endsAt = performance.now() + timeoutMs;
+		this.#timer = setTimeout(() => this.#end(this.#timeout()), timeoutMs);
+		this.#signal = signal;
+		signal?.addEventListener('abort', this.#onAbort, {once: true});
+	}
+
+	get remainingMs(): number {
+		return Math.max(0, this.#endsAt - performance.now());
+	}
+
+	#timeout(): OutcomeError {
+		return outcomeError('Timeout', `the call took longer than ${this.#timeoutMs} ms (limits.timeoutMs)`);
+	}
+
+	/** @throws {ForktreeError} `Aborted` */
+	checkAborted(): void {
+		if (this.#signal?.aborted === true) {
+			throw new ForktreeError('Aborted', 'the call was aborted', {cause: this.#signal.reason});
+		}
+	}
+
+	/** From now on, an end of the limit ends the instance. */
+	guard(instance: Instance): void {
+		this.#instance = instance;
+		if (this.#ended !== undefined) void instance.destroy(this.#ended);
+	}
+
+	/** Waits, but no longer than the limit: then a {@link CallEnded} is thrown, and what was waited for goes on. */
+	async race<T>(promise: Promise<T>): Promise<T> {
+		const ended = new Promise<never>((_resolve, reject) => {
+			this.#reject = reject;
+			if (this.#ended !== undefined) reject(new CallEnded(this.#ended));
+		});
+		try {
+			return await Promise.race([promise, ended]);
+		} catch (error) {
+			this.checkAborted();
+			throw error;
+		} finally {
+			this.#reject = undefined;
+			ended.catch(() => undefined);
+		}
+	}
+
+	close(): void {
+		clearTimeout(this.#timer);
+		this.#signal?.removeEventListener('abort', this.#onAbort);
+	}
+
+	#end(error: OutcomeError): void {
+		this.#ended ??= error;
+		this.#reject?.(new CallEnded(error));
+		void this.#instance?.destroy(error);
+	}
+}
+
+/** An event as it travels. @throws {TypeError} when it is not JSON, {RangeError} when it is too large */
+export function encodeEvent(event: JsonValue | Uint8Array, maxMb: number): EncodedEvent {
+	const isBytes = event instanceof Uint8Array;
+	const text = isBytes ? '' : JSON.stringify(event);
+	if (text === undefined) throw new TypeError(`expected an event that is JSON or a Uint8Array, got ${typeof event}`);
+	const body = isBytes ? event : Buffer.from(text);
+	if (body.byteLength > maxMb * 1024 * 1024) {
+		throw new RangeError(`expected an event of at most ${maxMb} MiB (limits.eventMb), got ${body.byteLength} bytes`);
+	}
+	return {type: isBytes ? 'bytes' : 'json', body};
+}

@@ -1,0 +1,271 @@
+/** One sandbox with a loaded handler: takes one event at a time and answers with what became of it. */
+import type {OutcomeCode} from '../errors.ts';
+import type {FrameError} from '../kernel/frames.ts';
+import type {Limits} from '../sandbox/limits.ts';
+import {OutputSink} from '../sandbox/output.ts';
+import type {MemoryDetails, Sandbox, SandboxEnd} from '../sandbox/sandbox.ts';
+import {frameType} from '../zygote/protocol.ts';
+import type {JsonValue, LimitHit, OutcomeError, OutcomeMemory} from './outcome.ts';
+
+const mebibyte = 1024 * 1024;
+
+/** An event as it travels: JSON text or bytes. */
+export type EncodedEvent = {readonly type: 'json' | 'bytes'; readonly body: Uint8Array};
+
+/** Hears what a call prints and yields, as it comes. */
+export type CallListener = {
+	readonly onStdout?: ((text: string) => void) | undefined;
+	readonly onStderr?: ((text: string) => void) | undefined;
+	/** Told of each chunk of a generator; a promise holds the generator back until it settles. */
+	readonly onChunk?: ((chunk: JsonValue | Uint8Array) => void | Promise<void>) | undefined;
+};
+
+/** What became of the handler in one call. */
+export type CallResult =
+	| {readonly ok: true; readonly value: JsonValue | Uint8Array | ReadonlyArray<JsonValue | Uint8Array>}
+	| {readonly ok: false; readonly error: OutcomeError};
+
+/** A call in progress, from the first sign of a start to its outcome. */
+export class Call {
+	readonly stdout: OutputSink;
+	readonly stderr: OutputSink;
+	readonly listener: CallListener;
+
+	constructor(limits: Limits, listener: CallListener) {
+		this.stdout = new OutputSink(limits.outputMb * mebibyte, listener.onStdout);
+		this.stderr = new OutputSink(limits.outputMb * mebibyte, listener.onStderr);
+		this.listener = listener;
+	}
+}
+
+type Waiting = {
+	readonly call: Call;
+	readonly chunks: Array<JsonValue | Uint8Array>;
+	chunkBytes: number;
+	settle(result: CallResult): void;
+};
+
+function plainError(code: OutcomeCode, message: string, extra: Partial<OutcomeError> = {}): OutcomeError {
+	return {code, type: '', message, traceback: '', ...extra};
+}
+
+/** Codes that a guest may give itself; whatever else it claims is a breach of protocol. */
+const guestCodes: ReadonlySet<string> = new Set<OutcomeCode>([
+	'HandlerError',
+	'Exited',
+	'ImportFailed',
+	'ResultNotSerializable',
+	'ProtocolError',
+]);
+
+function decodeError(payload: Buffer): OutcomeError {
+	try {
+		const value = JSON.parse(payload.toString('utf8')) as Record<string, unknown>;
+		const text = (name: string) => (typeof value[name] === 'string' ? (value[name] as string) : '');
+		if (!guestCodes.has(text('code'))) throw new TypeError('unknown code');
+		const {status} = value;
+		return {
+			code: text('code') as OutcomeCode,
+			type: text('type'),
+			message: text('message'),
+			traceback: text('traceback'),
+			...(typeof status === 'number' ? {exitStatus: status} : {}),
+		};
+	} catch {
+		return plainError('ProtocolError', 'expected an error report, got something else');
+	}
+}
+
+/** Owns a sandbox. */
+export class Instance {
+	readonly sandbox: Sandbox;
+	readonly #limits: Limits;
+	readonly #onEnd: (end: SandboxEnd) => void;
+	#waiting: Waiting | undefined;
+	#broken: FrameError | 'end' | undefined;
+	#memory: OutcomeMemory | undefined;
+	#ended = false;
+
+	/** @param onEnd called once when the sandbox has ended and everything is given back */
+	constructor(sandbox: Sandbox, limits: Limits, onEnd: (end: SandboxEnd) => void) {
+		this.sandbox = sandbox;
+		this.#limits = limits;
+		this.#onEnd = onEnd;
+		sandbox.listen({
+			frame: (type, payload) => this.#take(type, payload),
+			broken: (error) => void this.#break(error),
+		});
+	}
+
+	/** Whether it can take another event. */
+	get usable(): boolean {
+		return !this.#ended && this.#broken === undefined && this.#waiting === undefined;
+	}
+
+	/** Waits until the handler's module is loaded, which the sandbox was told before it started. */
+	async load(call: Call): Promise<CallResult> {
+		return this.#wait(call, () => undefined);
+	}
+
+	/** Hands over an event and waits for what becomes of it. */
+	async call(call: Call, event: EncodedEvent): Promise<CallResult> {
+		const {onStdout, onStderr} = call.listener;
+		const flags = Buffer.from(onStdout === undefined && onStderr === undefined ? '-' : 'L');
+		const type = event.type === 'json' ? frameType.eventJson : frameType.eventBytes;
+		return this.#wait(call, () => this.sandbox.send(type, flags, event.body));
+	}
+
+	/** What its cgroup is charged, or was when it ended. */
+	memory(details: boolean): OutcomeMemory {
+		if (this.#memory !== undefined) return this.#memory;
+		const {current, peak} = this.sandbox.memory();
+		const counted: MemoryDetails | undefined = details ? this.sandbox.memoryDetails() : undefined;
+		return {currentMiB: current / mebibyte, peakMiB: peak === undefined ? undefined : peak / mebibyte, ...counted};
+	}
+
+	/** Limits that the call reached and survived. */
+	static limitsHit(call: Call): LimitHit[] {
+		const hits: LimitHit[] = [];
+		if (call.stdout.cut) hits.push('stdout');
+		if (call.stderr.cut) hits.push('stderr');
+		return hits;
+	}
+
+	/** Ends it; a call in progress gets `error`, or `Evicted`. */
+	async destroy(error: OutcomeError = plainError('Evicted', 'the instance was taken away')): Promise<void> {
+		this.#broken ??= 'end';
+		const waiting = this.#waiting;
+		this.#waiting = undefined;
+		this.#noteMemory();
+		this.#gone(await this.sandbox.destroy());
+		waiting?.settle({ok: false, error});
+	}
+
+	async #wait(call: Call, begin: () => void): Promise<CallResult> {
+		if (this.#broken !== undefined) return {ok: false, error: plainError('Evicted', 'the instance had ended')};
+		const result = new Promise<CallResult>((settle) => {
+			this.#waiting = {call, chunks: [], chunkBytes: 0, settle};
+		});
+		this.sandbox.stdout.direct(call.stdout);
+		this.sandbox.stderr.direct(call.stderr);
+		begin();
+		return result;
+	}
+
+	#take(type: number, payload: Buffer): void {
+		const waiting = this.#waiting;
+		if (this.#broken !== undefined) return;
+		if (waiting === undefined) return this.#breach('expected silence between events');
+		switch (type) {
+			case frameType.loaded:
+				return this.#settle({ok: true, value: null});
+			case frameType.resultJson:
+			case frameType.resultBytes: {
+				const value = this.#decode(type === frameType.resultJson, payload);
+				if (value !== undefined) this.#settle({ok: true, value: waiting.chunks.length > 0 ? waiting.chunks : value});
+				return;
+			}
+			case frameType.chunkJson:
+			case frameType.chunkBytes:
+				return this.#takeChunk(waiting, type === frameType.chunkJson, payload);
+			case frameType.failed:
+			case frameType.error:
+				return this.#fail(decodeError(payload));
+			default:
+				return this.#breach(`expected a frame type of an answer, got ${type}`);
+		}
+	}
+
+	#takeChunk(waiting: Waiting, isJson: boolean, payload: Buffer): void {
+		const chunk = this.#decode(isJson, payload);
+		if (chunk === undefined) return;
+		waiting.chunkBytes += payload.length;
+		if (waiting.chunkBytes > this.#limits.resultMb * mebibyte) return this.#tooLarge();
+		const {onChunk} = waiting.call.listener;
+		if (onChunk === undefined) {
+			waiting.chunks.push(chunk);
+			return;
+		}
+		const taken = onChunk(chunk);
+		if (taken === undefined) return;
+		this.sandbox.pauseReading();
+		void taken.finally(() => this.sandbox.resumeReading());
+	}
+
+	/** Undefined: the call has ended by it. */
+	#decode(isJson: boolean, payload: Buffer): JsonValue | Uint8Array | undefined {
+		if (payload.length > this.#limits.resultMb * mebibyte) {
+			this.#tooLarge();
+			return undefined;
+		}
+		if (!isJson) return new Uint8Array(payload);
+		try {
+			return JSON.parse(payload.toString('utf8')) as JsonValue;
+		} catch {
+			this.#breach('expected strict JSON');
+			return undefined;
+		}
+	}
+
+	#tooLarge(): void {
+		const error = plainError('ResultTooLarge', `the answer exceeds ${this.#limits.resultMb} MiB (limits.resultMb)`);
+		void this.destroy(error);
+	}
+
+	#breach(message: string): void {
+		void this.destroy(plainError('ProtocolError', message));
+	}
+
+	/** An error that the guest reported. With some it goes on, with others it is ending. */
+	#fail(error: OutcomeError): void {
+		if (error.code === 'HandlerError' || error.code === 'ResultNotSerializable') this.#settle({ok: false, error});
+		else void this.destroy(error);
+	}
+
+	#settle(result: CallResult): void {
+		this.sandbox.stdout.drain();
+		this.sandbox.stderr.drain();
+		const waiting = this.#waiting;
+		this.#waiting = undefined;
+		waiting?.settle(result);
+	}
+
+	/** The channel broke: find out how the sandbox ended. */
+	async #break(error: FrameError | undefined): Promise<void> {
+		if (this.#broken !== undefined) return;
+		this.#broken = error ?? 'end';
+		this.#noteMemory();
+		const end = await (error === undefined ? this.sandbox.finish() : this.sandbox.destroy());
+		this.#gone(end);
+		const waiting = this.#waiting;
+		this.#waiting = undefined;
+		waiting?.settle({ok: false, error: error === undefined ? this.#explain(end) : plainError('ProtocolError', error.message)});
+	}
+
+	#explain(end: SandboxEnd): OutcomeError {
+		if (!end.byItself) return plainError('ProtocolError', 'the handler closed its channel');
+		if (end.oomKills > 0 && end.process.type !== 'exited') {
+			const peak = this.#memory?.peakMiB;
+			const used = peak === undefined ? '' : `; ${peak.toFixed(0)} MiB were used`;
+			return plainError('OutOfMemory', `the sandbox exceeded ${this.#limits.memoryMb} MiB (limits.memoryMb)${used}`);
+		}
+		switch (end.process.type) {
+			case 'exited':
+				return plainError('Exited', `the handler’s process exited with status ${end.process.code}`, {exitStatus: end.process.code});
+			case 'killed':
+				return plainError('Killed', `the handler’s process was killed by ${end.process.signal}`, {signal: end.process.signal});
+			case 'unknown':
+				return plainError('Exited', 'the handler’s process ended; its zygote, which would know how, is gone as well');
+		}
+	}
+
+	#noteMemory(): void {
+		this.#memory ??= this.memory(false);
+	}
+
+	#gone(end: SandboxEnd): void {
+		if (this.#ended) return;
+		this.#ended = true;
+		this.#onEnd(end);
+	}
+}

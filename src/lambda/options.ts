@@ -1,0 +1,105 @@
+/** Options that users give, resolved once into types without optional fields. */
+import {totalmem} from 'node:os';
+import {defaultLimits, type Limits} from '../sandbox/limits.ts';
+import {checkBoolean, checkConcurrency, checkEntryFile, checkEnvironment, checkLimits, type FunctionConfig, optionError} from './config.ts';
+
+const defaultConcurrency = 32;
+
+/** Options of `createRuntime`. */
+export type RuntimeOptions = {
+	/** Where deployed code, and by default packages, are kept. By default a temporary folder that `close()` removes. */
+	readonly stateDir?: string;
+	/** The install cache, which several runtimes may share. By default `packages` in the state folder. */
+	readonly packagesDir?: string;
+	/** The interpreter: a path or a command name; CPython 3.9 or later. By default `python3` from `PATH`. */
+	readonly python?: string;
+	/** MiB that all sandboxes together may be allowed to use. By default three quarters of the machine's memory. */
+	readonly memoryBudgetMb?: number;
+};
+
+export type ResolvedRuntimeOptions = {
+	readonly stateDir: string | undefined;
+	readonly packagesDir: string | undefined;
+	readonly python: string | undefined;
+	readonly memoryBudgetMb: number;
+};
+
+/** Options of `deploy`; they win over the function's `ol.yaml`. */
+export type DeployOptions = {
+	/** Variables of the handler's environment; added to those of `ol.yaml`. */
+	readonly env?: Readonly<Record<string, string>>;
+	readonly limits?: Partial<Limits>;
+	/** Lines of a requirements.txt, in place of the file in the code. */
+	readonly requirements?: readonly string[];
+	/** False: every call gets a fresh sandbox. True, the default: an idle instance serves the next call. */
+	readonly reuse?: boolean;
+	/** Calls that run at once, 32 by default; more wait in line. */
+	readonly concurrency?: number;
+	/** False: every start is a fresh interpreter, which shares neither memory layout nor hash seed with others. */
+	readonly zygote?: boolean;
+};
+
+/** A function's settings, apart from its packages. */
+export type ResolvedSettings = {
+	readonly environment: Readonly<Record<string, string>>;
+	readonly limits: Limits;
+	readonly reuse: boolean;
+	readonly concurrency: number;
+	readonly zygote: boolean;
+	readonly entryFile: string;
+};
+
+function checkText(value: unknown, label: string): string | undefined {
+	if (value === undefined) return undefined;
+	if (typeof value !== 'string' || value === '') throw new TypeError(`${label}: expected a non-empty string`);
+	return value;
+}
+
+function checkKnown(options: object, known: readonly string[], label: string): void {
+	for (const key of Object.keys(options)) {
+		if (!known.includes(key)) throw new TypeError(`${label}: expected ${known.join(', ')}, got ${JSON.stringify(key)}`);
+	}
+}
+
+/** @throws {TypeError} or {RangeError} naming the option, what was expected and what it got */
+export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeOptions {
+	checkKnown(options, ['stateDir', 'packagesDir', 'python', 'memoryBudgetMb'], 'createRuntime options');
+	const memoryBudgetMb = options.memoryBudgetMb ?? Math.floor((totalmem() / 1024 / 1024) * 0.75);
+	if (typeof memoryBudgetMb !== 'number') throw new TypeError('memoryBudgetMb: expected a number of MiB');
+	if (!(memoryBudgetMb > 0 && Number.isFinite(memoryBudgetMb))) {
+		throw new RangeError(`memoryBudgetMb: expected a number of MiB above 0, got ${memoryBudgetMb}`);
+	}
+	return {
+		stateDir: checkText(options.stateDir, 'stateDir'),
+		packagesDir: checkText(options.packagesDir, 'packagesDir'),
+		python: checkText(options.python, 'python'),
+		memoryBudgetMb,
+	};
+}
+
+/** @throws {TypeError} or {RangeError} as {@link resolveRuntimeOptions} */
+export function resolveSettings(options: DeployOptions, config: FunctionConfig): ResolvedSettings {
+	const own = options.limits === undefined ? {} : checkLimits(options.limits, 'limits', optionError);
+	const environment = options.env === undefined ? {} : checkEnvironment(options.env, 'env', optionError);
+	const pick = <T>(given: T | undefined, check: (value: unknown, label: string, fail: typeof optionError) => T, label: string) =>
+		given === undefined ? undefined : check(given, label, optionError);
+	return {
+		environment: {...config.environment, ...environment},
+		limits: {...defaultLimits, ...config.limits, ...own},
+		reuse: pick(options.reuse, checkBoolean, 'reuse') ?? config.reuse ?? true,
+		concurrency: pick(options.concurrency, checkConcurrency, 'concurrency') ?? config.concurrency ?? defaultConcurrency,
+		zygote: pick(options.zygote, checkBoolean, 'zygote') ?? config.zygote ?? true,
+		entryFile: config.entryFile,
+	};
+}
+
+/** Checks what can be before anything is staged; answers the entry file that the options name, if they do. */
+export function checkDeployOptions(options: DeployOptions): string | undefined {
+	checkKnown(options, ['env', 'limits', 'requirements', 'reuse', 'concurrency', 'zygote'], 'deploy options');
+	const {requirements} = options;
+	if (requirements !== undefined && !(Array.isArray(requirements) && requirements.every((line) => typeof line === 'string'))) {
+		throw new TypeError('requirements: expected an array of lines');
+	}
+	const entryFile = options.env?.['OL_ENTRY_FILE'];
+	return entryFile === undefined ? undefined : checkEntryFile(entryFile, 'env.OL_ENTRY_FILE', optionError);
+}

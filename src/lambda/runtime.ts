@@ -1,0 +1,461 @@
+/** The object a user creates: deploys functions, calls them, and leaves nothing behind when it is closed. */
+import {EventEmitter} from 'node:events';
+import {createHash, randomBytes} from 'node:crypto';
+import {mkdir, readdir, readFile, rename, rm, writeFile} from 'node:fs/promises';
+import path from 'node:path';
+import process from 'node:process';
+import {ForktreeError} from '../errors.ts';
+import {type CgroupMode, CgroupTree, findHostCgroups} from '../kernel/cgroup.ts';
+import {closeFd, pipe} from '../native.ts';
+import {type PackageSet, PackageStore} from '../packages/store.ts';
+import {parseRequirements} from '../packages/requirements.ts';
+import {CgroupPool} from '../sandbox/cgroup-pool.ts';
+import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
+import {Keeper} from '../sandbox/keeper.ts';
+import {MemoryBudget} from '../sandbox/memory-budget.ts';
+import {LockedFolder} from '../sandbox/mounts.ts';
+import {StateDir} from '../sandbox/state-dir.ts';
+import {HostIdRange} from '../sandbox/uid-range.ts';
+import {Undo} from '../undo.ts';
+import {ImportCache} from '../zygote/import-cache.ts';
+import {compileCode} from './compile.ts';
+import {encodeEvent, type FunctionHost, type FunctionSettings, LambdaFunction} from './function.ts';
+import {checkName} from './name.ts';
+import {checkDeployOptions, type DeployOptions, type ResolvedRuntimeOptions, resolveRuntimeOptions, resolveSettings, type RuntimeOptions} from './options.ts';
+import type {JsonValue, Outcome, StartKind} from './outcome.ts';
+import {type DeploySource, type StagedSource, stageSource} from './source.ts';
+import {ChunkStream} from './stream.ts';
+
+/** How long `close()` and `remove()` wait for running calls before they end them. */
+const drainDeadlineMs = 10_000;
+
+/** Options of one call. */
+export type InvokeOptions = {
+	/** Deadline from asking to outcome; by default the function's `limits.timeoutMs`. */
+	readonly timeoutMs?: number;
+	/** Ends the call; it then rejects with {@link ForktreeError} `Aborted`. */
+	readonly signal?: AbortSignal;
+	/** Hears what the handler prints, as it comes. */
+	readonly onStdout?: (text: string) => void;
+	readonly onStderr?: (text: string) => void;
+	/** Also counts private and shared pages, which takes about a millisecond. */
+	readonly memoryDetails?: boolean;
+};
+
+/** A deployed function, described. */
+export type FunctionDescription = {
+	readonly name: string;
+	readonly version: string;
+	readonly reuse: boolean;
+	readonly concurrency: number;
+	readonly zygote: boolean;
+	readonly limits: FunctionSettings['limits'];
+	/** Distributions that it can import, as `name==version`. */
+	readonly packages: readonly string[];
+	/** Modules that no zygote imports for it, and why: their import failed there, or left a thread behind. */
+	readonly importedInSandbox: Readonly<Record<string, 'failed' | 'threaded'>>;
+};
+
+/** What a runtime is doing. */
+export type RuntimeStats = {
+	readonly functions: ReadonlyArray<{readonly name: string; readonly running: number; readonly idle: number; readonly waiting: number}>;
+	readonly zygotes: ReadonlyArray<{readonly packages: string; readonly modules: readonly string[]; readonly pid: number | undefined}>;
+	readonly memory: {readonly budgetMb: number; readonly reservedMb: number};
+	readonly isolation: {readonly level: 'full'; readonly cgroup: CgroupMode};
+	readonly python: {readonly executable: string; readonly version: string};
+};
+
+/** Events of a runtime: `created` before `destroyed` for each sandbox, in the order in which things happened. */
+export type RuntimeEvents = {
+	created: [{function: string; sandbox: string; start: StartKind}];
+	/** A sandbox was forked from a zygote (after `created`). */
+	forked: [{function: string; sandbox: string}];
+	destroyed: [{function: string; sandbox: string}];
+	deployed: [{function: string; version: string}];
+	removed: [{function: string}];
+	installed: [{packages: readonly string[]; durationMs: number}];
+	zygoteCreated: [{packages: string; modules: readonly string[]; importMs: number}];
+	zygoteDestroyed: [{packages: string; reason: string}];
+	importFailed: [{packages: string; module: string; traceback: string}];
+};
+
+type Manifest = {
+	readonly version: string;
+	readonly directory: string;
+	readonly packages: string;
+	readonly settings: Omit<FunctionSettings, 'packages' | 'name' | 'version'>;
+};
+
+/** The parts that live as long as the runtime. */
+type Parts = {
+	readonly state: StateDir;
+	readonly interpreter: Interpreter;
+	readonly cgroupTree: CgroupTree;
+	readonly cgroups: CgroupPool;
+	readonly keeper: Keeper;
+	readonly imports: ImportCache;
+	readonly store: PackageStore;
+	readonly budget: MemoryBudget;
+};
+
+/**
+ * Runs Python functions in sandboxes. Made by {@link createRuntime}; every method after `close()` rejects with
+ * {@link ForktreeError} `RuntimeClosed`.
+ */
+export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposable {
+	readonly #parts: Parts;
+	readonly #undo: Undo;
+	readonly #host: FunctionHost;
+	readonly #functions = new Map<string, LambdaFunction>();
+	/** Deploys and removals of one name happen one after the other. */
+	readonly #changes = new Map<string, Promise<unknown>>();
+	/** Closings of replaced versions. */
+	readonly #closings = new Set<Promise<void>>();
+	#closed: Promise<void> | undefined;
+
+	private constructor(parts: Parts, undo: Undo) {
+		super();
+		this.#parts = parts;
+		this.#undo = undo;
+		this.#host = {
+			budget: parts.budget,
+			cgroups: parts.cgroups,
+			imports: parts.imports,
+			makeRoom: () => this.#makeRoom(),
+			onCreated: (event) => {
+				this.emit('created', event);
+				if (event.start === 'forked') this.emit('forked', {function: event.function, sandbox: event.sandbox});
+			},
+			onDestroyed: (event) => this.emit('destroyed', event),
+		};
+	}
+
+	/** Used by {@link createRuntime}. */
+	static async create(options: ResolvedRuntimeOptions): Promise<Runtime> {
+		const undo = new Undo();
+		let runtime: Runtime | undefined;
+		try {
+			const parts = await buildParts(options, undo, (event, detail) => runtime?.emit(event, detail as never));
+			runtime = new Runtime(parts, undo);
+			await runtime.#loadFunctions();
+			return runtime;
+		} catch (error) {
+			await undo.run().catch((failure: unknown) => {
+				throw new AggregateError([error, failure], error instanceof Error ? error.message : String(error));
+			});
+			throw error;
+		}
+	}
+
+	/**
+	 * Makes a function callable, or replaces it: calls that run go on with the version they began with.
+	 * @param source a folder, a `.tar.gz`, a single `.py` file, or `{'f.py': '…'}`
+	 * @returns the version
+	 * @throws {ForktreeError} naming what is wrong; then nothing has changed
+	 */
+	async deploy(name: string, source: DeploySource, options: DeployOptions = {}): Promise<string> {
+		this.#checkOpen();
+		checkName(name);
+		const entryFile = checkDeployOptions(options);
+		return this.#change(name, () => this.#deploy(name, source, options, entryFile));
+	}
+
+	/**
+	 * Calls a function.
+	 * @param event JSON, or a Uint8Array, which the handler gets as bytes
+	 * @returns what became of the call; a handler that fails is an outcome with `ok: false`
+	 * @throws {ForktreeError} `UnknownFunction`, `Aborted`, `BudgetExceeded`, or what forktree itself failed at
+	 * @throws {RangeError} when the event is too large
+	 */
+	async invoke(name: string, event: JsonValue | Uint8Array, options: InvokeOptions = {}): Promise<Outcome> {
+		return this.#invoke(name, event, options, undefined);
+	}
+
+	/**
+	 * Calls a generator and gives its chunks as they come; the handler waits while they are not taken.
+	 * Leaving the loop early ends the call.
+	 * @returns an async iterator that also has the outcome; an iteration ends without an error when the call fails, the outcome says why
+	 */
+	stream(name: string, event: JsonValue | Uint8Array, options: InvokeOptions = {}): ChunkStream {
+		return new ChunkStream(options.signal, async (onChunk, signal) => this.#invoke(name, event, {...options, signal}, onChunk));
+	}
+
+	/** Makes the zygote that the function's starts fork from, so that the next start is as fast as the later ones. */
+	async prewarm(name: string): Promise<void> {
+		await this.#find(name).prewarm();
+	}
+
+	/** Deployed functions, by name. */
+	list(): FunctionDescription[] {
+		this.#checkOpen();
+		return [...this.#functions.values()].map(({settings}) => ({
+			name: settings.name,
+			version: settings.version,
+			reuse: settings.reuse,
+			concurrency: settings.concurrency,
+			zygote: settings.zygote,
+			limits: settings.limits,
+			packages: settings.packages.distributions.map(({name, version}) => `${name}==${version}`),
+			importedInSandbox: Object.fromEntries(this.#parts.imports.importedInSandbox(settings.packages)),
+		}));
+	}
+
+	/** Takes a function away. Its running calls get ten seconds. @throws {ForktreeError} `UnknownFunction` */
+	async remove(name: string): Promise<void> {
+		this.#find(name);
+		await this.#change(name, async () => {
+			const lambda = this.#find(name);
+			this.#functions.delete(name);
+			await lambda.close(drainDeadlineMs);
+			await rm(this.#parts.state.path('functions', name), {recursive: true, force: true});
+			this.emit('removed', {function: name});
+		});
+	}
+
+	/** What it is doing now. */
+	async stats(): Promise<RuntimeStats> {
+		this.#checkOpen();
+		const {imports, budget, cgroupTree, interpreter} = this.#parts;
+		return {
+			functions: [...this.#functions.values()].map((lambda) => ({name: lambda.settings.name, ...lambda.counts})),
+			zygotes: await imports.list(),
+			memory: {budgetMb: budget.totalMb, reservedMb: budget.reservedMb},
+			isolation: {level: 'full', cgroup: cgroupTree.mode},
+			python: {executable: interpreter.executable, version: interpreter.version},
+		};
+	}
+
+	/** Lets running calls finish for ten seconds, ends everything, and removes what it made on the host. */
+	async close(): Promise<void> {
+		this.#closed ??= this.#close();
+		return this.#closed;
+	}
+
+	async [Symbol.asyncDispose](): Promise<void> {
+		await this.close();
+	}
+
+	async #close(): Promise<void> {
+		await Promise.allSettled(this.#changes.values());
+		await Promise.all([...this.#functions.values()].map((lambda) => lambda.close(drainDeadlineMs)));
+		await Promise.all(this.#closings);
+		this.#functions.clear();
+		await this.#undo.run();
+	}
+
+	#checkOpen(): void {
+		if (this.#closed !== undefined) throw new ForktreeError('RuntimeClosed', 'the runtime was closed');
+	}
+
+	#find(name: string): LambdaFunction {
+		this.#checkOpen();
+		const lambda = this.#functions.get(name);
+		if (lambda === undefined) {
+			throw new ForktreeError('UnknownFunction', `expected a deployed function, got ${JSON.stringify(name)}; deployed: ${[...this.#functions.keys()].join(', ') || 'none'}`);
+		}
+		return lambda;
+	}
+
+	async #change<T>(name: string, action: () => Promise<T>): Promise<T> {
+		const before = this.#changes.get(name);
+		const change = (async () => {
+			await before?.catch(() => undefined);
+			this.#checkOpen();
+			return action();
+		})();
+		this.#changes.set(name, change);
+		try {
+			return await change;
+		} finally {
+			if (this.#changes.get(name) === change) this.#changes.delete(name);
+		}
+	}
+
+	async #invoke(
+		name: string,
+		event: JsonValue | Uint8Array,
+		options: Omit<InvokeOptions, 'signal'> & {readonly signal?: AbortSignal | undefined},
+		onChunk: ((chunk: JsonValue | Uint8Array) => void | Promise<void>) | undefined,
+	): Promise<Outcome> {
+		const lambda = this.#find(name);
+		const {limits} = lambda.settings;
+		const timeoutMs = options.timeoutMs ?? limits.timeoutMs;
+		if (!(timeoutMs > 0 && timeoutMs < 2 ** 31)) throw new RangeError(`timeoutMs: expected milliseconds above 0 and below 2^31, got ${timeoutMs}`);
+		return lambda.invoke(encodeEvent(event, limits.eventMb), {
+			timeoutMs,
+			signal: options.signal,
+			memoryDetails: options.memoryDetails ?? false,
+			onStdout: options.onStdout,
+			onStderr: options.onStderr,
+			onChunk,
+		});
+	}
+
+	async #deploy(name: string, source: DeploySource, options: DeployOptions, entryFile: string | undefined): Promise<string> {
+		const {state, interpreter, imports, cgroups, keeper} = this.#parts;
+		const undo = new Undo();
+		try {
+			const staging = state.path('staging', randomBytes(8).toString('hex'));
+			const staged = await stageSource(source, staging, entryFile === undefined ? {} : {entryFile});
+			undo.push(() => rm(staging, {recursive: true, force: true}));
+			const settings = resolveSettings(options, staged.config);
+			const packages = await this.#install(options.requirements?.join('\n') ?? staged.requirements);
+			const checked = await LockedFolder.create(keeper, `staging-${path.basename(staging)}`, staging);
+			try {
+				await compileCode(staging, staged.pythonFiles, interpreter.cacheTag, await imports.root(), checked, cgroups);
+			} finally {
+				await checked.close();
+			}
+			const version = versionOf(staged, settings, packages);
+			await this.#publish(name, version, staging, {...settings, entryFile: entryFile ?? settings.entryFile}, packages);
+			undo.release();
+			this.emit('deployed', {function: name, version});
+			return version;
+		} catch (error) {
+			await undo.run();
+			throw error;
+		}
+	}
+
+	async #install(text: string): Promise<PackageSet> {
+		return this.#parts.store.install(parseRequirements(text));
+	}
+
+	/** Moves staged code to its place and switches to it. */
+	async #publish(name: string, version: string, staging: string, settings: Manifest['settings'], packages: PackageSet): Promise<void> {
+		const {state} = this.#parts;
+		const home = state.path('functions', name);
+		const directory = `${version}-${randomBytes(4).toString('hex')}`;
+		await mkdir(home, {recursive: true, mode: 0o755});
+		await rename(staging, path.join(home, directory));
+		const manifest: Manifest = {version, directory, packages: packages.key, settings};
+		const lambda = await this.#open(name, manifest, packages).catch(async (error: unknown) => {
+			await rm(path.join(home, directory), {recursive: true, force: true});
+			throw error;
+		});
+		const file = path.join(home, 'function.json');
+		await writeFile(`${file}.new`, JSON.stringify(manifest));
+		await rename(`${file}.new`, file);
+		const replaced = this.#functions.get(name);
+		this.#functions.set(name, lambda);
+		if (replaced === undefined) return;
+		const closing = replaced
+			.close(replaced.settings.limits.timeoutMs)
+			.then(() => removeOtherVersions(home, directory))
+			.finally(() => this.#closings.delete(closing));
+		this.#closings.add(closing);
+	}
+
+	async #open(name: string, manifest: Manifest, packages: PackageSet): Promise<LambdaFunction> {
+		const {keeper, state} = this.#parts;
+		const code = await LockedFolder.create(keeper, `code-${manifest.directory}-${name}`, state.path('functions', name, manifest.directory));
+		return new LambdaFunction({...manifest.settings, name, version: manifest.version, packages}, code, this.#host);
+	}
+
+	/** Functions that an earlier runtime deployed in this state folder. */
+	async #loadFunctions(): Promise<void> {
+		const {state, store} = this.#parts;
+		const home = state.path('functions');
+		await mkdir(home, {recursive: true, mode: 0o755});
+		const sets = new Map((await store.list()).map((set) => [set.key, set]));
+		for (const name of await readdir(home)) {
+			const text = await readFile(path.join(home, name, 'function.json'), 'utf8').catch(() => undefined);
+			if (text === undefined) {
+				await rm(path.join(home, name), {recursive: true, force: true}); // a deploy that did not get to its end
+				continue;
+			}
+			const manifest = JSON.parse(text) as Manifest;
+			const packages = sets.get(manifest.packages) ?? (await this.#install(''));
+			if (packages.key !== manifest.packages) continue; // its packages are gone: it must be deployed again
+			await removeOtherVersions(path.join(home, name), manifest.directory);
+			this.#functions.set(name, await this.#open(name, manifest, packages));
+		}
+	}
+
+	#makeRoom(): void {
+		for (const lambda of this.#functions.values()) if (lambda.evictIdle()) return;
+	}
+}
+
+function versionOf(staged: StagedSource, settings: object, packages: PackageSet): string {
+	const identity = [staged.digest, JSON.stringify(settings), packages.key].join('\0');
+	return createHash('sha256').update(identity).digest('hex').slice(0, 16);
+}
+
+async function removeOtherVersions(home: string, current: string): Promise<void> {
+	for (const entry of await readdir(home)) {
+		if (entry !== current && entry !== 'function.json') await rm(path.join(home, entry), {recursive: true, force: true});
+	}
+}
+
+/** Builds in order; `undo` takes down in reverse. */
+async function buildParts(
+	options: ResolvedRuntimeOptions,
+	undo: Undo,
+	emit: (event: keyof RuntimeEvents, detail: unknown) => void,
+): Promise<Parts> {
+	const interpreter = await findInterpreter(options.python);
+	const state = StateDir.open(options.stateDir);
+	undo.push(() => state.close());
+	const host = findHostCgroups();
+	const name = `forktree-${randomBytes(6).toString('hex')}`;
+	state.noteGroups(host.hierarchies.map((each) => path.join(each.directory, name)));
+	const cgroupTree = new CgroupTree(host, name);
+	undo.push(() => cgroupTree.close());
+	const cgroups = new CgroupPool(cgroupTree);
+	undo.push(() => cgroups.close());
+	const [livenessRead, livenessWrite] = pipe();
+	const keeper = await Keeper.start(state.path('mnt'), cgroupTree.zygotes.joins).catch((error: unknown) => {
+		closeFd(livenessRead);
+		closeFd(livenessWrite);
+		throw error;
+	});
+	cgroupTree.zygotes.closeJoins();
+	undo.push(() => keeper.close());
+	const ids = HostIdRange.take();
+	undo.push(() => ids.release());
+	const imports = new ImportCache({
+		keeper,
+		interpreter,
+		ids: ids.range,
+		liveness: livenessRead,
+		events: {
+			zygoteCreated: (detail) => emit('zygoteCreated', detail),
+			zygoteDestroyed: (detail) => emit('zygoteDestroyed', detail),
+			importFailed: (detail) => emit('importFailed', detail),
+		},
+	});
+	// The write end's close ends every init, and with it whatever still runs below.
+	undo.push(() => {
+		closeFd(livenessWrite);
+		closeFd(livenessRead);
+	});
+	undo.push(() => imports.close());
+	const store = await PackageStore.open({
+		dir: options.packagesDir ?? state.path('packages'),
+		interpreter,
+		onInstalled: ({distributions}, durationMs) =>
+			emit('installed', {packages: distributions.map(({name, version}) => `${name}==${version}`), durationMs}),
+	});
+	return {state, interpreter, cgroupTree, cgroups, keeper, imports, store, budget: new MemoryBudget(options.memoryBudgetMb)};
+}
+
+/**
+ * Creates a runtime. Needs root on Linux 5.15 or later.
+ * @throws {TypeError} or {RangeError} for a wrong option; {ForktreeError} when the machine lacks what is needed
+ * @example
+ * const runtime = await createRuntime({stateDir: '/var/lib/forktree'});
+ * try {
+ * 	await runtime.deploy('hello', {'f.py': 'def f(event):\n\treturn "hello " + event["name"]'});
+ * 	const outcome = await runtime.invoke('hello', {name: 'world'});
+ * } finally {
+ * 	await runtime.close();
+ * }
+ */
+export async function createRuntime(options: RuntimeOptions = {}): Promise<Runtime> {
+	const resolved = resolveRuntimeOptions(options);
+	if (process.platform === 'linux' && process.geteuid?.() !== 0) {
+		throw new ForktreeError('NotPermitted', 'expected to run as root (sandboxes need CAP_SYS_ADMIN); run it with sudo');
+	}
+	return Runtime.create(resolved);
+}

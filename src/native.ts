@@ -1,0 +1,139 @@
+/** The only door to C++: loads the addon on first use and types what it offers. */
+import {existsSync} from 'node:fs';
+import {createRequire} from 'node:module';
+import path from 'node:path';
+import process from 'node:process';
+import {fileURLToPath} from 'node:url';
+import {getSystemErrorName} from 'node:util';
+import {ForktreeError, SyscallError} from './errors.ts';
+
+/** An fd that Node's event loop watches; see native/addon/endpoint.h. */
+export type NativeEndpoint = {
+	send(data: Uint8Array, fds?: readonly number[]): number;
+	refuseFds(): void;
+	pause(): void;
+	resume(): void;
+	drain(): void;
+	close(): void;
+};
+
+type EndpointCallback = (event: 0 | 1 | 2, data: Buffer | number | undefined, fds: number[] | undefined) => void;
+
+type Addon = {
+	readonly Endpoint: new (fd: number, kind: 'socket' | 'pipe' | 'pidfd', callback: EndpointCallback) => NativeEndpoint;
+	socketPair(packets: boolean): [number, number] | number;
+	pipe(): [number, number] | number;
+	spawn(path: string, args: readonly string[], fds: readonly number[]): {pid: number; pidfd: number} | number;
+	signal(pidfd: number, signal: number): number;
+	exitStatus(pidfd: number): number;
+	reap(pidfd: number): void;
+	lock(path: string): number;
+	close(fd: number): number;
+};
+
+const packageRoot = path.join(path.dirname(fileURLToPath(import.meta.url)), '..');
+
+/** The folder of the Python files that run in a sandbox. */
+export const guestDirectory = path.join(packageRoot, 'src', 'guest');
+
+function libc(): 'glibc' | 'musl' {
+	const {header} = process.report.getReport() as {header: {glibcVersionRuntime?: string}};
+	return header.glibcVersionRuntime === undefined ? 'musl' : 'glibc';
+}
+
+let directory: string | undefined;
+
+/**
+ * The folder with the addon and the programs built beside it: a local build, else the prebuild for this machine.
+ * @throws {ForktreeError} `NotSupported` on another system than Linux, `NativeMissing` when there is neither.
+ */
+export function nativeDirectory(): string {
+	if (directory !== undefined) return directory;
+	if (process.platform !== 'linux') {
+		throw new ForktreeError('NotSupported', `expected Linux 5.15 or later, got ${process.platform}`);
+	}
+	const prebuild = `${process.platform}-${process.arch}-${libc()}`;
+	const candidates = [path.join(packageRoot, 'build', 'Release'), path.join(packageRoot, 'prebuilds', prebuild)];
+	directory = candidates.find((candidate) => existsSync(path.join(candidate, 'forktree.node')));
+	if (directory === undefined) {
+		throw new ForktreeError(
+			'NativeMissing',
+			`there is no prebuilt addon for ${prebuild} and no local build; build it in a clone of forktree with: npm ci && npm run build`,
+		);
+	}
+	return directory;
+}
+
+let loaded: Addon | undefined;
+
+function addon(): Addon {
+	loaded ??= createRequire(import.meta.url)(path.join(nativeDirectory(), 'forktree.node')) as Addon;
+	return loaded;
+}
+
+/** Turns an answer of -errno into a {@link SyscallError}. */
+export function checkSyscall(step: string, result: number, file?: string): number {
+	if (result < 0) throw new SyscallError(step, result, getSystemErrorName(result), file);
+	return result;
+}
+
+function checkPair(step: string, pair: [number, number] | number): [number, number] {
+	if (typeof pair === 'number') {
+		checkSyscall(step, pair);
+		throw new TypeError(`${step}: expected a pair of fds`);
+	}
+	return pair;
+}
+
+/** A pair of connected sockets, close-on-exec; `packets` keeps message borders. */
+export function socketPair(packets: boolean): [number, number] {
+	return checkPair('socketpair', addon().socketPair(packets));
+}
+
+/** A pipe: read end (non-blocking), write end; both close-on-exec. */
+export function pipe(): [number, number] {
+	return checkPair('pipe', addon().pipe());
+}
+
+/** Closes an fd that nothing else owns. */
+export function closeFd(fd: number): void {
+	checkSyscall('close', addon().close(fd));
+}
+
+/** Watches an fd, which it then owns; the callbacks run on Node's event loop. */
+export function watch(fd: number, kind: 'socket' | 'pipe' | 'pidfd', callback: EndpointCallback): NativeEndpoint {
+	return new (addon().Endpoint)(fd, kind, callback);
+}
+
+/** Starts a program with exactly these fds as 0, 1, 2, … and no environment. */
+export function spawn(file: string, args: readonly string[], fds: readonly number[]): {pid: number; pidfd: number} {
+	const spawned = addon().spawn(file, args, fds);
+	if (typeof spawned === 'number') {
+		checkSyscall('spawn', spawned, file);
+		throw new TypeError('spawn: expected a process');
+	}
+	return spawned;
+}
+
+/** Sends a signal to the process of a pidfd; false when it has ended already. */
+export function signalProcess(pidfd: number, signal: number): boolean {
+	return addon().signal(pidfd, signal) === 0;
+}
+
+/** The wait status of an ended process, also of one that is not our child (Linux 6.15+); undefined when not known. */
+export function exitStatus(pidfd: number): number | undefined {
+	const status = addon().exitStatus(pidfd);
+	return status < 0 ? undefined : status;
+}
+
+/** Collects a child of ours that has ended. */
+export function reapChild(pidfd: number): void {
+	addon().reap(pidfd);
+}
+
+/** Takes the flock(2) of a file without waiting: an fd that holds it, or undefined when another process does. */
+export function lockFile(file: string): number | undefined {
+	const result = addon().lock(file);
+	if (result < 0 && getSystemErrorName(result) === 'EAGAIN') return undefined;
+	return checkSyscall('lock', result, file);
+}

@@ -1,0 +1,163 @@
+/**
+ * The keeper process, seen from here: it holds forktree's private mount namespace, so that nothing is ever mounted in
+ * the host's. It answers one request after the other.
+ */
+import {getSystemErrorName} from 'node:util';
+import path from 'node:path';
+import {ForktreeError, SyscallError} from '../errors.ts';
+import {withDeadline} from '../kernel/deadline.ts';
+import {Process} from '../kernel/process.ts';
+import {closeFd, type NativeEndpoint, nativeDirectory, socketPair, spawn, watch} from '../native.ts';
+import type {IdRange} from './uid-range.ts';
+
+const answerDeadlineMs = 10_000;
+
+type Answer = {readonly words: readonly string[]; readonly fds: readonly number[]};
+type Waiter = {resolve(answer: Answer): void; reject(error: Error): void};
+
+/** A root zygote's first process. */
+export type SpawnedRoot = {readonly init: Process};
+
+/** What a root zygote is made of: operations that assemble its root, and the program that runs in it. */
+export type RootPlan = {
+	/** `bind` SOURCE TARGET, `copy` SOURCE TARGET, `file` TEXT TARGET, `link` TEXT TARGET or `dir` '' TARGET. */
+	readonly operations: ReadonlyArray<readonly ['bind' | 'copy' | 'file' | 'link' | 'dir', string, string]>;
+	readonly argv: readonly string[];
+	readonly environment: Readonly<Record<string, string>>;
+};
+
+/** What a root zygote is handed: its control socket, the read end of the liveness pipe, and its stderr. */
+export type RootFds = {readonly control: number; readonly liveness: number; readonly errors: number};
+
+/** Owns the keeper process. */
+export class Keeper {
+	readonly #process: Process;
+	readonly #socket: NativeEndpoint;
+	readonly #waiters: Waiter[] = [];
+	#reason: Error | undefined;
+
+	/** @param mountPoint an empty folder that the keeper covers in its own mount namespace */
+	private constructor(mountPoint: string) {
+		const [ours, theirs] = socketPair(true);
+		try {
+			const program = path.join(nativeDirectory(), 'keeper');
+			const {pidfd} = spawn(program, ['forktree-keeper', mountPoint], [0, 2, 2, theirs]);
+			this.#process = new Process(pidfd);
+		} catch (error) {
+			closeFd(ours);
+			throw error;
+		} finally {
+			closeFd(theirs);
+		}
+		this.#socket = watch(ours, 'socket', (event, data, fds) => this.#receive(event, data, fds));
+		void this.#process.ended.then(() => this.#process.reap());
+	}
+
+	/**
+	 * Starts a keeper and moves it to its cgroup.
+	 * @param groups open `tasks` or `cgroup.procs` files of the group that it and the zygotes belong to
+	 * @throws {SyscallError} for example EPERM without root.
+	 */
+	static async start(mountPoint: string, groups: readonly number[]): Promise<Keeper> {
+		const keeper = new Keeper(mountPoint);
+		try {
+			await keeper.#answer();
+			await keeper.#ask(['join'], groups);
+			return keeper;
+		} catch (error) {
+			await keeper.close();
+			throw error;
+		}
+	}
+
+	/** Makes a read-only copy of a folder's mount whose flags nobody below a user namespace can clear. */
+	async lock(id: string, directory: string): Promise<void> {
+		await this.#ask(['lock', id, directory]);
+	}
+
+	/** Forgets a locked folder. Clones that were handed out live on. */
+	async unlock(id: string): Promise<void> {
+		await this.#ask(['unlock', id]);
+	}
+
+	/** A detached mount of a locked folder, as an fd for one sandbox; the caller closes it. */
+	async clone(id: string): Promise<number> {
+		const {fds} = await this.#ask(['clone', id]);
+		return expectFd(fds);
+	}
+
+	/** Makes a root zygote in namespaces of its own. The fds stay the caller's. */
+	async spawnRoot(plan: RootPlan, ids: IdRange, fds: RootFds): Promise<SpawnedRoot> {
+		const environment = Object.entries(plan.environment).map(([name, value]) => `${name}=${value}`);
+		const words = ['spawn', String(ids.start), String(ids.count)];
+		for (const operation of plan.operations) words.push(...operation);
+		words.push('exec', String(plan.argv.length), ...plan.argv, ...environment);
+		const answer = await this.#ask(words, [fds.control, fds.liveness, fds.errors]);
+		return {init: new Process(expectFd(answer.fds))};
+	}
+
+	/** Lets the keeper end, and waits for it. */
+	async close(): Promise<void> {
+		this.#fail(new ForktreeError('RuntimeClosed', 'the keeper was closed'));
+		this.#socket.close();
+		await withDeadline(this.#process.ended, answerDeadlineMs, () => {
+			this.#process.signal('SIGKILL');
+			return new ForktreeError('SandboxDead', 'the keeper did not end in time and was killed');
+		});
+		this.#process.close();
+	}
+
+	async #ask(words: readonly string[], fds: readonly number[] = []): Promise<Answer> {
+		if (this.#reason !== undefined) throw this.#reason;
+		for (const word of words) {
+			if (word.includes('\0')) throw new TypeError(`expected text without NUL, got ${JSON.stringify(word)}`);
+		}
+		const sent = this.#socket.send(Buffer.from(`${words.join('\0')}\0`), fds);
+		if (sent < 0) throw new SyscallError(`ask the keeper to ${words[0]}`, sent, getSystemErrorName(sent));
+		return this.#answer();
+	}
+
+	async #answer(): Promise<Answer> {
+		const answer = new Promise<Answer>((resolve, reject) => {
+			this.#waiters.push({resolve, reject});
+		});
+		// A late answer would be taken for the next request's: so a keeper that is late is a keeper that is gone.
+		return withDeadline(answer, answerDeadlineMs, () => {
+			const error = new ForktreeError('SandboxDead', `the keeper did not answer within ${answerDeadlineMs} ms`);
+			this.#process.signal('SIGKILL');
+			this.#fail(error);
+			return error;
+		});
+	}
+
+	#receive(event: 0 | 1 | 2, data: Buffer | number | undefined, fds: number[] = []): void {
+		if (event !== 0 || !Buffer.isBuffer(data)) {
+			this.#fail(new ForktreeError('SandboxDead', 'the keeper process ended'));
+			return;
+		}
+		const [verdict, ...words] = data.toString('utf8').replace(/\0$/, '').split('\0');
+		const waiter = this.#waiters.shift();
+		if (waiter === undefined || verdict !== 'ok') for (const fd of fds) closeFd(fd);
+		if (verdict === 'ok') {
+			waiter?.resolve({words, fds});
+			return;
+		}
+		const [step = 'unknown step', errno = '0', where = ''] = words;
+		const number = -Number(errno);
+		const hint = number === -1 ? 'forktree needs root (CAP_SYS_ADMIN) to make this; run it with sudo' : undefined;
+		waiter?.reject(
+			new SyscallError(step, number, number === 0 ? 'unknown' : getSystemErrorName(number), where === '' ? undefined : where, hint),
+		);
+	}
+
+	#fail(error: Error): void {
+		this.#reason ??= error;
+		for (const waiter of this.#waiters.splice(0)) waiter.reject(error);
+	}
+}
+
+function expectFd(fds: readonly number[]): number {
+	const [fd] = fds;
+	if (fd === undefined) throw new ForktreeError('SandboxDead', 'the keeper answered without an fd');
+	return fd;
+}

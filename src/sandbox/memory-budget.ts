@@ -1,0 +1,72 @@
+/** Megabytes shared by all sandboxes: reserved before a start, given back after the end, waited for in fair order. */
+import {ForktreeError} from '../errors.ts';
+
+type Waiter = {readonly megabytes: number; resolve(): void};
+
+/** A counter with a queue. The sum of what was reserved and released returns to zero. */
+export class MemoryBudget {
+	readonly totalMb: number;
+	readonly #waiters: Waiter[] = [];
+	#reservedMb = 0;
+
+	constructor(totalMb: number) {
+		this.totalMb = totalMb;
+	}
+
+	get reservedMb(): number {
+		return this.#reservedMb;
+	}
+
+	/**
+	 * Waits until there is room, first come first served.
+	 * @param makeRoom called when there is none; frees what is idle, if it can
+	 * @returns gives the megabytes back; calling it again does nothing
+	 * @throws {RangeError} for more than the whole budget; {ForktreeError} `BudgetExceeded` after the deadline.
+	 */
+	async reserve(megabytes: number, deadlineMs: number, makeRoom: () => void): Promise<() => void> {
+		if (megabytes > this.totalMb) {
+			throw new RangeError(`expected a memory limit of at most memoryBudgetMb (${this.totalMb}), got ${megabytes}`);
+		}
+		if (this.#waiters.length > 0 || !this.#fits(megabytes)) await this.#wait(megabytes, deadlineMs, makeRoom);
+		else this.#reservedMb += megabytes;
+		let held = true;
+		return () => {
+			if (!held) return;
+			held = false;
+			this.#reservedMb -= megabytes;
+			this.#serve();
+		};
+	}
+
+	#fits(megabytes: number): boolean {
+		return this.#reservedMb + megabytes <= this.totalMb;
+	}
+
+	async #wait(megabytes: number, deadlineMs: number, makeRoom: () => void): Promise<void> {
+		let timer: NodeJS.Timeout | undefined;
+		try {
+			await new Promise<void>((resolve, reject) => {
+				const waiter = {megabytes, resolve};
+				this.#waiters.push(waiter);
+				timer = setTimeout(() => {
+					this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
+					this.#serve();
+					reject(
+						new ForktreeError('BudgetExceeded', `${megabytes} MiB of the budget of ${this.totalMb} MiB did not become free within ${deadlineMs} ms`),
+					);
+				}, deadlineMs);
+				makeRoom();
+			});
+		} finally {
+			clearTimeout(timer);
+		}
+	}
+
+	#serve(): void {
+		for (let next = this.#waiters[0]; next !== undefined && this.#fits(next.megabytes); next = this.#waiters[0]) {
+			this.#waiters.shift();
+			this.#reservedMb += next.megabytes;
+			next.resolve();
+		}
+	}
+}

@@ -1,0 +1,58 @@
+/** Folders that sandboxes see: each is locked once in the keeper, and clones of it are kept ready for the next start. */
+import {closeFd} from '../native.ts';
+import type {Keeper} from './keeper.ts';
+
+/** How many clones wait ready: one start takes one, and it is made again meanwhile. */
+const readyClones = 2;
+
+/** A folder that can be attached, read-only, in any number of sandboxes. Whoever made it closes it. */
+export class LockedFolder {
+	readonly #keeper: Keeper;
+	readonly #id: string;
+	readonly #ready: number[] = [];
+	#making = 0;
+	#closed = false;
+
+	private constructor(keeper: Keeper, id: string) {
+		this.#keeper = keeper;
+		this.#id = id;
+	}
+
+	/** @param id unique among the keeper's folders */
+	static async create(keeper: Keeper, id: string, directory: string): Promise<LockedFolder> {
+		await keeper.lock(id, directory);
+		const folder = new LockedFolder(keeper, id);
+		folder.#refill();
+		return folder;
+	}
+
+	/** A detached mount as an fd; the caller closes it. */
+	async take(): Promise<number> {
+		const ready = this.#ready.pop();
+		if (ready === undefined) return this.#keeper.clone(this.#id);
+		// After the start that takes this one, which is waiting: not before it.
+		setImmediate(() => this.#refill());
+		return ready;
+	}
+
+	#refill(): void {
+		while (!this.#closed && this.#ready.length + this.#making < readyClones) {
+			this.#making += 1;
+			this.#keeper
+				.clone(this.#id)
+				.then(
+					(fd) => (this.#closed ? closeFd(fd) : this.#ready.push(fd)),
+					() => undefined, // the next take() asks again and reports it
+				)
+				.finally(() => {
+					this.#making -= 1;
+				});
+		}
+	}
+
+	async close(): Promise<void> {
+		this.#closed = true;
+		for (const fd of this.#ready.splice(0)) closeFd(fd);
+		await this.#keeper.unlock(this.#id);
+	}
+}

@@ -1,0 +1,67 @@
+/** What a sandbox prints: kept up to a limit for the call that runs, and passed on as it comes. */
+import {type NativeEndpoint, watch} from '../native.ts';
+
+/** Receives one stream of one call. */
+export class OutputSink {
+	readonly #limit: number;
+	readonly #onText: ((text: string) => void) | undefined;
+	readonly #decoder = new TextDecoder();
+	#text = '';
+	#bytes = 0;
+	/** Whether something was dropped. */
+	cut = false;
+
+	/** @param limit in bytes; what comes after it is dropped and a mark put in its place */
+	constructor(limit: number, onText?: (text: string) => void) {
+		this.#limit = limit;
+		this.#onText = onText;
+	}
+
+	push(data: Buffer): void {
+		if (this.cut) return;
+		const room = this.#limit - this.#bytes;
+		this.#bytes += data.length;
+		this.#add(this.#decoder.decode(data.subarray(0, room), {stream: true}));
+		if (data.length > room) {
+			this.cut = true;
+			this.#add(`${this.#decoder.decode()}\n[output cut after ${this.#limit} bytes]\n`);
+		}
+	}
+
+	#add(text: string): void {
+		if (text === '') return;
+		this.#text += text;
+		this.#onText?.(text);
+	}
+
+	/** All of it so far. */
+	get text(): string {
+		return this.#text;
+	}
+}
+
+/** The host's end of a sandbox's stdout or stderr. What comes while nobody listens is dropped. */
+export class OutputPipe {
+	readonly #endpoint: NativeEndpoint;
+	#sink: OutputSink | undefined;
+
+	constructor(readEnd: number) {
+		this.#endpoint = watch(readEnd, 'pipe', (event, data) => {
+			if (event === 0 && Buffer.isBuffer(data)) this.#sink?.push(data);
+		});
+	}
+
+	/** Gives what comes from now on to `sink`. */
+	direct(sink: OutputSink | undefined): void {
+		this.#sink = sink;
+	}
+
+	/** Takes in what the sandbox has written up to now. */
+	drain(): void {
+		this.#endpoint.drain();
+	}
+
+	close(): void {
+		this.#endpoint.close();
+	}
+}

@@ -1,0 +1,184 @@
+/** One live sandbox: its channel, its output, its process, its cgroup and its uid, owned together and ended together. */
+import {readFileSync} from 'node:fs';
+import type {Cgroup, CgroupMemory} from '../kernel/cgroup.ts';
+import {withDeadline} from '../kernel/deadline.ts';
+import {encodeFrame, FrameDecoder, FrameError} from '../kernel/frames.ts';
+import type {Process, ProcessEnd} from '../kernel/process.ts';
+import {type NativeEndpoint, watch} from '../native.ts';
+import {Undo} from '../undo.ts';
+import type {OutputPipe} from './output.ts';
+
+/** What a {@link Sandbox} is made of; it owns all of it. */
+export type SandboxParts = {
+	readonly id: string;
+	readonly cgroup: Cgroup;
+	readonly stdout: OutputPipe;
+	readonly stderr: OutputPipe;
+	/** Gives its uid back. */
+	readonly releaseId: () => void;
+};
+
+/** How a sandbox ended. */
+export type SandboxEnd = {
+	/** Known only of a sandbox that ended by itself. */
+	readonly process: ProcessEnd;
+	/** False: it was still running and had to be killed. */
+	readonly byItself: boolean;
+	/** Processes that the kernel killed for exceeding the memory limit. */
+	readonly oomKills: number;
+};
+
+/** Called for what the sandbox says; it is untrusted. */
+export type SandboxListener = {
+	frame(type: number, payload: Buffer): void;
+	/** The channel broke: its end of file, or something that is no frame. */
+	broken(error: FrameError | undefined): void;
+};
+
+/** Memory of a sandbox's first process as the kernel counts it, in MiB. */
+export type MemoryDetails = {readonly privateMiB: number; readonly proportionalMiB: number; readonly sharedMiB: number};
+
+const endDeadlineMs = 10_000;
+/** How long the zygote's word on an exit status is waited for. */
+const statusDeadlineMs = 500;
+const unknownEnd: ProcessEnd = {type: 'unknown'};
+
+/** A running sandbox. Everything it owns is given back exactly once, after its processes have ended. */
+export class Sandbox {
+	readonly id: string;
+	readonly #parts: SandboxParts;
+	readonly #channel: NativeEndpoint;
+	readonly #decoder: FrameDecoder;
+	#process: Process | undefined;
+	#listener: SandboxListener | undefined;
+	#onFds: ((fds: readonly number[]) => void) | undefined;
+	#status: Promise<ProcessEnd> | undefined;
+	#ended: Promise<SandboxEnd> | undefined;
+
+	/**
+	 * @param channel our end of its channel
+	 * @param maxFrame the largest frame accepted from it, in bytes
+	 */
+	constructor(parts: SandboxParts, channel: number, maxFrame: number) {
+		this.id = parts.id;
+		this.#parts = parts;
+		this.#decoder = new FrameDecoder(maxFrame);
+		this.#channel = watch(channel, 'socket', (event, data, fds) => {
+			if (event === 0 && Buffer.isBuffer(data)) this.#receive(data, fds ?? []);
+			else this.#listener?.broken(undefined);
+		});
+	}
+
+	/** Waits for the fds that come with its first frame, then refuses any. */
+	expectFds(onFds: (fds: readonly number[]) => void): void {
+		this.#onFds = onFds;
+	}
+
+	listen(listener: SandboxListener): void {
+		this.#listener = listener;
+	}
+
+	get stdout(): OutputPipe {
+		return this.#parts.stdout;
+	}
+
+	get stderr(): OutputPipe {
+		return this.#parts.stderr;
+	}
+
+	/** Sends a frame; what can't be sent shows as the channel's end. */
+	send(type: number, ...payload: readonly Uint8Array[]): void {
+		this.#channel.send(encodeFrame(type, ...payload));
+	}
+
+	/** Stops taking frames in; a sandbox that goes on sending waits. */
+	pauseReading(): void {
+		this.#channel.pause();
+	}
+
+	resumeReading(): void {
+		this.#channel.resume();
+	}
+
+	/** Hands over the process, once it is known, and where word of its exit status comes from. */
+	attach(process: Process, status: Promise<ProcessEnd>): void {
+		this.#process = process;
+		this.#status = status;
+		this.#channel.refuseFds();
+	}
+
+	/** What its cgroup is charged. */
+	memory(): CgroupMemory {
+		return this.#parts.cgroup.memory();
+	}
+
+	/** Counts its first process's pages, which takes about a millisecond; undefined once it has ended. */
+	memoryDetails(): MemoryDetails | undefined {
+		const pid = this.#process?.pid();
+		if (pid === undefined) return undefined;
+		const text = readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1');
+		const sum = (...names: string[]) =>
+			names.reduce((total, name) => total + Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1] ?? 0), 0) / 1024;
+		return {
+			privateMiB: sum('Private_Clean', 'Private_Dirty'),
+			proportionalMiB: sum('Pss'),
+			sharedMiB: sum('Shared_Clean', 'Shared_Dirty'),
+		};
+	}
+
+	/** Kills whatever runs in it and gives everything back. The same promise however often it is called. */
+	async destroy(): Promise<SandboxEnd> {
+		this.#ended ??= this.#destroy(false);
+		return this.#ended;
+	}
+
+	/** As {@link destroy}, for a sandbox whose channel broke: first it is given the moment to end by itself. */
+	async finish(): Promise<SandboxEnd> {
+		this.#ended ??= this.#waitForEnd().then((byItself) => this.#destroy(byItself));
+		return this.#ended;
+	}
+
+	async #waitForEnd(): Promise<boolean> {
+		if (this.#process === undefined) return false;
+		const ended = this.#process.ended.then(() => true);
+		return withDeadline(ended, statusDeadlineMs, () => new Error('still running')).catch(() => false);
+	}
+
+	async #destroy(byItself: boolean): Promise<SandboxEnd> {
+		const process = this.#process;
+		const {cgroup, stdout, stderr, releaseId} = this.#parts;
+		// The first process is process 1 of its pid namespace: with it the kernel kills everyone in there.
+		process?.signal('SIGKILL');
+		if (process !== undefined) {
+			await withDeadline(process.ended, endDeadlineMs, () => new Error(`sandbox ${this.id} was killed and did not end`));
+		}
+		stdout.drain();
+		stderr.drain();
+		const end = {process: byItself ? await this.#readEnd() : unknownEnd, byItself, oomKills: cgroup.oomKills()};
+		const undo = new Undo();
+		undo.push(releaseId);
+		undo.push(() => cgroup.remove());
+		undo.push(() => process?.close());
+		undo.push(() => stderr.close());
+		undo.push(() => stdout.close());
+		undo.push(() => this.#channel.close());
+		await undo.run();
+		return end;
+	}
+
+	async #readEnd(): Promise<ProcessEnd> {
+		const word = this.#status ?? Promise.resolve(unknownEnd);
+		const told = await withDeadline(word, statusDeadlineMs, () => new Error('no word')).catch(() => unknownEnd);
+		return told.type === 'unknown' && this.#process !== undefined ? this.#process.end() : told;
+	}
+
+	#receive(data: Buffer, fds: readonly number[]): void {
+		if (fds.length > 0) this.#onFds?.(fds);
+		try {
+			this.#decoder.push(data, (type, payload) => this.#listener?.frame(type, payload));
+		} catch (error) {
+			if (!(error instanceof FrameError)) throw error;
+			this.#listener?.broken(error);
+		}
+	}
+}

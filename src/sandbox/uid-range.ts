@@ -1,0 +1,73 @@
+/** Which uids and gids belong to whom: a range a runtime, a slice a zygote, an id a sandbox; none is used twice at once. */
+import {mkdirSync} from 'node:fs';
+import path from 'node:path';
+import {ForktreeError} from '../errors.ts';
+import {closeFd, lockFile} from '../native.ts';
+
+/** `count` ids from `start` on. */
+export type IdRange = {readonly start: number; readonly count: number};
+
+/**
+ * Host ids from 0x70000000 to 0x7fffffff: above what useradd, newuidmap (from 100000) and systemd-nspawn (up to
+ * 0x6fffffff, see systemd's UIDS-GIDS document) hand out, below 2^31.
+ */
+const firstId = 0x7000_0000;
+const slotSize = 2 ** 22;
+const slots = 64;
+const lockDirectory = '/run/forktree';
+
+/** A runtime's ids, held by a file lock that the kernel drops with our process. */
+export class HostIdRange {
+	readonly range: IdRange;
+	readonly #lock: number;
+
+	private constructor(range: IdRange, lock: number) {
+		this.range = range;
+		this.#lock = lock;
+	}
+
+	/** @throws {ForktreeError} `NotSupported` when every range is in use. */
+	static take(): HostIdRange {
+		mkdirSync(lockDirectory, {recursive: true, mode: 0o755});
+		for (let slot = 0; slot < slots; slot += 1) {
+			const lock = lockFile(path.join(lockDirectory, `ids-${slot}.lock`));
+			if (lock !== undefined) return new HostIdRange({start: firstId + slot * slotSize, count: slotSize}, lock);
+		}
+		throw new ForktreeError('NotSupported', `expected at most ${slots} runtimes on one machine at a time`);
+	}
+
+	release(): void {
+		closeFd(this.#lock);
+	}
+}
+
+/** Hands out disjoint slices of a range, lowest first. */
+export class IdAllocator {
+	readonly #range: IdRange;
+	/** Taken slices, ordered by start. */
+	readonly #taken: IdRange[] = [];
+
+	constructor(range: IdRange) {
+		this.#range = range;
+	}
+
+	/** @throws {RangeError} when no free stretch is that long. */
+	take(count: number): IdRange {
+		let start = this.#range.start;
+		let index = 0;
+		for (; index < this.#taken.length; index += 1) {
+			const next = this.#taken[index] as IdRange;
+			if (next.start - start >= count) break;
+			start = next.start + next.count;
+		}
+		if (start + count > this.#range.start + this.#range.count) throw new RangeError(`expected ${count} free ids`);
+		const slice = {start, count};
+		this.#taken.splice(index, 0, slice);
+		return slice;
+	}
+
+	release(slice: IdRange): void {
+		const index = this.#taken.indexOf(slice);
+		if (index >= 0) this.#taken.splice(index, 1);
+	}
+}

@@ -1,0 +1,213 @@
+/**
+ * The import cache: a root zygote, and below it one node a package set, made on first use.
+ * A function is only ever forked from a zygote whose packages are its own set or none (the subset rule).
+ */
+import type {PackageSet} from '../packages/store.ts';
+import type {Interpreter} from '../sandbox/interpreter.ts';
+import type {Keeper} from '../sandbox/keeper.ts';
+import {LockedFolder} from '../sandbox/mounts.ts';
+import {planRoot} from '../sandbox/rootfs.ts';
+import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
+import type {ZygoteSpec} from './protocol.ts';
+import {Zygote} from './zygote.ts';
+
+/** Ids for the root zygote and all below; a node's; a cold start's. */
+const rootIds = 2 ** 21;
+const nodeIds = 2 ** 13;
+const coldIds = 2048;
+
+/** What the cache tells about. */
+export type ImportCacheEvents = {
+	zygoteCreated(zygote: {readonly packages: string; readonly modules: readonly string[]; readonly importMs: number}): void;
+	zygoteDestroyed(zygote: {readonly packages: string; readonly reason: string}): void;
+	importFailed(failure: {readonly packages: string; readonly module: string; readonly traceback: string}): void;
+};
+
+export type ImportCacheOptions = {
+	readonly keeper: Keeper;
+	readonly interpreter: Interpreter;
+	/** Host ids to hand out. */
+	readonly ids: IdRange;
+	/** Read end of the pipe whose end of file ends every guest. */
+	readonly liveness: number;
+	readonly events: ImportCacheEvents;
+};
+
+/** A place to fork from, and whether the packages have still to be attached in the leaf. */
+export type ForkPlace = {readonly zygote: Zygote; readonly packages: LockedFolder | undefined};
+
+type Node = {
+	zygote: Promise<Zygote> | undefined;
+	/** Modules that are left to the handler: their import failed here, or left a thread behind. */
+	readonly excluded: Map<string, 'failed' | 'threaded'>;
+	lastUse: number;
+};
+
+/** Thrown inside when a node can't be made as it was asked. */
+class ImportTrouble extends Error {}
+
+/** Owns the zygotes and the package folders they see. */
+export class ImportCache {
+	readonly #options: ImportCacheOptions;
+	readonly #ids: IdAllocator;
+	readonly #nodes = new Map<string, Node>();
+	readonly #folders = new Map<string, Promise<LockedFolder>>();
+	#root: Promise<Zygote> | undefined;
+	#useCount = 0;
+	#closed = false;
+
+	constructor(options: ImportCacheOptions) {
+		this.#options = options;
+		this.#ids = new IdAllocator(options.ids);
+	}
+
+	/** The best place to fork a function with these packages from; makes it if need be. */
+	async find(set: PackageSet): Promise<ForkPlace> {
+		const packages = await this.#folder(set);
+		const node = this.#node(set);
+		node.lastUse = ++this.#useCount;
+		if (node.excluded.size < modulesOf(set).length) {
+			try {
+				node.zygote ??= this.#makeNode(set, node, packages);
+				return {zygote: await node.zygote, packages: undefined};
+			} catch (error) {
+				node.zygote = undefined;
+				if (!(error instanceof ImportTrouble)) throw error;
+			}
+		}
+		return {zygote: await this.root(), packages};
+	}
+
+	/** A fresh interpreter for one start; its owner lets it go. */
+	async cold(set: PackageSet): Promise<Zygote> {
+		const ids = this.#ids.take(coldIds);
+		try {
+			const zygote = await this.#spawn({modules: []}, set.siteDir, ids);
+			void zygote.drained.then(() => this.#ids.release(ids));
+			return zygote;
+		} catch (error) {
+			this.#ids.release(ids);
+			throw error;
+		}
+	}
+
+	/** The root zygote: an interpreter with what the guest runtime needs. */
+	async root(): Promise<Zygote> {
+		this.#root ??= this.#makeRoot();
+		try {
+			return await this.#root;
+		} catch (error) {
+			this.#root = undefined;
+			throw error;
+		}
+	}
+
+	/** Modules of this set that are imported in the sandbox instead of a zygote, and why. */
+	importedInSandbox(set: PackageSet): ReadonlyMap<string, 'failed' | 'threaded'> {
+		return this.#nodes.get(set.key)?.excluded ?? new Map();
+	}
+
+	/** Lets the least recently used node go; false when there is none. Sandboxes forked from it live on. */
+	async evictOne(): Promise<boolean> {
+		const live = [...this.#nodes.values()].filter((node) => node.zygote !== undefined);
+		const victim = live.sort((a, b) => a.lastUse - b.lastUse)[0];
+		const zygote = await victim?.zygote?.catch(() => undefined);
+		if (victim === undefined || zygote === undefined) return false;
+		victim.zygote = undefined;
+		zygote.release();
+		return true;
+	}
+
+	/** Zygotes that are alive now. */
+	async list(): Promise<Array<{packages: string; modules: readonly string[]; pid: number | undefined}>> {
+		const made = [['', this.#root] as const, ...[...this.#nodes].map(([key, node]) => [key, node.zygote] as const)];
+		const zygotes = await Promise.all(made.map(async ([packages, zygote]) => ({packages, zygote: await zygote?.catch(() => undefined)})));
+		return zygotes.flatMap(({packages, zygote}) =>
+			zygote === undefined ? [] : [{packages, modules: zygote.spec.modules, pid: zygote.pid()}],
+		);
+	}
+
+	/** Kills every zygote. */
+	async close(): Promise<void> {
+		this.#closed = true;
+		const zygotes = [this.#root, ...[...this.#nodes.values()].map((node) => node.zygote)];
+		await Promise.all(zygotes.map(async (zygote) => (await zygote?.catch(() => undefined))?.kill()));
+		const folders = await Promise.allSettled(this.#folders.values());
+		await Promise.all(folders.map((folder) => (folder.status === 'fulfilled' ? folder.value.close() : undefined)));
+	}
+
+	#node(set: PackageSet): Node {
+		let node = this.#nodes.get(set.key);
+		if (node === undefined) {
+			node = {zygote: undefined, excluded: new Map(), lastUse: 0};
+			this.#nodes.set(set.key, node);
+		}
+		return node;
+	}
+
+	async #folder(set: PackageSet): Promise<LockedFolder | undefined> {
+		const {siteDir, key} = set;
+		if (siteDir === undefined) return undefined;
+		let folder = this.#folders.get(key);
+		if (folder === undefined) {
+			folder = LockedFolder.create(this.#options.keeper, `packages-${key}`, siteDir);
+			this.#folders.set(key, folder);
+			folder.catch(() => this.#folders.delete(key));
+		}
+		return folder;
+	}
+
+	async #spawn(spec: ZygoteSpec, siteDir: string | undefined, ids: IdRange): Promise<Zygote> {
+		const {keeper, interpreter, liveness} = this.#options;
+		return Zygote.spawnRoot(keeper, planRoot(interpreter, spec, siteDir), spec, ids, liveness);
+	}
+
+	async #makeRoot(): Promise<Zygote> {
+		const ids = this.#ids.take(rootIds);
+		const zygote = await this.#spawn({modules: []}, undefined, ids).catch((error) => {
+			this.#ids.release(ids);
+			throw error;
+		});
+		this.#watch(zygote, '', () => {
+			this.#root = undefined;
+		});
+		void zygote.drained.then(() => this.#ids.release(ids));
+		return zygote;
+	}
+
+	/** A module that leaves a thread behind is left out and the node made again; one that raises fails the making. */
+	async #makeNode(set: PackageSet, node: Node, packages: LockedFolder | undefined): Promise<Zygote> {
+		for (;;) {
+			const modules = modulesOf(set).filter((module) => !node.excluded.has(module));
+			if (modules.length === 0) throw new ImportTrouble();
+			const root = await this.root();
+			const zygote = await root.forkZygote({modules}, packages, nodeIds);
+			const {failed, threaded, importMs} = zygote.report;
+			for (const {module, traceback} of failed) {
+				node.excluded.set(module, 'failed');
+				this.#options.events.importFailed({packages: set.key, module, traceback});
+			}
+			for (const module of threaded) node.excluded.set(module, 'threaded');
+			if (failed.length === 0 && threaded.length === 0) {
+				this.#watch(zygote, set.key, () => {
+					node.zygote = undefined;
+				});
+				this.#options.events.zygoteCreated({packages: set.key, modules, importMs});
+				return zygote;
+			}
+			zygote.release();
+			if (failed.length > 0) throw new ImportTrouble();
+		}
+	}
+
+	#watch(zygote: Zygote, packages: string, forget: () => void): void {
+		void zygote.gone.then((reason) => {
+			forget();
+			if (!this.#closed) this.#options.events.zygoteDestroyed({packages, reason: reason.message});
+		});
+	}
+}
+
+function modulesOf(set: PackageSet): string[] {
+	return set.distributions.flatMap((distribution) => distribution.modules);
+}

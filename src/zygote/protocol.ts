@@ -1,0 +1,132 @@
+/** What host and guest say to each other: messages to and from a zygote, and the types of a leaf's frames. */
+
+/** Types of the frames on a leaf's channel; src/guest/leaf.py and native/guest/guest.cc hold the same numbers. */
+export const frameType = {
+	/** Set-up went well or not; the only frame with an fd: the leaf's pidfd. */
+	born: 1,
+	/** The handler's module is loaded; events can come. */
+	loaded: 2,
+	/** It could not be loaded, or a file does not compile. */
+	failed: 3,
+	resultJson: 4,
+	resultBytes: 5,
+	error: 6,
+	chunkJson: 7,
+	chunkBytes: 8,
+	compiled: 10,
+	load: 16,
+	eventJson: 17,
+	eventBytes: 18,
+	compile: 19,
+} as const;
+
+/** The steps of a leaf's set-up, numbered as in guest.cc. */
+const leafSteps = [
+	'none',
+	'join cgroups',
+	'place fds',
+	'unshare namespaces',
+	'join network namespace',
+	'mount proc',
+	'mount scratch',
+	'attach code and packages',
+	'set hostname',
+	'limit open files',
+	'drop privileges',
+	'install seccomp filter',
+] as const;
+
+/** What a leaf says first. */
+export type Born = {
+	/** The step that failed, if one did. */
+	readonly failedStep: string | undefined;
+	readonly errno: number;
+	/** CLOCK_MONOTONIC nanoseconds between its steps, its first moment first. */
+	readonly times: readonly bigint[];
+};
+
+/** @throws {RangeError} when the payload is too short to be one */
+export function decodeBorn(payload: Buffer): Born {
+	const step = payload.readUInt32LE(0);
+	const count = Math.min(payload.readUInt32LE(8), 9);
+	const times = Array.from({length: count}, (_each, index) => payload.readBigUInt64LE(12 + index * 8));
+	return {failedStep: step === 0 ? undefined : (leafSteps[step] ?? `step ${step}`), errno: payload.readUInt32LE(4), times};
+}
+
+const hasPackages = 1;
+
+/** Asks a zygote for a leaf or a child zygote. */
+export type ZygoteRequest = {
+	readonly op: 'leaf' | 'zygote';
+	readonly id: number;
+	readonly uid?: number;
+	/** Files that one process may have open. */
+	readonly openFiles?: number;
+	readonly packages: boolean;
+	readonly range?: {readonly start: number; readonly count: number};
+	readonly text: string;
+};
+
+export function encodeRequest(request: ZygoteRequest): Buffer {
+	const head = Buffer.alloc(28);
+	head.writeUInt32LE((request.op === 'leaf' ? 'L' : 'Z').charCodeAt(0), 0);
+	head.writeUInt32LE(request.id, 4);
+	head.writeUInt32LE(request.uid ?? 0, 8);
+	head.writeUInt32LE(request.packages ? hasPackages : 0, 12);
+	head.writeUInt32LE(request.range?.start ?? 0, 16);
+	head.writeUInt32LE(request.range?.count ?? 0, 20);
+	head.writeUInt32LE(request.openFiles ?? 0, 24);
+	return Buffer.concat([head, Buffer.from(request.text)]);
+}
+
+/** What a zygote imports. */
+export type ZygoteSpec = {readonly modules: readonly string[]};
+
+/** How a zygote's imports went. */
+export type ZygoteReport = {
+	readonly failed: ReadonlyArray<{readonly module: string; readonly traceback: string}>;
+	/** Modules that left a thread behind: a process with threads can't be forked. */
+	readonly threaded: readonly string[];
+	readonly importMs: number;
+};
+
+/** What a zygote says. */
+export type ZygoteMessage =
+	| {readonly type: 'born'}
+	| {readonly type: 'ready'; readonly report: ZygoteReport}
+	| {readonly type: 'leafEnded'; readonly id: number; readonly status: number}
+	| {readonly type: 'forkFailed'; readonly id: number; readonly errno: number};
+
+function isReport(value: unknown): value is ZygoteReport {
+	const report = value as Partial<ZygoteReport> | null;
+	return (
+		typeof report === 'object' &&
+		report !== null &&
+		Array.isArray(report.failed) &&
+		report.failed.every((each) => typeof each?.module === 'string' && typeof each.traceback === 'string') &&
+		Array.isArray(report.threaded) &&
+		report.threaded.every((each) => typeof each === 'string') &&
+		typeof report.importMs === 'number'
+	);
+}
+
+/** Undefined: not something that a zygote says. */
+export function decodeZygoteMessage(data: Buffer): ZygoteMessage | undefined {
+	const op = String.fromCharCode(data[0] ?? 0);
+	if (op === 'B') return {type: 'born'};
+	if (op === 'R') {
+		try {
+			const report: unknown = JSON.parse(data.toString('utf8', 1));
+			return isReport(report) ? {type: 'ready', report} : undefined;
+		} catch {
+			return undefined;
+		}
+	}
+	if (data.length !== 12) return undefined;
+	const [id, value] = [data.readUInt32LE(4), data.readInt32LE(8)];
+	if (op === 'X') return {type: 'leafEnded', id, status: value};
+	return op === 'E' ? {type: 'forkFailed', id, errno: value} : undefined;
+}
+
+/** What a leaf needs to load its handler. */
+export type LoadSettings = {readonly entry: string; readonly environment: Readonly<Record<string, string>>};

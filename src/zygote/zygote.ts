@@ -1,0 +1,407 @@
+/** A zygote seen from the host: forks leaves and child zygotes, and can be let go without harm to them. */
+import {getSystemErrorName} from 'node:util';
+import {ForktreeError, SyscallError} from '../errors.ts';
+import type {Cgroup} from '../kernel/cgroup.ts';
+import {withDeadline} from '../kernel/deadline.ts';
+import {openProcess, type Process, type ProcessEnd, readWaitStatus} from '../kernel/process.ts';
+import {closeFd, type NativeEndpoint, pipe, socketPair, watch} from '../native.ts';
+import type {Keeper, RootPlan} from '../sandbox/keeper.ts';
+import type {LockedFolder} from '../sandbox/mounts.ts';
+import {OutputPipe, OutputSink} from '../sandbox/output.ts';
+import {Sandbox} from '../sandbox/sandbox.ts';
+import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
+import {Undo} from '../undo.ts';
+import {type Born, decodeBorn, decodeZygoteMessage, encodeRequest, frameType, type ZygoteReport, type ZygoteSpec} from './protocol.ts';
+
+/** Inside, ids below this are the zygote's own and the system's; sandboxes get the ones from here on. */
+const firstLeafId = 1000;
+const bornDeadlineMs = 10_000;
+const importDeadlineMs = 120_000;
+const maxErrorBytes = 16 * 1024;
+
+/** What a leaf gets. */
+export type LeafSpec = {
+	readonly code: LockedFolder;
+	/** Attached at /packages; for a zygote that has none of its own. */
+	readonly packages: LockedFolder | undefined;
+	readonly takeCgroup: () => Cgroup;
+	readonly scratchMb: number;
+	readonly openFiles: number;
+	/** The largest frame accepted from it, in bytes. */
+	readonly maxFrame: number;
+	/** Called with the sandbox before the zygote is asked: what it sends now, the leaf finds when it looks. */
+	readonly greet: (sandbox: Sandbox) => void;
+};
+
+/** Milliseconds of a leaf's start. */
+export type ForkTimings = {
+	/** Cgroup, sockets and mounts on the host. */
+	readonly prepareMs: number;
+	/** From asking the zygote to the child's first moment. */
+	readonly forkMs: number;
+	/** Its set-up, until the filter is installed. */
+	readonly isolateMs: number;
+};
+
+type PendingLeaf = {born(born: Born): void; fail(error: Error): void; ended(end: ProcessEnd): void};
+
+function now(): bigint {
+	return process.hrtime.bigint();
+}
+
+function milliseconds(from: bigint, to: bigint): number {
+	return Number(to - from) / 1e6;
+}
+
+/** The options of a leaf's /tmp. An inode costs about a kilobyte that no size limit counts. */
+function scratchOptions(megabytes: number): string {
+	return `size=${Math.round(megabytes * 1024)}k,nr_inodes=${Math.round(megabytes * 256) + 64},mode=1777`;
+}
+
+let lastSandbox = 0;
+
+/** Owns a zygote's process and control socket. */
+export class Zygote {
+	readonly spec: ZygoteSpec;
+	/** How its imports went. */
+	readonly report: ZygoteReport;
+	/** Settles when it can fork no more, with the reason. */
+	readonly gone: Promise<Error>;
+	/** Settles when, besides, nothing forked from it is left: its ids can be used again. */
+	readonly drained: Promise<void>;
+	readonly #link: ZygoteLink;
+	readonly #ids: IdAllocator;
+	#descendants = 0;
+	#settleDrained!: () => void;
+
+	private constructor(spec: ZygoteSpec, link: ZygoteLink, report: ZygoteReport, ids: IdRange) {
+		this.spec = spec;
+		this.report = report;
+		this.gone = link.gone;
+		this.#link = link;
+		this.#ids = new IdAllocator({start: firstLeafId, count: ids.count - firstLeafId});
+		this.drained = new Promise((resolve) => {
+			this.#settleDrained = resolve;
+		});
+		void this.gone.then(() => this.#checkDrained());
+	}
+
+	#takeIds(count: number): {slice: IdRange; release: () => void} {
+		const slice = this.#ids.take(count);
+		this.#descendants += 1;
+		const release = () => {
+			this.#ids.release(slice);
+			this.#descendants -= 1;
+			this.#checkDrained();
+		};
+		return {slice, release};
+	}
+
+	#checkDrained(): void {
+		if (this.#link.isGone && this.#descendants === 0) this.#settleDrained();
+	}
+
+	/** Starts a fresh interpreter in a root of its own. @param ids host ids for it and all below */
+	static async spawnRoot(keeper: Keeper, plan: RootPlan, spec: ZygoteSpec, ids: IdRange, liveness: number): Promise<Zygote> {
+		const [errors, errorsEnd] = pipe();
+		const stderr = new OutputPipe(errors);
+		const sink = new OutputSink(maxErrorBytes);
+		stderr.direct(sink);
+		try {
+			return await Zygote.#make(spec, ids, stderr, async (control) => {
+				const {init} = await keeper.spawnRoot(plan, ids, {control, liveness, errors: errorsEnd});
+				return init;
+			});
+		} catch (error) {
+			stderr.drain();
+			const words = sink.text.trim();
+			stderr.close();
+			if (!(error instanceof ForktreeError) || error.code !== 'ZygoteFailed' || words === '') throw error;
+			throw new ForktreeError('ZygoteFailed', `${error.message}; its last words: ${words}`, {cause: error});
+		} finally {
+			closeFd(errorsEnd);
+		}
+	}
+
+	/** Forks a child zygote, which then imports its own modules. @param count ids that it and all below it get */
+	async forkZygote(spec: ZygoteSpec, packages: LockedFolder | undefined, count: number): Promise<Zygote> {
+		const {slice, release} = this.#takeIds(count);
+		const mount = await packages?.take();
+		try {
+			const made = await Zygote.#make(spec, slice, undefined, async (control) => {
+				const text = JSON.stringify(spec);
+				const request = encodeRequest({op: 'zygote', id: 0, packages: mount !== undefined, range: slice, text});
+				this.#link.send(request, mount === undefined ? [control] : [control, mount]);
+				return undefined;
+			});
+			void made.drained.then(release);
+			return made;
+		} catch (error) {
+			release();
+			throw error;
+		} finally {
+			if (mount !== undefined) closeFd(mount);
+		}
+	}
+
+	static async #make(
+		spec: ZygoteSpec,
+		ids: IdRange,
+		stderr: OutputPipe | undefined,
+		start: (control: number) => Promise<Process | undefined>,
+	): Promise<Zygote> {
+		const [ours, theirs] = socketPair(true);
+		const link = new ZygoteLink(ours);
+		try {
+			try {
+				const init = await start(theirs);
+				if (init !== undefined) link.own(init);
+			} finally {
+				closeFd(theirs);
+			}
+			await link.born();
+			const zygote = new Zygote(spec, link, await link.ready(), ids);
+			// Its descendants write there as well.
+			if (stderr !== undefined) void zygote.drained.then(() => stderr.close());
+			return zygote;
+		} catch (error) {
+			link.kill();
+			throw error;
+		}
+	}
+
+	/** Forks a leaf: a sandbox with the spec's code, ready for its load frame. @throws {ForktreeError} `ZygoteFailed` */
+	async forkLeaf(spec: LeafSpec): Promise<{sandbox: Sandbox; timings: ForkTimings}> {
+		const started = now();
+		const undo = new Undo();
+		const theirs: number[] = [];
+		let sandbox: Sandbox | undefined;
+		try {
+			const {slice, release} = this.#takeIds(1);
+			undo.push(release);
+			const mounts = await Promise.all([spec.code, spec.packages].map((folder) => folder?.take()));
+			theirs.push(...mounts.filter((fd) => fd !== undefined));
+			const cgroup = spec.takeCgroup();
+			undo.push(() => cgroup.remove());
+			const [[channel, channelEnd], [stdout, stdoutEnd], [stderr, stderrEnd]] = [socketPair(false), pipe(), pipe()];
+			theirs.unshift(channelEnd, stdoutEnd, stderrEnd);
+			lastSandbox += 1;
+			const id = lastSandbox;
+			sandbox = new Sandbox(
+				{
+					id: String(id),
+					cgroup,
+					stdout: new OutputPipe(stdout),
+					stderr: new OutputPipe(stderr),
+					releaseId: release,
+				},
+				channel,
+				spec.maxFrame,
+			);
+			undo.release();
+			const born = this.#awaitLeaf(id, sandbox);
+			spec.greet(sandbox);
+			const asked = now();
+			const request = encodeRequest({
+				op: 'leaf',
+				id,
+				uid: slice.start,
+				openFiles: spec.openFiles,
+				packages: spec.packages !== undefined,
+				text: scratchOptions(spec.scratchMb),
+			});
+			this.#link.send(request, [...theirs, ...cgroup.joins]);
+			cgroup.closeJoins();
+			for (const fd of theirs.splice(0)) closeFd(fd);
+			const {times} = await born;
+			const [first = asked, last = asked] = [times[0], times.at(-1)];
+			return {
+				sandbox,
+				timings: {
+					prepareMs: milliseconds(started, asked),
+					forkMs: milliseconds(asked, first),
+					isolateMs: milliseconds(first, last),
+				},
+			};
+		} catch (error) {
+			for (const fd of theirs) closeFd(fd);
+			await (sandbox === undefined ? undo.run() : sandbox.destroy());
+			throw error;
+		}
+	}
+
+	/** The leaf's first frame; the sandbox owns the pidfd that comes with it. */
+	async #awaitLeaf(id: number, sandbox: Sandbox): Promise<Born> {
+		let told: (end: ProcessEnd) => void;
+		const status = new Promise<ProcessEnd>((resolve) => {
+			told = resolve;
+		});
+		const born = new Promise<Born>((resolve, reject) => {
+			this.#link.pending.set(id, {born: resolve, fail: reject, ended: told});
+		});
+		sandbox.expectFds((fds) => {
+			const [pidfd, ...others] = fds;
+			for (const fd of others) closeFd(fd);
+			const process = pidfd === undefined ? undefined : openProcess(pidfd);
+			if (process !== undefined) sandbox.attach(process, status);
+		});
+		sandbox.listen({
+			frame: (type, payload) => this.#link.leafSpoke(id, type, payload),
+			broken: () => this.#link.leafBroke(id),
+		});
+		return withDeadline(born, bornDeadlineMs, () => {
+			this.#link.pending.delete(id);
+			return new ForktreeError('ZygoteFailed', `a fork took longer than ${bornDeadlineMs} ms`);
+		});
+	}
+
+	/** Its own process's pid on the host; undefined once it has ended. */
+	pid(): number | undefined {
+		return this.#link.pid();
+	}
+
+	/** Lets it end. The sandboxes forked from it live on. */
+	release(): void {
+		this.#link.release();
+	}
+
+	/** Kills its process at once. The sandboxes forked from it live on. */
+	kill(): void {
+		this.#link.kill();
+	}
+}
+
+/** The control socket: who waits for what, until it closes. */
+class ZygoteLink {
+	readonly gone: Promise<Error>;
+	readonly pending = new Map<number, PendingLeaf>();
+	readonly #socket: NativeEndpoint;
+	#process: Process | undefined;
+	#init: Process | undefined;
+	#settleGone!: (error: Error) => void;
+	#settleBorn!: () => void;
+	#settleReady!: (report: ZygoteReport) => void;
+	readonly #born: Promise<void>;
+	readonly #ready: Promise<ZygoteReport>;
+	#reason: Error | undefined;
+
+	constructor(socket: number) {
+		this.gone = new Promise((resolve) => {
+			this.#settleGone = resolve;
+		});
+		this.#born = new Promise((resolve) => {
+			this.#settleBorn = resolve;
+		});
+		this.#ready = new Promise((resolve) => {
+			this.#settleReady = resolve;
+		});
+		this.#socket = watch(socket, 'socket', (event, data, fds) => {
+			if (event === 0 && Buffer.isBuffer(data)) this.#receive(data, fds ?? []);
+			else this.#fail(new ForktreeError('ZygoteFailed', 'the zygote’s process ended'));
+		});
+	}
+
+	/** Takes over the init's pidfd: to collect it, and to kill it if the zygote never spoke. */
+	own(init: Process): void {
+		this.#init = init;
+		void init.ended.then(() => init.close());
+	}
+
+	async born(): Promise<void> {
+		await this.#orGone(this.#born, bornDeadlineMs, 'starting');
+	}
+
+	async ready(): Promise<ZygoteReport> {
+		return this.#orGone(this.#ready, importDeadlineMs, 'importing');
+	}
+
+	async #orGone<T>(wait: Promise<T>, ms: number, what: string): Promise<T> {
+		const failed = this.gone.then((error) => {
+			throw error;
+		});
+		return withDeadline(Promise.race([wait, failed]), ms, () => new ForktreeError('ZygoteFailed', `${what} took longer than ${ms} ms`));
+	}
+
+	send(message: Buffer, fds: readonly number[]): void {
+		if (this.#reason !== undefined) throw this.#reason;
+		const sent = this.#socket.send(message, fds);
+		if (sent < 0) throw new ForktreeError('ZygoteFailed', `asking the zygote: ${getSystemErrorName(sent)}`);
+	}
+
+	leafSpoke(id: number, type: number, payload: Buffer): void {
+		const leaf = this.pending.get(id);
+		if (leaf === undefined) return;
+		if (type !== frameType.born || payload.length < 12) {
+			leaf.fail(new ForktreeError('ZygoteFailed', 'a leaf’s first frame was not its birth'));
+			return;
+		}
+		const born = decodeBorn(payload);
+		if (born.failedStep === undefined) leaf.born(born);
+		else leaf.fail(new SyscallError(born.failedStep, -born.errno, getSystemErrorName(-born.errno)));
+	}
+
+	leafBroke(id: number): void {
+		this.pending.get(id)?.fail(new ForktreeError('ZygoteFailed', 'a leaf ended before it was set up'));
+	}
+
+	#receive(data: Buffer, fds: readonly number[]): void {
+		const [pidfd, ...others] = fds;
+		for (const fd of others) closeFd(fd);
+		const message = decodeZygoteMessage(data);
+		if (pidfd !== undefined) {
+			if (message?.type === 'born' && this.#process === undefined) this.#process = openProcess(pidfd);
+			else closeFd(pidfd);
+		}
+		switch (message?.type) {
+			case 'born':
+				this.#settleBorn();
+				break;
+			case 'ready':
+				this.#settleReady(message.report);
+				break;
+			case 'leafEnded':
+				this.pending.get(message.id)?.ended(readWaitStatus(message.status));
+				this.pending.delete(message.id);
+				break;
+			case 'forkFailed':
+				this.pending.get(message.id)?.fail(new ForktreeError('ZygoteFailed', `fork: ${getSystemErrorName(message.errno)}`));
+				this.pending.delete(message.id);
+				break;
+			default:
+				this.kill();
+				this.#fail(new ForktreeError('ZygoteFailed', 'the zygote sent something that is no message'));
+		}
+	}
+
+	#fail(error: Error): void {
+		if (this.#reason !== undefined) return;
+		this.#reason = error;
+		this.#socket.close();
+		for (const leaf of this.pending.values()) {
+			leaf.fail(error);
+			leaf.ended({type: 'unknown'});
+		}
+		this.pending.clear();
+		this.#settleGone(error);
+		const process = this.#process;
+		if (process !== undefined) void process.ended.then(() => process.close());
+	}
+
+	get isGone(): boolean {
+		return this.#reason !== undefined;
+	}
+
+	pid(): number | undefined {
+		return this.#process?.pid();
+	}
+
+	release(): void {
+		this.#fail(new ForktreeError('ZygoteFailed', 'the zygote was let go'));
+	}
+
+	kill(): void {
+		if (this.#process === undefined) this.#init?.signal('SIGKILL');
+		else this.#process.signal('SIGKILL');
+		this.#fail(new ForktreeError('ZygoteFailed', 'the zygote was killed'));
+	}
+}

@@ -1,0 +1,161 @@
+import test from 'ava';
+import {ForktreeError} from '../../src/errors.ts';
+import {
+	checkBoolean,
+	checkConcurrency,
+	checkEntryFile,
+	checkEnvironment,
+	checkLimits,
+	limitNames,
+	optionError,
+	parseConfig,
+} from '../../src/lambda/config.ts';
+
+const defaults = {
+	environment: {},
+	reuse: undefined,
+	limits: {},
+	concurrency: undefined,
+	zygote: undefined,
+	entryFile: 'f.py',
+};
+
+for (const text of [undefined, '', '\n', '# nothing\n', '{}', '---\n', '\ufeff']) {
+	test(`the defaults come from ${JSON.stringify(text)}`, (t) => {
+		t.deepEqual(parseConfig(text), defaults);
+	});
+}
+
+test('every key is read', (t) => {
+	const text = `
+triggers:
+  http:
+    - method: GET
+environment: {A: text, _b: "", OL_ENTRY_FILE: lib/app.py}
+reuse-sandbox: false
+limits: {${limitNames.map((name, index) => `${name}: ${index + 1}`).join(', ')}}
+concurrency: 4
+zygote: true
+`;
+	t.deepEqual(parseConfig(text), {
+		environment: {A: 'text', _b: '', OL_ENTRY_FILE: 'lib/app.py'},
+		reuse: false,
+		limits: Object.fromEntries(limitNames.map((name, index) => [name, index + 1])),
+		concurrency: 4,
+		zygote: true,
+		entryFile: 'lib/app.py',
+	});
+});
+
+test('numbers and booleans of the environment keep the text that was written', (t) => {
+	const text = 'environment: {A: 1.10, B: 0x1F, C: 12345678901234567890, D: True, E: 1e3, F: yes, G: 2024-01-01}';
+	t.deepEqual(parseConfig(text).environment, {
+		A: '1.10',
+		B: '0x1F',
+		C: '12345678901234567890',
+		D: 'True',
+		E: '1e3',
+		F: 'yes',
+		G: '2024-01-01',
+	});
+});
+
+test('names of built-in properties are plain variables', (t) => {
+	const {environment} = parseConfig('environment: {__proto__: a, constructor: b, toString: c}');
+	t.deepEqual(Object.entries(environment), [
+		['__proto__', 'a'],
+		['constructor', 'b'],
+		['toString', 'c'],
+	]);
+	t.is(Object.getPrototypeOf(environment), Object.prototype);
+	t.is(Object.getPrototypeOf({}).a, undefined);
+});
+
+const bomb = `x0: &x0 [a, a, a, a, a, a, a, a, a, a]\n${[1, 2, 3, 4, 5, 6, 7, 8]
+	.map((n) => `x${n}: &x${n} [${new Array(10).fill(`*x${n - 1}`).join(', ')}]`)
+	.join('\n')}`;
+
+const bad: ReadonlyArray<readonly [label: string, text: string, message: RegExp]> = [
+	['an unknown key', 'memory: 5', /unknown key "memory", expected one of environment, reuse-sandbox/],
+	['a key of the prototype', '__proto__: {zygote: true}', /unknown key "__proto__"/],
+	['a merge key', '<<: {zygote: true}', /unknown key "<<"/],
+	['a list', '- a', /the document is an array, expected a mapping/],
+	['a scalar', 'hello', /the document is .*expected a mapping/],
+	['several documents', 'zygote: true\n---\nzygote: false', /multiple documents/],
+	['a double key', 'zygote: true\nzygote: false', /unique/],
+	['broken syntax', 'environment: {', /./],
+	['a custom tag', 'environment: !!js/function {A: b}', /tag/],
+	['a binary tag', 'environment: {A: !!binary aGk=}', /tag/],
+	['a local tag', 'zygote: !ruby/object true', /tag/],
+	['a mapping as key', '? {a: b}\n: c', /./],
+	['too many aliases', bomb, /alias/],
+	['too deep nesting', `triggers: ${'['.repeat(30_000)}`, /./],
+	['too much', `#${' '.repeat(64 * 1024)}`, /larger than 65536 bytes/],
+	['triggers: a list', 'triggers: [http]', /triggers is an array, expected a mapping/],
+	['triggers: nothing', 'triggers:', /triggers is null/],
+	['environment: a list', 'environment: [a]', /environment is an array/],
+	['environment: a bad name', 'environment: {"1A": b}', /the name "1A"/],
+	['environment: an empty name', 'environment: {"": b}', /the name ""/],
+	['environment: a name with =', 'environment: {"A=B": b}', /the name "A=B"/],
+	['environment: NUL', 'environment: {A: "b\\0c"}', /environment\.A holds a NUL/],
+	['environment: nothing', 'environment: {A: }', /environment\.A is null/],
+	['environment: a list as value', 'environment: {A: [b]}', /environment\.A is an array/],
+	['environment: a mapping as value', 'environment: {A: {b: c}}', /environment\.A is of type object/],
+	['reuse-sandbox: a word', 'reuse-sandbox: yes', /reuse-sandbox is "yes", expected true or false/],
+	['zygote: a number', 'zygote: 1', /zygote is 1, expected true or false/],
+	['concurrency: zero', 'concurrency: 0', /concurrency is 0, expected a positive integer/],
+	['concurrency: a fraction', 'concurrency: 1.5', /concurrency is 1\.5/],
+	['concurrency: infinite', 'concurrency: .inf', /concurrency is Infinity/],
+	['concurrency: text', 'concurrency: "4"', /concurrency is "4"/],
+	['limits: unknown', 'limits: {memory: 5}', /unknown key "limits\.memory", expected one of memoryMb/],
+	['limits: text', 'limits: {memoryMb: "5"}', /limits\.memoryMb is "5"/],
+	['limits: zero', 'limits: {memoryMb: 0}', /limits\.memoryMb is 0/],
+	['limits: negative', 'limits: {cpuPercent: -1}', /limits\.cpuPercent is -1/],
+	['limits: no number', 'limits: {cpuPercent: .nan}', /limits\.cpuPercent is NaN/],
+	['limits: infinite', 'limits: {memoryMb: .inf}', /limits\.memoryMb is Infinity/],
+	['limits: half a process', 'limits: {processes: 1.5}', /limits\.processes is 1\.5/],
+	['limits: beyond timers', 'limits: {timeoutMs: 2147483648}', /limits\.timeoutMs is 2147483648/],
+	['entry file: outside', 'environment: {OL_ENTRY_FILE: ../f.py}', /"\.\.\/f\.py".*expected the path of a \.py/],
+	['entry file: absolute', 'environment: {OL_ENTRY_FILE: /f.py}', /is absolute/],
+	['entry file: no Python', 'environment: {OL_ENTRY_FILE: f.txt}', /does not end in \.py/],
+	['entry file: no name', 'environment: {OL_ENTRY_FILE: a/.py}', /does not end in \.py/],
+];
+for (const [label, text, message] of bad) {
+	test(`${label} is refused`, (t) => {
+		const error = t.throws(() => parseConfig(text), {instanceOf: ForktreeError});
+		t.is(error?.code, 'InvalidConfig');
+		t.regex(error?.message ?? '', /^ol\.yaml: /);
+		t.regex(error?.message ?? '', message);
+	});
+}
+
+test('a few aliases are fine', (t) => {
+	t.deepEqual(parseConfig('environment: {A: &a b, C: *a}').environment, {A: 'b', C: 'b'});
+});
+
+test('options given in code fail with TypeError or RangeError', (t) => {
+	const type = {instanceOf: TypeError};
+	const range = {instanceOf: RangeError};
+	t.throws(() => checkEnvironment([], 'environment', optionError), type);
+	t.throws(() => checkEnvironment({A: undefined}, 'environment', optionError), type);
+	t.throws(() => checkEnvironment({A: Number.NaN}, 'environment', optionError), range);
+	t.throws(() => checkEnvironment({'a-b': ''}, 'environment', optionError), range);
+	t.throws(() => checkEnvironment({A: '\0'}, 'environment', optionError), range);
+	t.throws(() => checkLimits({memory: 1}, 'limits', optionError), type);
+	t.throws(() => checkLimits({memoryMb: '1'}, 'limits', optionError), type);
+	t.throws(() => checkLimits({memoryMb: -1}, 'limits', optionError), range);
+	t.throws(() => checkConcurrency('1', 'concurrency', optionError), type);
+	t.throws(() => checkConcurrency(0, 'concurrency', optionError), range);
+	t.throws(() => checkBoolean('true', 'zygote', optionError), type);
+	t.throws(() => checkEntryFile(1, 'entryFile', optionError), type);
+	t.throws(() => checkEntryFile('/f.py', 'entryFile', optionError), range);
+	t.deepEqual(checkEnvironment({A: 1.5, B: true}, 'environment', optionError), {A: '1.5', B: 'true'});
+	t.deepEqual(checkLimits({timeoutMs: 0.5}, 'limits', optionError), {timeoutMs: 0.5});
+});
+
+test('the largest configuration is read in reasonable time', (t) => {
+	const variables = Array.from({length: 4000}, (_, index) => `  A${index}: b`).join('\n');
+	const start = performance.now();
+	t.is(Object.keys(parseConfig(`environment:\n${variables}`).environment).length, 4000);
+	t.true(performance.now() - start < 10_000);
+});
