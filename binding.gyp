@@ -10,13 +10,17 @@
 			"sources": ["native/addon/addon.cc", "native/addon/endpoint.cc", "native/addon/process.cc"],
 			"include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
 			"defines": ["NAPI_VERSION=9", "NAPI_DISABLE_CPP_EXCEPTIONS"],
-			"ldflags": ["-static-libstdc++", "-static-libgcc"]
+			# Without the unused parts of libstdc++, which would ask for a newer glibc than we do.
+			"cflags": ["-ffunction-sections"],
+			"ldflags": ["-static-libstdc++", "-static-libgcc", "-Wl,--gc-sections", "-Wl,--exclude-libs,ALL"]
 		},
 		{
 			"target_name": "keeper",
 			"type": "executable",
 			"sources": ["native/keeper/keeper.cc", "native/keeper/message.cc", "native/keeper/root.cc"],
-			"ldflags": ["-static-libstdc++", "-static-libgcc"]
+			"cflags": ["-ffunction-sections"],
+			"ldflags": ["-static-libstdc++", "-static-libgcc", "-Wl,--gc-sections"],
+			"ldflags!": ["-rdynamic"]
 		},
 		{
 			"target_name": "init",

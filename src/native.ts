@@ -1,6 +1,7 @@
 /** The only door to C++: loads the addon on first use and types what it offers. */
-import {existsSync} from 'node:fs';
+import {accessSync, chmodSync, constants, copyFileSync, existsSync, mkdtempSync, readdirSync, rmSync} from 'node:fs';
 import {createRequire} from 'node:module';
+import {tmpdir} from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import {fileURLToPath} from 'node:url';
@@ -28,6 +29,7 @@ type Addon = {
 	exitStatus(pidfd: number): number;
 	reap(pidfd: number): void;
 	lock(path: string): number;
+	readNumber(fd: number): number;
 	close(fd: number): number;
 };
 
@@ -35,6 +37,11 @@ const packageRoot = path.join(path.dirname(fileURLToPath(import.meta.url)), '..'
 
 /** The folder of the Python files that run in a sandbox. */
 export const guestDirectory = path.join(packageRoot, 'src', 'guest');
+
+/** Those files. */
+export function guestFiles(): string[] {
+	return readdirSync(guestDirectory).flatMap((name) => (name.endsWith('.py') ? [path.join(guestDirectory, name)] : []));
+}
 
 function libc(): 'glibc' | 'musl' {
 	const {header} = process.report.getReport() as {header: {glibcVersionRuntime?: string}};
@@ -105,6 +112,30 @@ export function watch(fd: number, kind: 'socket' | 'pipe' | 'pidfd', callback: E
 	return new (addon().Endpoint)(fd, kind, callback);
 }
 
+function isExecutable(file: string): boolean {
+	try {
+		accessSync(file, constants.X_OK);
+		return true;
+	} catch {
+		return false;
+	}
+}
+
+/** As {@link spawn}, one of our own programs: from a copy, where the package was unpacked without its execute bits. */
+export function spawnProgram(name: string, args: readonly string[], fds: readonly number[]): ReturnType<typeof spawn> {
+	const file = path.join(nativeDirectory(), name);
+	if (isExecutable(file)) return spawn(file, args, fds);
+	const directory = mkdtempSync(path.join(tmpdir(), 'forktree-'));
+	try {
+		const copy = path.join(directory, name);
+		copyFileSync(file, copy);
+		chmodSync(copy, 0o700);
+		return spawn(copy, args, fds);
+	} finally {
+		rmSync(directory, {recursive: true, force: true});
+	}
+}
+
 /** Starts a program with exactly these fds as 0, 1, 2, … and no environment. */
 export function spawn(file: string, args: readonly string[], fds: readonly number[]): {pid: number; pidfd: number} {
 	const spawned = addon().spawn(file, args, fds);
@@ -136,4 +167,10 @@ export function lockFile(file: string): number | undefined {
 	const result = addon().lock(file);
 	if (result < 0 && getSystemErrorName(result) === 'EAGAIN') return undefined;
 	return checkSyscall('lock', result, file);
+}
+
+/** The number in an open control file, read anew; undefined when it can't be read. */
+export function readNumber(fd: number): number | undefined {
+	const value = addon().readNumber(fd);
+	return value < 0 ? undefined : value;
 }

@@ -69,6 +69,10 @@ Napi::Value Lock(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), LockFile(info[0].As<Napi::String>()));
 }
 
+Napi::Value Number(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), ReadNumber(info[0].As<Napi::Number>().Int32Value()));
+}
+
 Napi::Value CloseFd(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), close(info[0].As<Napi::Number>().Int32Value()) < 0 ? -errno : 0);
 }
@@ -82,6 +86,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("exitStatus", Napi::Function::New(env, Status));
   exports.Set("reap", Napi::Function::New(env, Reap));
   exports.Set("lock", Napi::Function::New(env, Lock));
+  exports.Set("readNumber", Napi::Function::New(env, Number));
   exports.Set("close", Napi::Function::New(env, CloseFd));
   return exports;
 }

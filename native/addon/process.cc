@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -49,7 +50,7 @@ int RunChild(void* data) {
   }
 failed:
   plan->error = errno;
-  _exit(127);
+  return 127;
 }
 
 }  // namespace
@@ -110,6 +111,14 @@ int LockFile(const std::string& path) {
   int error = errno;
   close(fd);
   return -error;
+}
+
+double ReadNumber(int fd) {
+  char text[32];
+  ssize_t size = pread(fd, text, sizeof text - 1, 0);
+  if (size <= 0) return -1;
+  text[size] = '\0';
+  return strtod(text, nullptr);
 }
 
 }  // namespace forktree

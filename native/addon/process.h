@@ -26,4 +26,7 @@ void ReapChild(int pidfd);
 // Opens (and makes) a file and takes its flock(2) without waiting. An fd, or -errno: -EWOULDBLOCK when it is taken.
 int LockFile(const std::string& path);
 
+// The number at the start of a control file that is open. -1 when it can't be read.
+double ReadNumber(int fd);
+
 }  // namespace forktree

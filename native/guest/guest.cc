@@ -357,6 +357,7 @@ Failure SetUpLeaf(Request* request, Born* born) {
   STEP(kAttachMounts, Attach(mounts[0], "/handler"));
   if (mount_count == 2) STEP(kAttachMounts, Attach(mounts[1], "/packages"));
   for (int i = 0; i < mount_count; i++) Syscall(__NR_close, mounts[i]);
+  STEP(kAttachMounts, Syscall(__NR_chdir, Word("/handler")));
   mark();
   STEP(kSetHostname, Syscall(__NR_sethostname, Word("sandbox"), 7));
   u64 open_files[2] = {request->open_files, request->open_files};

@@ -35,8 +35,8 @@ pid_t Clone3(unsigned long flags, int* pidfd, int exit_signal) {
   return static_cast<pid_t>(syscall(SYS_clone3, &arguments, sizeof arguments));
 }
 
-Outcome WriteFile(const std::string& path, const std::string& text, int flags) {
-  Fd file(open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | flags, 0444));
+Outcome WriteFile(const std::string& path, const std::string& text, int flags, mode_t mode = 0444) {
+  Fd file(open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | flags, mode));
   TRY("open", path, file.get());
   for (size_t written = 0; written < text.size();) {
     ssize_t size = write(file.get(), text.data() + written, text.size() - written);
@@ -46,7 +46,7 @@ Outcome WriteFile(const std::string& path, const std::string& text, int flags) {
   return Outcome::Ok();
 }
 
-Outcome CopyFile(const std::string& source, const std::string& target) {
+Outcome CopyFile(const std::string& source, const std::string& target, mode_t mode) {
   Fd file(open(source.c_str(), O_RDONLY | O_CLOEXEC));
   TRY("open", source, file.get());
   std::string text;
@@ -57,7 +57,7 @@ Outcome CopyFile(const std::string& source, const std::string& target) {
     if (size == 0) break;
     text.append(bytes, static_cast<size_t>(size));
   }
-  return WriteFile(target, text, O_CREAT | O_EXCL);
+  return WriteFile(target, text, O_CREAT | O_EXCL, mode);
 }
 
 Outcome MakeParents(const std::string& root, const std::string& path) {
@@ -132,7 +132,9 @@ Outcome Assemble(const Words& words, size_t at, const std::string& root, size_t*
     if (op == "bind") {
       done = BindReadOnly(first, target);
     } else if (op == "copy") {
-      done = CopyFile(first, target);
+      done = CopyFile(first, target, 0444);
+    } else if (op == "program") {
+      done = CopyFile(first, target, 0555);
     } else if (op == "file") {
       done = WriteFile(target, first, O_CREAT | O_EXCL);
     } else if (op == "link") {

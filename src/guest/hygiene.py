@@ -49,10 +49,11 @@ def draw_fresh_randomness() -> None:
         ssl.RAND_bytes(1)
     random = modules.get('random')
     if random is not None:
-        random.seed()
+        random.seed(int.from_bytes(os.urandom(32), 'little'))
     numpy_random = modules.get('numpy.random')
     if numpy_random is not None:
-        numpy_random.seed()
+        # One word: an array of them, or none, runs through five times as much code, all of it page faults after a fork.
+        numpy_random.seed(int.from_bytes(os.urandom(4), 'little'))
 
 
 def thread_count() -> int:

@@ -10,16 +10,17 @@ import marshal
 import os
 import sys
 import traceback
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
 from typing import Any, Callable, NoReturn, Optional
 
 from . import hygiene
 
 CHANNEL = 3
-CHUNK = 1 << 18
+CHUNK = 1 << 16  # below malloc's threshold for mapping memory anew at each read
 HANDLER = '/handler'
 LOAD, EVENT_JSON, EVENT_BYTES, COMPILE = 16, 17, 18, 19
-LOADED, FAILED, RESULT_JSON, RESULT_BYTES, ERROR, CHUNK_JSON, CHUNK_BYTES, COMPILED = 2, 3, 4, 5, 6, 7, 8, 10
+LOADED, FAILED, RESULT_JSON, RESULT_BYTES, ERROR, CHUNK_JSON, CHUNK_BYTES, CHUNKS_END, COMPILED = 2, 3, 4, 5, 6, 7, 8, 9, 10
 MAX_TEXT = 64 * 1024
 FORKTREE = os.path.dirname(__file__)
 
@@ -36,7 +37,7 @@ def serve() -> NoReturn:
         if kind == COMPILE:
             compile_files(json.loads(body))
             os._exit(0)
-        answer_events(load(json.loads(body)))
+        answer_events(load(*body.decode().split('\0')))
     except BaseException as error:  # a defect of ours, or the handler broke the interpreter
         fail('ProtocolError', error)
     os._exit(1)
@@ -69,13 +70,13 @@ def send(kind: int, body: bytes = b'') -> None:
         written = os.write(CHANNEL, data)
 
 
-def load(settings: dict) -> Callable[[Any], Any]:
-    """Imports the entry module and answers its handler."""
+def load(entry: str, *variables: str) -> Callable[[Any], Any]:
+    """Imports the entry module and answers its handler. Whatever is not done here is not paid for by each start."""
     gc.enable()
     sys.path.insert(0, HANDLER)
-    os.environ.update(settings['environment'])
-    os.chdir(HANDLER)
-    entry = settings['entry']
+    for variable in variables:
+        name, _, value = variable.partition('=')
+        os.environ[name] = value
     try:
         module = import_entry(entry)
         handler = getattr(module, 'f', None)
@@ -85,15 +86,12 @@ def load(settings: dict) -> Callable[[Any], Any]:
         flush()
         fail('Exited' if isinstance(error, SystemExit) else 'ImportFailed', error, FAILED)
         os._exit(1)
-    flush()
     send(LOADED)
     return handler
 
 
 def import_entry(entry: str) -> ModuleType:
     """Runs the entry file's byte code, made at deploy, without the import system's search: fewer pages are touched."""
-    from importlib.machinery import ModuleSpec, SourceFileLoader
-
     folder, _, file = entry.rpartition('/')
     name = file[: -len('.py')]
     path = f'{HANDLER}/{entry}'
@@ -115,8 +113,7 @@ def answer_events(handler: Callable[[Any], Any]) -> NoReturn:
     while True:
         kind, body = receive()
         if body[:1] == b'L':  # somebody reads along
-            for stream in (sys.stdout, sys.stderr):
-                stream.reconfigure(line_buffering=True)
+            on_streams(lambda stream: stream.reconfigure(line_buffering=True))
         try:
             event = json.loads(body[1:]) if kind == EVENT_JSON else body[1:]
             answer(handler(event), own_pid)
@@ -139,17 +136,20 @@ def leave_if_forked(own_pid: int) -> None:
 
 
 def answer(value: Any, own_pid: int) -> None:
+    is_generator = isinstance(value, (GeneratorType, AsyncGeneratorType))
     if isinstance(value, GeneratorType):
         for chunk in value:
             send_value(chunk, CHUNK_JSON, CHUNK_BYTES)
-        value = None
     elif isinstance(value, (CoroutineType, AsyncGeneratorType)) or hasattr(value, '__await__'):
         import asyncio
 
         value = asyncio.run(complete(value))
     leave_if_forked(own_pid)
     flush()
-    send_value(value, RESULT_JSON, RESULT_BYTES)
+    if is_generator:
+        send(CHUNKS_END)
+    else:
+        send_value(value, RESULT_JSON, RESULT_BYTES)
 
 
 async def complete(value: Any) -> Any:
@@ -221,10 +221,15 @@ def remedy(value: Any) -> str:
 
 
 def flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
+    on_streams(lambda stream: stream.flush())
+
+
+def on_streams(action: Callable[[Any], Any]) -> None:
+    """A handler may have closed, replaced or deleted them: then they are left alone."""
+    for name in ('stdout', 'stderr'):
         try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
+            action(getattr(sys, name))
+        except Exception:
             pass
 
 

@@ -84,21 +84,13 @@ def become(spec: dict) -> None:
     check(native.forktree_become_zygote(), 'become zygote')
     hygiene.draw_fresh_randomness()  # same pid as the parent zygote had, in its namespace
     report = import_modules(spec['modules'])
-    flush_output()
+    leaf.flush()  # else what an import printed would be printed again by every child
     if not report['failed'] and not report['threaded']:
+        hygiene.draw_fresh_randomness()  # what was imported now sets itself up here, not in each leaf
         hygiene.settle(collapse, getattr(libc, 'malloc_trim', lambda pad: 0))
         check(native.forktree_refill(), 'make network namespace')
     report['importMs'] = (time.monotonic() - started) * 1000
     os.write(CONTROL, b'R' + json.dumps(report).encode())
-
-
-def flush_output() -> None:
-    """Else what an import printed would be printed again by every child."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass
 
 
 def fork_leaf() -> bool:

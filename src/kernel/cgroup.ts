@@ -3,10 +3,11 @@
  * Each controller is looked for once. On v1 and hybrid hosts the v2 tree is not used: moving a process there waits for
  * an RCU grace period, while a v1 `tasks` file that the process itself writes to does not.
  */
-import {closeSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, rmdirSync, writeFileSync} from 'node:fs';
+import {closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, writeFileSync} from 'node:fs';
 import {rmdir} from 'node:fs/promises';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
+import {readNumber} from '../native.ts';
 import {parseMountinfo} from './mountinfo.ts';
 
 const controllers = ['memory', 'pids', 'cpu'] as const;
@@ -167,8 +168,7 @@ export class Cgroup {
 				fd = openSync(path.join(this.#memory.directory, file), 'r');
 				this.#numbers.set(file, fd);
 			}
-			const buffer = Buffer.allocUnsafe(32);
-			return Number(buffer.toString('latin1', 0, readSync(fd, buffer, 0, buffer.length, 0)));
+			return readNumber(fd);
 		} catch {
 			return undefined;
 		}

@@ -3,7 +3,15 @@
 const headerSize = 5;
 
 /** Thrown by {@link FrameDecoder} when the other side breaks the format; nothing after it can be trusted. */
-export class FrameError extends Error {}
+export class FrameError extends Error {
+	/** The type that the frame announced. */
+	readonly type: number;
+
+	constructor(message: string, type: number) {
+		super(message);
+		this.type = type;
+	}
+}
 
 /** One frame as bytes. The payload may be given in parts. */
 export function encodeFrame(type: number, ...parts: readonly Uint8Array[]): Buffer {
@@ -43,7 +51,7 @@ export class FrameDecoder {
 			this.#chunks = [joined];
 			const size = joined.readUInt32LE(0);
 			if (size > this.#maxSize) {
-				throw new FrameError(`expected a frame of at most ${this.#maxSize} bytes, got one of ${size}`);
+				throw new FrameError(`expected a frame of at most ${this.#maxSize} bytes, got one of ${size}`, joined[4] as number);
 			}
 			this.#wanted = headerSize + size;
 			if (joined.length < this.#wanted) return;

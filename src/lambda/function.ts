@@ -7,7 +7,7 @@ import type {Limits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import type {ImportCache} from '../zygote/import-cache.ts';
-import {frameType, type LoadSettings} from '../zygote/protocol.ts';
+import {encodeLoad, frameType} from '../zygote/protocol.ts';
 import type {ForkTimings, Zygote} from '../zygote/zygote.ts';
 import {Call, type CallListener, type CallResult, type EncodedEvent, Instance} from './instance.ts';
 import type {JsonValue, Outcome, OutcomeError, StartKind, Timings} from './outcome.ts';
@@ -274,7 +274,7 @@ export class LambdaFunction {
 		release: () => void,
 	): Promise<Started> {
 		const {name, limits, entryFile, environment} = this.settings;
-		const load: LoadSettings = {entry: entryFile, environment};
+		const load = encodeLoad(entryFile, environment);
 		const {sandbox, timings} = await zygote.forkLeaf({
 			code: this.#code,
 			packages,
@@ -282,7 +282,7 @@ export class LambdaFunction {
 			scratchMb: limits.scratchMb,
 			openFiles: limits.openFiles,
 			maxFrame: limits.resultMb * 1024 * 1024 + frameSlack,
-			greet: (made) => made.send(frameType.load, Buffer.from(JSON.stringify(load))),
+			greet: (made) => made.send(frameType.load, load),
 		});
 		const instance = new Instance(sandbox, limits, () => {
 			this.#instances.delete(instance);

@@ -42,6 +42,8 @@ type Waiting = {
 	readonly call: Call;
 	readonly chunks: Array<JsonValue | Uint8Array>;
 	chunkBytes: number;
+	/** Chunks that were handed over and not taken yet; while there are any, nothing more is read. */
+	untaken: number;
 	settle(result: CallResult): void;
 };
 
@@ -56,6 +58,13 @@ const guestCodes: ReadonlySet<string> = new Set<OutcomeCode>([
 	'ImportFailed',
 	'ResultNotSerializable',
 	'ProtocolError',
+]);
+
+const answerTypes: ReadonlySet<number> = new Set([
+	frameType.resultJson,
+	frameType.resultBytes,
+	frameType.chunkJson,
+	frameType.chunkBytes,
 ]);
 
 function decodeError(payload: Buffer): OutcomeError {
@@ -144,7 +153,7 @@ export class Instance {
 	async #wait(call: Call, begin: () => void): Promise<CallResult> {
 		if (this.#broken !== undefined) return {ok: false, error: plainError('Evicted', 'the instance had ended')};
 		const result = new Promise<CallResult>((settle) => {
-			this.#waiting = {call, chunks: [], chunkBytes: 0, settle};
+			this.#waiting = {call, chunks: [], chunkBytes: 0, untaken: 0, settle};
 		});
 		this.sandbox.stdout.direct(call.stdout);
 		this.sandbox.stderr.direct(call.stderr);
@@ -162,9 +171,11 @@ export class Instance {
 			case frameType.resultJson:
 			case frameType.resultBytes: {
 				const value = this.#decode(type === frameType.resultJson, payload);
-				if (value !== undefined) this.#settle({ok: true, value: waiting.chunks.length > 0 ? waiting.chunks : value});
+				if (value !== undefined) this.#settle({ok: true, value});
 				return;
 			}
+			case frameType.chunksEnd:
+				return this.#settle({ok: true, value: waiting.call.listener.onChunk === undefined ? waiting.chunks : null});
 			case frameType.chunkJson:
 			case frameType.chunkBytes:
 				return this.#takeChunk(waiting, type === frameType.chunkJson, payload);
@@ -188,8 +199,12 @@ export class Instance {
 		}
 		const taken = onChunk(chunk);
 		if (taken === undefined) return;
+		waiting.untaken += 1;
 		this.sandbox.pauseReading();
-		void taken.finally(() => this.sandbox.resumeReading());
+		void taken.finally(() => {
+			waiting.untaken -= 1;
+			if (waiting.untaken === 0 && this.#waiting === waiting) this.sandbox.resumeReading();
+		});
 	}
 
 	/** Undefined: the call has ended by it. */
@@ -208,8 +223,11 @@ export class Instance {
 	}
 
 	#tooLarge(): void {
-		const error = plainError('ResultTooLarge', `the answer exceeds ${this.#limits.resultMb} MiB (limits.resultMb)`);
-		void this.destroy(error);
+		void this.destroy(this.#tooLargeError());
+	}
+
+	#tooLargeError(): OutcomeError {
+		return plainError('ResultTooLarge', `the answer exceeds ${this.#limits.resultMb} MiB (limits.resultMb)`);
 	}
 
 	#breach(message: string): void {
@@ -227,6 +245,7 @@ export class Instance {
 		this.sandbox.stderr.drain();
 		const waiting = this.#waiting;
 		this.#waiting = undefined;
+		if (waiting !== undefined && waiting.untaken > 0) this.sandbox.resumeReading();
 		waiting?.settle(result);
 	}
 
@@ -239,7 +258,11 @@ export class Instance {
 		this.#gone(end);
 		const waiting = this.#waiting;
 		this.#waiting = undefined;
-		waiting?.settle({ok: false, error: error === undefined ? this.#explain(end) : plainError('ProtocolError', error.message)});
+		waiting?.settle({ok: false, error: error === undefined ? this.#explain(end) : this.#explainFrame(error)});
+	}
+
+	#explainFrame({type, message}: FrameError): OutcomeError {
+		return answerTypes.has(type) ? this.#tooLargeError() : plainError('ProtocolError', message);
 	}
 
 	#explain(end: SandboxEnd): OutcomeError {

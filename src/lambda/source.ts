@@ -475,8 +475,7 @@ class Unpacking {
 
 	async #begin(entry: ReadEntry): Promise<void> {
 		const path = entryPath(entry);
-		// The header’s own type, since an extended header can claim another one for the entry.
-		switch (entry.header.type) {
+		switch (entry.type) {
 			case 'Directory':
 				if (path !== '') await this.#tree.addFolder(path);
 				return;
@@ -507,7 +506,7 @@ function entryPath({path}: ReadEntry): string {
 		.join('/');
 }
 
-function refuseEntry({path, header: {type}, linkpath}: ReadEntry): never {
+function refuseEntry({path, type, linkpath}: ReadEntry): never {
 	const target = linkpath === undefined ? '' : ` to ${quote(linkpath)}`;
 	throw new ForktreeError(
 		'UnsafeArchive',

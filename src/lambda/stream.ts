@@ -4,12 +4,12 @@ import type {JsonValue, Outcome} from './outcome.ts';
 type Chunk = JsonValue | Uint8Array;
 type OnChunk = (chunk: Chunk) => Promise<void>;
 
-/** Chunks as they come; one at a time is held, and the handler waits meanwhile. */
+/** Chunks as they come; while any is held the handler waits. Those that arrived together are held together. */
 export class ChunkStream implements AsyncIterable<Chunk> {
 	/** What became of the call; rejects as `invoke` does. */
 	readonly outcome: Promise<Outcome>;
 	readonly #abort = new AbortController();
-	#offer: {readonly chunk: Chunk; taken(): void} | undefined;
+	readonly #offers: Array<{readonly chunk: Chunk; taken(): void}> = [];
 	#wake: (() => void) | undefined;
 	#done = false;
 
@@ -26,9 +26,8 @@ export class ChunkStream implements AsyncIterable<Chunk> {
 	async *[Symbol.asyncIterator](): AsyncGenerator<Chunk, void, void> {
 		try {
 			for (;;) {
-				const offer = this.#offer;
+				const offer = this.#offers.shift();
 				if (offer !== undefined) {
-					this.#offer = undefined;
 					yield offer.chunk;
 					offer.taken();
 				} else if (this.#done) {
@@ -46,7 +45,7 @@ export class ChunkStream implements AsyncIterable<Chunk> {
 
 	async #put(chunk: Chunk): Promise<void> {
 		await new Promise<void>((resolve) => {
-			this.#offer = {chunk, taken: resolve};
+			this.#offers.push({chunk, taken: resolve});
 			this.#wake?.();
 		});
 	}

@@ -69,9 +69,9 @@ function isPresent(name: string, entries: ReadonlySet<string>): boolean {
 }
 
 /**
- * The first field of every row of a CSV text; doubled quotes stay so, as no name of a module has any. Stops at a quote
- * that is never closed. By hand, since a regular
- * expression with alternatives overflows the engine's stack on a quoted field of megabytes.
+ * The first field of every row of a CSV text. Doubled quotes stay so, as no module's name has any. Stops at a quote that
+ * is never closed. By hand, since a regular expression with alternatives overflows the engine's stack on a quoted field
+ * of megabytes.
  */
 function* recordPaths(record: string): Generator<string> {
 	for (let at = 0; at < record.length; at = endOfRow(record, at)) {

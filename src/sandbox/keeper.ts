@@ -3,11 +3,10 @@
  * the host's. It answers one request after the other.
  */
 import {getSystemErrorName} from 'node:util';
-import path from 'node:path';
 import {ForktreeError, SyscallError} from '../errors.ts';
 import {withDeadline} from '../kernel/deadline.ts';
 import {Process} from '../kernel/process.ts';
-import {closeFd, type NativeEndpoint, nativeDirectory, socketPair, spawn, watch} from '../native.ts';
+import {closeFd, type NativeEndpoint, socketPair, spawnProgram, watch} from '../native.ts';
 import type {IdRange} from './uid-range.ts';
 
 const answerDeadlineMs = 10_000;
@@ -20,8 +19,8 @@ export type SpawnedRoot = {readonly init: Process};
 
 /** What a root zygote is made of: operations that assemble its root, and the program that runs in it. */
 export type RootPlan = {
-	/** `bind` SOURCE TARGET, `copy` SOURCE TARGET, `file` TEXT TARGET, `link` TEXT TARGET or `dir` '' TARGET. */
-	readonly operations: ReadonlyArray<readonly ['bind' | 'copy' | 'file' | 'link' | 'dir', string, string]>;
+	/** `bind`, `copy` or `program` (an executable copy) SOURCE TARGET, `file` or `link` TEXT TARGET, `dir` '' TARGET. */
+	readonly operations: ReadonlyArray<readonly ['bind' | 'copy' | 'program' | 'file' | 'link' | 'dir', string, string]>;
 	readonly argv: readonly string[];
 	readonly environment: Readonly<Record<string, string>>;
 };
@@ -40,8 +39,7 @@ export class Keeper {
 	private constructor(mountPoint: string) {
 		const [ours, theirs] = socketPair(true);
 		try {
-			const program = path.join(nativeDirectory(), 'keeper');
-			const {pidfd} = spawn(program, ['forktree-keeper', mountPoint], [0, 2, 2, theirs]);
+			const {pidfd} = spawnProgram('keeper', ['forktree-keeper', mountPoint], [0, 2, 2, theirs]);
 			this.#process = new Process(pidfd);
 		} catch (error) {
 			closeFd(ours);

@@ -1,11 +1,13 @@
 /** What a sandbox prints: kept up to a limit for the call that runs, and passed on as it comes. */
+import {StringDecoder} from 'node:string_decoder';
 import {type NativeEndpoint, watch} from '../native.ts';
 
 /** Receives one stream of one call. */
 export class OutputSink {
 	readonly #limit: number;
 	readonly #onText: ((text: string) => void) | undefined;
-	readonly #decoder = new TextDecoder();
+	/** Made with the first bytes: most calls print nothing. */
+	#decoder: StringDecoder | undefined;
 	#text = '';
 	#bytes = 0;
 	/** Whether something was dropped. */
@@ -21,10 +23,11 @@ export class OutputSink {
 		if (this.cut) return;
 		const room = this.#limit - this.#bytes;
 		this.#bytes += data.length;
-		this.#add(this.#decoder.decode(data.subarray(0, room), {stream: true}));
+		this.#decoder ??= new StringDecoder();
+		this.#add(this.#decoder.write(data.subarray(0, room)));
 		if (data.length > room) {
 			this.cut = true;
-			this.#add(`${this.#decoder.decode()}\n[output cut after ${this.#limit} bytes]\n`);
+			this.#add(`${this.#decoder.end()}\n[output cut after ${this.#limit} bytes]\n`);
 		}
 	}
 

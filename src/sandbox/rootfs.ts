@@ -1,7 +1,7 @@
 /** What a sandbox sees as `/`: the host's system and interpreter folders read-only, everything else made for it. */
-import {existsSync, lstatSync, readlinkSync, realpathSync} from 'node:fs';
+import {existsSync, lstatSync, readlinkSync} from 'node:fs';
 import path from 'node:path';
-import {guestDirectory, nativeDirectory} from '../native.ts';
+import {guestFiles, nativeDirectory} from '../native.ts';
 import type {Interpreter} from './interpreter.ts';
 import type {RootPlan} from './keeper.ts';
 
@@ -60,8 +60,10 @@ export function planRoot(interpreter: Interpreter, spec: unknown, packagesDirect
 		else operations.push(['bind', folder, folder]);
 	}
 	for (const folder of interpreterFolders(interpreter)) operations.push(['bind', folder, folder]);
-	operations.push(['bind', realpathSync(nativeDirectory()), '/forktree/native']);
-	operations.push(['bind', realpathSync(guestDirectory), '/forktree/forktree_guest']);
+	// Copies: the package may be installed with modes that let only its owner read it.
+	operations.push(['program', path.join(nativeDirectory(), 'init'), '/forktree/native/init']);
+	operations.push(['copy', path.join(nativeDirectory(), 'guest.node'), '/forktree/native/guest.node']);
+	for (const file of guestFiles()) operations.push(['copy', file, `/forktree/forktree_guest/${path.basename(file)}`]);
 	if (existsSync('/etc/ld.so.cache')) operations.push(['copy', '/etc/ld.so.cache', '/etc/ld.so.cache']);
 	operations.push(['file', passwd, '/etc/passwd'], ['file', group, '/etc/group']);
 	operations.push(['file', hosts, '/etc/hosts'], ['file', nsswitch, '/etc/nsswitch.conf']);

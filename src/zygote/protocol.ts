@@ -13,6 +13,8 @@ export const frameType = {
 	error: 6,
 	chunkJson: 7,
 	chunkBytes: 8,
+	/** A generator has ended; its chunks are the answer. */
+	chunksEnd: 9,
 	compiled: 10,
 	load: 16,
 	eventJson: 17,
@@ -128,5 +130,8 @@ export function decodeZygoteMessage(data: Buffer): ZygoteMessage | undefined {
 	return op === 'E' ? {type: 'forkFailed', id, errno: value} : undefined;
 }
 
-/** What a leaf needs to load its handler. */
-export type LoadSettings = {readonly entry: string; readonly environment: Readonly<Record<string, string>>};
+/** What a leaf needs to load its handler: its entry file and variables, as NUL-separated words. */
+export function encodeLoad(entryFile: string, environment: Readonly<Record<string, string>>): Buffer {
+	const variables = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
+	return Buffer.from([entryFile, ...variables].join('\0'));
+}

@@ -87,7 +87,7 @@ const bad: ReadonlyArray<readonly [label: string, text: string, message: RegExp]
 	['a custom tag', 'environment: !!js/function {A: b}', /tag/],
 	['a binary tag', 'environment: {A: !!binary aGk=}', /tag/],
 	['a local tag', 'zygote: !ruby/object true', /tag/],
-	['a mapping as key', '? {a: b}\n: c', /./],
+	['a mapping as key', '? {a: b}\n: c', /keys must be strings/],
 	['too many aliases', bomb, /alias/],
 	['too deep nesting', `triggers: ${'['.repeat(30_000)}`, /./],
 	['too much', `#${' '.repeat(64 * 1024)}`, /larger than 65536 bytes/],

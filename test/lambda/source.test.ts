@@ -1,18 +1,6 @@
-import {execFileSync} from 'node:child_process';
+import {execFileSync, spawn} from 'node:child_process';
 import {createHash} from 'node:crypto';
-import {
-	chmod,
-	lstat,
-	mkdir,
-	mkdtemp,
-	readdir,
-	readFile,
-	realpath,
-	rename,
-	rm,
-	symlink,
-	writeFile,
-} from 'node:fs/promises';
+import {chmod, lstat, mkdir, mkdtemp, readdir, readFile, realpath, rm, symlink, writeFile} from 'node:fs/promises';
 import {createServer} from 'node:net';
 import {tmpdir} from 'node:os';
 import {dirname, join} from 'node:path';
@@ -145,6 +133,12 @@ test('the option names the entry file before ol.yaml does', async (t) => {
 	t.deepEqual(await readdir(area.parent), ['code']);
 });
 
+test('Python files are sorted whatever the order of an object', async (t) => {
+	const area = await makeArea(t);
+	const staged = await stageSource({'z.py': '', 'a/b.py': '', 'f.py': '', 'a.py': ''}, area.target);
+	t.deepEqual(staged.pythonFiles, ['a.py', 'a/b.py', 'f.py', 'z.py']);
+});
+
 test('a script becomes f.py', async (t) => {
 	const area = await makeArea(t);
 	await writeTree(area.source, {'hello.py': 'pass', 'ol.yaml': 'unknown: 1'});
@@ -228,29 +222,27 @@ test('pipes and sockets in a folder are refused', async (t) => {
 
 test('a folder that is swapped for a link meanwhile never lets outside files in', async (t) => {
 	const area = await makeArea(t);
-	const names = Array.from({length: 20}, (_, index) => `${index}.py`);
-	await writeTree(area.source, {'f.py': '', ...Object.fromEntries(names.map((name) => [`a/${name}`, 'inside']))});
-	const outside = join(area.source, '..', 'outside');
-	await writeTree(outside, Object.fromEntries(names.map((name) => [name, 'outside'])));
 	const folder = join(area.source, 'a');
-	const away = join(area.source, '..', 'away');
-	let done = false;
-	const swapping = (async () => {
-		while (!done) {
-			await rename(folder, away);
-			await symlink(outside, folder);
-			await rm(folder);
-			await rename(away, folder);
-		}
-	})();
-	for (let round = 0; round < 150; round++) {
+	const outside = join(area.source, '..', 'outside');
+	const link = join(area.source, '..', 'link');
+	await writeTree(area.source, {'f.py': '', 'a/b.py': 'inside'});
+	await writeTree(outside, {'b.py': 'outside'});
+	await symlink(outside, link);
+	// In a process of its own, so that swaps fall between any two system calls here; neither name is ever missing.
+	const program = [
+		'import ctypes, os, random, sys, time',
+		'libc = ctypes.CDLL(None)',
+		'folder, link = map(os.fsencode, sys.argv[1:])',
+		'while os.getppid() != 1 and libc.renameat2(-100, folder, -100, link, 2) == 0: time.sleep(random.random() / 2000)',
+	];
+	const swapping = spawn('python3', ['-c', program.join('\n'), folder, link], {stdio: 'ignore'});
+	t.teardown(() => swapping.kill('SIGKILL'));
+	for (let round = 0; round < 300; round++) {
 		await stageSource(area.source, area.target).catch((error: unknown) => t.true(error instanceof ForktreeError));
 		const staged = await readTree(area.parent);
 		t.false(Object.values(staged).some((text) => text.endsWith('outside')));
 		await rm(area.target, {recursive: true, force: true});
 	}
-	done = true;
-	await swapping;
 });
 
 test('a name that is not UTF-8 is refused', async (t) => {
@@ -400,6 +392,7 @@ const badArchives: ReadonlyArray<readonly [label: string, entries: readonly Entr
 	['a deep path', [F, {path: 'a', pax: {path: `${'d/'.repeat(100)}x`}}], /100 levels/],
 	['a huge claim', [F, {path: 'big', size: 513 * 1024 * 1024}], /"big" is too large/],
 	['a huge claim by pax', [F, {path: 'big', pax: {path: 'big', size: 2 ** 52}}], /"big" is too large/],
+	['half a byte', [F, {...TYPE_FILE, content: '12 size=0.5\n'}, {path: 'half'}], /"half" is too large/],
 	['a huge header', [F, {path: 'a', pax: {path: 'a', comment: 'x'.repeat(2 ** 21)}}], /ExtendedHeader/],
 ];
 for (const [label, entries, message] of badArchives) {

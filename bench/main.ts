@@ -1,0 +1,23 @@
+/** `npm run bench -- NAME [--json] [--short]`: runs one bench and prints its tables, or one JSON document. */
+import path from 'node:path';
+import process from 'node:process';
+import {fileURLToPath} from 'node:url';
+import {markTable, summaryTable} from './report.ts';
+import {benchStarts} from './starts.ts';
+
+const benches = {starts: benchStarts};
+const stateDir = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '.state', 'bench');
+
+const [name, ...flags] = process.argv.slice(2);
+const unknown = flags.filter((flag) => !['--json', '--short'].includes(flag));
+if (name === undefined || !Object.hasOwn(benches, name) || unknown.length > 0) {
+	process.stderr.write(`usage: npm run bench -- ${Object.keys(benches).join('|')} [--json] [--short]\n`);
+	process.exit(2);
+}
+const result = await benches[name as keyof typeof benches](stateDir, flags.includes('--short'));
+if (flags.includes('--json')) {
+	process.stdout.write(`${JSON.stringify(result)}\n`);
+} else {
+	const host = Object.entries(result.host).map(([key, value]) => `${key} ${value}`).join(', ');
+	process.stdout.write(`${host}\n\n${markTable(result.marks)}\n\n${summaryTable(result.samples)}\n`);
+}

@@ -1,0 +1,485 @@
+// Checks the native parts that do not need Node: processes, messages, and the keeper over its socket (as root).
+//   native_test KEEPER INIT      paths of the two programs, for the keeper's checks
+// Prints one line per check and exits with 1 if any failed.
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mount.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "../addon/process.h"
+#include "../keeper/keeper.h"
+
+extern char** environ;
+
+namespace {
+
+using keeper::Fd;
+using keeper::Outcome;
+using keeper::Words;
+
+int failed = 0;
+
+void Check(bool ok, const std::string& what, const std::string& detail = "") {
+  if (ok) {
+    printf("ok   %s\n", what.c_str());
+  } else {
+    printf("FAIL %s%s%s\n", what.c_str(), detail.empty() ? "" : ": ", detail.c_str());
+    failed++;
+  }
+}
+
+void CheckEqual(long got, long expected, const std::string& what) {
+  Check(got == expected, what, "expected " + std::to_string(expected) + ", got " + std::to_string(got));
+}
+
+std::string ReadText(const std::string& path) {
+  std::ifstream file(path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+void WriteText(const std::string& path, const std::string& text) { std::ofstream(path) << text; }
+
+std::set<int> OpenFds() {
+  std::set<int> fds;
+  DIR* folder = opendir("/proc/self/fd");
+  while (dirent* entry = readdir(folder)) {
+    if (entry->d_name[0] != '.') fds.insert(atoi(entry->d_name));
+  }
+  fds.erase(dirfd(folder));
+  closedir(folder);
+  return fds;
+}
+
+std::string InodeOf(int fd) {
+  struct stat status;
+  return fstat(fd, &status) < 0 ? "none" : std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino);
+}
+
+bool WaitForEnd(int pidfd) {
+  pollfd wait = {pidfd, POLLIN, 0};
+  return poll(&wait, 1, 10000) == 1;
+}
+
+std::string ReadAll(int fd) {
+  std::string text;
+  char bytes[4096];
+  for (ssize_t size; (size = read(fd, bytes, sizeof bytes)) > 0;) text.append(bytes, static_cast<size_t>(size));
+  return text;
+}
+
+// A folder of the test's own, removed with it.
+struct Folder {
+  std::string path;
+  Folder() {
+    char name[] = "/tmp/forktree-native-XXXXXX";
+    path = mkdtemp(name);
+  }
+  ~Folder() {
+    std::string command = "rm -rf '" + path + "'";
+    if (system(command.c_str()) != 0) perror("rm");
+  }
+};
+
+// What the test program does when it is started by itself: says what it was given.
+int Probe() {
+  std::set<int> fds = OpenFds();
+  std::string status = ReadText("/proc/self/status");
+  auto field = [&](const std::string& name) {
+    size_t at = status.find(name + ":\t");
+    return at == std::string::npos ? "?" : status.substr(at + name.size() + 2, 16);
+  };
+  for (int fd : fds) printf("fd %d %s\n", fd, InodeOf(fd).c_str());
+  int variables = 0;
+  while (environ[variables] != nullptr) variables++;
+  printf("variables %d\nblocked %s\nignored %s\n", variables, field("SigBlk").c_str(), field("SigIgn").c_str());
+  return 0;
+}
+
+void CheckSpawn() {
+  std::set<int> before = OpenFds();
+  {
+    int pair[2];
+    if (pipe2(pair, O_CLOEXEC) < 0) return Check(false, "spawn: pipe");
+    Fd output(pair[0]), input(pair[1]);
+    Fd null(open("/dev/null", O_RDWR | O_CLOEXEC)), zero(open("/dev/zero", O_RDWR | O_CLOEXEC));
+    // In an order that differs from their numbers, one twice, one left out.
+    std::vector<int> fds = {zero.get(), input.get(), 2, input.get(), null.get()};
+    std::string expected;
+    for (size_t i = 0; i < fds.size(); i++) expected += "fd " + std::to_string(i) + " " + InodeOf(fds[i]) + "\n";
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &blocked, nullptr);
+    signal(SIGPIPE, SIG_IGN);
+    forktree::Spawned spawned = {};
+    CheckEqual(forktree::Spawn("/proc/self/exe", {"native_test", "--probe"}, fds, &spawned), 0, "spawn: starts a program");
+    sigset_t now;
+    sigprocmask(SIG_UNBLOCK, &blocked, &now);
+    signal(SIGPIPE, SIG_DFL);
+    Check(sigismember(&now, SIGUSR1) == 1 && sigismember(&now, SIGUSR2) == 0, "spawn: our signal mask is as before");
+    input.Close();
+    std::string said = ReadAll(output.get());
+    Check(said.rfind(expected, 0) == 0 && said.find("fd 5") == std::string::npos, "spawn: exactly the given fds", said);
+    Check(said.find("variables 0\n") != std::string::npos, "spawn: no environment");
+    Check(said.find("blocked 0000000000000000\nignored 0000000000000000\n") != std::string::npos, "spawn: no signal blocked or ignored");
+    Check(WaitForEnd(spawned.pidfd), "spawn: its pidfd tells of the end");
+    forktree::ReapChild(spawned.pidfd);
+    CheckEqual(waitpid(-1, nullptr, WNOHANG), -1, "reap: no child is left");
+    close(spawned.pidfd);
+  }
+  forktree::Spawned none = {-1, -1};
+  CheckEqual(forktree::Spawn("/nonexistent/program", {"x"}, {0, 1, 2}, &none), -ENOENT, "spawn: a missing program");
+  CheckEqual(forktree::Spawn("/dev/null", {"x"}, {0, 1, 2}, &none), -EACCES, "spawn: not a program");
+  CheckEqual(forktree::Spawn("/bin/true", {"true"}, {0, 1, 499}, &none), -EBADF, "spawn: an fd that is not open");
+  CheckEqual(none.pidfd, -1, "spawn: a failure hands out nothing");
+  CheckEqual(waitpid(-1, nullptr, WNOHANG), -1, "spawn: a failure leaves no child");
+  Check(OpenFds() == before, "spawn: no fd is left");
+}
+
+void CheckEnds() {
+  forktree::Spawned spawned = {};
+  if (forktree::Spawn("/bin/sleep", {"sleep", "60"}, {0, 1, 2}, &spawned) < 0) return Check(false, "end: start sleep");
+  CheckEqual(forktree::SignalProcess(spawned.pidfd, 0), 0, "signal: a live process");
+  CheckEqual(forktree::SignalProcess(spawned.pidfd, 999), -EINVAL, "signal: no such signal");
+  CheckEqual(forktree::ExitStatus(spawned.pidfd), forktree::kStatusUnknown, "exit status: unknown while it runs");
+  forktree::ReapChild(spawned.pidfd);
+  CheckEqual(forktree::SignalProcess(spawned.pidfd, SIGKILL), 0, "reap: leaves a running child alone");
+  Check(WaitForEnd(spawned.pidfd), "signal: SIGKILL ends it");
+  forktree::ReapChild(spawned.pidfd);
+  CheckEqual(forktree::SignalProcess(spawned.pidfd, 0), -ESRCH, "signal: an ended process");
+  int killed = forktree::ExitStatus(spawned.pidfd);
+  Check(killed == SIGKILL || killed == forktree::kStatusUnknown, "exit status: killed", std::to_string(killed));
+  close(spawned.pidfd);
+  if (forktree::Spawn("/bin/sh", {"sh", "-c", "exit 7"}, {0, 1, 2}, &spawned) < 0) return Check(false, "end: start sh");
+  Check(WaitForEnd(spawned.pidfd), "exit: ends");
+  forktree::ReapChild(spawned.pidfd);
+  int exited = forktree::ExitStatus(spawned.pidfd);
+  Check(exited == 7 << 8 || exited == forktree::kStatusUnknown, "exit status: exited", std::to_string(exited));
+  close(spawned.pidfd);
+  CheckEqual(forktree::ExitStatus(0), forktree::kStatusUnknown, "exit status: of something that is no process");
+  CheckEqual(forktree::SignalProcess(-1, 0), -EBADF, "signal: of something that is no process");
+}
+
+void CheckLocks() {
+  Folder folder;
+  std::string file = folder.path + "/lock";
+  int first = forktree::LockFile(file);
+  Check(first >= 0, "lock: free");
+  Check((fcntl(first, F_GETFD) & FD_CLOEXEC) != 0, "lock: not inherited by programs");
+  CheckEqual(forktree::LockFile(file), -EWOULDBLOCK, "lock: taken");
+  close(first);
+  int second = forktree::LockFile(file);
+  Check(second >= 0, "lock: free again");
+  close(second);
+  CheckEqual(forktree::LockFile(folder.path + "/none/lock"), -ENOENT, "lock: no such folder");
+  if (symlink(file.c_str(), (folder.path + "/link").c_str()) < 0) perror("symlink");
+  CheckEqual(forktree::LockFile(folder.path + "/link"), -ELOOP, "lock: a link is not followed");
+}
+
+Words SplitText(const std::string& text) { return keeper::Split(text.data(), text.size()); }
+
+void CheckMessages() {
+  using namespace std::string_literals;
+  Check(SplitText("").empty(), "split: nothing");
+  Check(SplitText("one\0two\0"s) == Words({"one", "two"}), "split: two words");
+  Check(SplitText("\0\0x\0"s) == Words({"", "", "x"}), "split: empty words");
+  Check(SplitText("one\0tw"s) == Words({"one", "tw"}), "split: no NUL at the end");
+
+  std::set<int> before = OpenFds();
+  {
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) return Check(false, "message: socketpair");
+    Fd ours(pair[0]), theirs(pair[1]);
+    Fd null(open("/dev/null", O_RDWR | O_CLOEXEC));
+    std::string inode = InodeOf(null.get());
+    keeper::Send(theirs.get(), Outcome::Ok({"a", "", "c"}, std::move(null)));
+    Outcome ok = keeper::Receive(ours.get());
+    Check(ok.ok && ok.words == Words({"a", "", "c"}), "message: words arrive");
+    Check(InodeOf(ok.fd.get()) == inode, "message: an fd arrives");
+    Check((fcntl(ok.fd.get(), F_GETFD) & FD_CLOEXEC) != 0, "message: a received fd is not inherited by programs");
+    keeper::Send(theirs.get(), Outcome::Failed("mount", EPERM, "/x"));
+    Outcome no = keeper::Receive(ours.get());
+    Check(!no.ok && no.words == Words({"mount", "1", "/x"}) && no.fd.get() < 0, "message: a failed step arrives");
+    int both[2] = {0, 1};
+    char bytes[] = "two";
+    iovec vector = {bytes, 4};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof both)] = {};
+    msghdr message = {};
+    message.msg_iov = &vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof both);
+    memcpy(CMSG_DATA(header), both, sizeof both);
+    sendmsg(theirs.get(), &message, 0);
+    std::vector<Fd> fds;
+    char received[16];
+    CheckEqual(keeper::ReceiveBytes(ours.get(), received, sizeof received, &fds), 4, "message: its size");
+    CheckEqual(static_cast<long>(fds.size()), 2, "message: two fds arrive");
+    theirs.Close();
+    Outcome end = keeper::Receive(ours.get());
+    Check(!end.ok && end.words == Words({"answer", std::to_string(EPIPE), ""}), "message: an end of file is a failure");
+    Fd pipe_end(dup(ours.get()));
+    keeper::Send(pipe_end.get(), Outcome::Ok());  // nobody is there: no signal, no crash
+    Check(true, "message: sending to nobody is harmless");
+    Fd moved = std::move(pipe_end);
+    moved = std::move(ours);
+    Check(fcntl(moved.get(), F_GETFD) >= 0, "fd: moves keep it open");
+  }
+  Check(OpenFds() == before, "message: no fd is left");
+}
+
+// The keeper as the host sees it.
+class Client {
+ public:
+  Client(const std::string& program, const std::string& mount_point) {
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) return;
+    socket_ = Fd(pair[0]);
+    Fd theirs(pair[1]);
+    forktree::Spawned spawned = {};
+    if (forktree::Spawn(program, {"forktree-keeper", mount_point}, {0, 1, 2, theirs.get()}, &spawned) < 0) return;
+    process_ = Fd(spawned.pidfd);
+  }
+  Outcome Answer() { return keeper::Receive(socket_.get()); }
+  Outcome Ask(const Words& words, const std::vector<int>& fds = {}) {
+    std::string text;
+    for (const std::string& word : words) text.append(word).push_back('\0');
+    iovec vector = {text.data(), text.size()};
+    alignas(cmsghdr) char control[CMSG_SPACE(8 * sizeof(int))] = {};
+    msghdr message = {};
+    message.msg_iov = &vector;
+    message.msg_iovlen = 1;
+    if (!fds.empty()) {
+      message.msg_control = control;
+      message.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
+      cmsghdr* header = CMSG_FIRSTHDR(&message);
+      header->cmsg_level = SOL_SOCKET;
+      header->cmsg_type = SCM_RIGHTS;
+      header->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
+      memcpy(CMSG_DATA(header), fds.data(), fds.size() * sizeof(int));
+    }
+    sendmsg(socket_.get(), &message, MSG_NOSIGNAL);
+    return Answer();
+  }
+  bool End() {
+    socket_.Close();
+    bool ended = WaitForEnd(process_.get());
+    forktree::ReapChild(process_.get());
+    return ended;
+  }
+
+ private:
+  Fd socket_, process_;
+};
+
+std::string Describe(const Outcome& outcome) {
+  std::string text = outcome.ok ? "ok" : "no";
+  for (const std::string& word : outcome.words) text += " " + word;
+  return text;
+}
+
+// Runs steps in a child with a mount namespace of its own, also a user namespace if asked; 0 when all went as expected.
+template <typename Steps>
+int InNamespace(bool user, Steps steps) {
+  fflush(stdout);
+  pid_t child = fork();
+  if (child == 0) {
+    if (unshare(CLONE_NEWNS | (user ? CLONE_NEWUSER : 0)) < 0) _exit(100);
+    if (user) {
+      WriteText("/proc/self/setgroups", "deny");
+      WriteText("/proc/self/uid_map", "0 0 1");
+      WriteText("/proc/self/gid_map", "0 0 1");
+    }
+    if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) _exit(101);
+    _exit(steps());
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 200;
+}
+
+int Clear(const std::string& path, unsigned long long flag) {
+  mount_attr attributes = {};
+  attributes.attr_clr = flag;
+  return syscall(SYS_mount_setattr, AT_FDCWD, path.c_str(), 0, &attributes, sizeof attributes) < 0 ? errno : 0;
+}
+
+// Numbers say which step went otherwise.
+int TryToWrite(int tree, const std::string& target) {
+  if (keeper::MoveMount(tree, target.c_str()) < 0) return 1;
+  if (ReadText(target + "/file") != "text") return 2;
+  if (open((target + "/file").c_str(), O_WRONLY) >= 0 || errno != EROFS) return 3;
+  if (open((target + "/new").c_str(), O_WRONLY | O_CREAT, 0600) >= 0 || errno != EROFS) return 4;
+  if (mount(nullptr, target.c_str(), nullptr, MS_REMOUNT | MS_BIND, nullptr) == 0 || errno != EPERM) return 5;
+  for (unsigned long long flag : {MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV}) {
+    if (Clear(target, flag) != EPERM) return 6;
+  }
+  if (open((target + "/file").c_str(), O_WRONLY) >= 0) return 7;
+  return 0;
+}
+
+// The same without the lock, to show that the checks above can fail.
+int WriteToOwnMount(const std::string& source) {
+  if (mount(source.c_str(), source.c_str(), nullptr, MS_BIND, nullptr) < 0) return 1;
+  if (mount(nullptr, source.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) < 0) return 2;
+  if (Clear(source, MOUNT_ATTR_RDONLY) != 0) return 3;
+  return open((source + "/file").c_str(), O_WRONLY) >= 0 ? 0 : 4;
+}
+
+void CheckLockedFolders(Client& client, const std::string& home) {
+  std::string source = home + "/source", target = home + "/target";
+  mkdir(source.c_str(), 0755);
+  mkdir(target.c_str(), 0755);
+  WriteText(source + "/file", "text");
+  Outcome locked = client.Ask({"lock", "id", source});
+  Check(locked.ok, "keeper: locks a folder", Describe(locked));
+  Outcome first = client.Ask({"clone", "id"}), second = client.Ask({"clone", "id"});
+  Check(first.ok && first.fd.get() >= 0 && second.ok, "keeper: clones it", Describe(first));
+  CheckEqual(InNamespace(false, [&] { return TryToWrite(first.fd.get(), target); }), 0, "keeper: a clone stays read-only for root");
+  CheckEqual(InNamespace(true, [&] { return TryToWrite(second.fd.get(), target); }), 0,
+             "keeper: a clone stays read-only in a user namespace");
+  CheckEqual(InNamespace(true, [&] { return WriteToOwnMount(source); }), 0, "keeper: without the lock it would not");
+  WriteText(source + "/file", "text");
+  Check(!client.Ask({"lock", "id", source}).ok, "keeper: an id is used once");
+  Outcome third = client.Ask({"clone", "id"});
+  Check(client.Ask({"unlock", "id"}).ok && client.Ask({"unlock", "id"}).ok, "keeper: unlocks, also twice");
+  CheckEqual(InNamespace(true, [&] { return TryToWrite(third.fd.get(), target); }), 0, "keeper: clones outlive the lock");
+  Outcome gone = client.Ask({"clone", "id"});
+  Check(!gone.ok && gone.words.size() == 3 && gone.words[1] == std::to_string(ENOENT), "keeper: no clone without a lock", Describe(gone));
+  Outcome missing = client.Ask({"lock", "other", home + "/missing"});
+  Check(!missing.ok && missing.words == Words({"bind", std::to_string(ENOENT), home + "/missing"}), "keeper: a missing folder",
+        Describe(missing));
+}
+
+void CheckRequests(Client& client) {
+  Outcome unknown = client.Ask({"dance"});
+  Check(!unknown.ok && unknown.words == Words({"understand request", std::to_string(EINVAL), "dance"}), "keeper: an unknown request");
+  Check(!client.Ask({"lock", "id"}).ok, "keeper: a lock without a folder");
+  Check(!client.Ask({"spawn", "0", "1", "exec", "1"}).ok, "keeper: a root without fds");
+  int pair[2];
+  if (pipe2(pair, O_CLOEXEC | O_NONBLOCK) < 0) return Check(false, "keeper: pipe");
+  Fd output(pair[0]), input(pair[1]);
+  Outcome joined = client.Ask({"join"}, {input.get()});
+  input.Close();
+  Check(joined.ok && ReadAll(output.get()) == "0", "keeper: joins by writing 0 to the given files");
+}
+
+// A plan that makes a root with the system's folders and the init, and runs a shell in it.
+Words ShellPlan(const std::string& init, const std::string& script) {
+  Words words = {"spawn", "1879048192", "1000", "bind", "/usr", "/usr"};
+  for (const char* name : {"/bin", "/lib", "/lib64"}) {
+    char link[64] = {};
+    if (readlink(name, link, sizeof link - 1) > 0) words.insert(words.end(), {"link", link, name});
+    else if (access(name, F_OK) == 0) words.insert(words.end(), {"bind", name, name});
+  }
+  words.insert(words.end(), {"program", init, "/forktree/native/init", "file", "text", "/etc/made", "dir", "", "/tmp", "dir", "", "/proc"});
+  words.insert(words.end(), {"exec", "3", "/bin/sh", "-c", script, "PATH=/usr/bin:/bin", "NAME=value"});
+  return words;
+}
+
+void CheckRoots(Client& client, const std::string& init) {
+  const std::string script =
+      "{ id -u; echo $$; cat /etc/made; echo; echo $NAME; ls /root /home /etc/shadow 2>/dev/null; "
+      "touch /x 2>/dev/null && echo writable; touch /usr/x 2>/dev/null && echo writable; touch /dev/x 2>/dev/null && echo writable; "
+      "mount -o remount,bind,rw /usr 2>/dev/null && echo cleared; mount -o remount,bind,rw / 2>/dev/null && echo cleared; "
+      "umount /usr 2>/dev/null && echo uncovered; umount /dev 2>/dev/null && echo uncovered; cat /proc/1/comm; "
+      "umount /proc; ls /proc | grep -c '^[0-9]'; test -c /dev/null && : >/dev/null && echo device; } >&2; exec sleep 60";
+  int control[2], liveness[2], errors[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0 || pipe2(liveness, O_CLOEXEC) < 0 || pipe2(errors, O_CLOEXEC) < 0) {
+    return Check(false, "root: sockets");
+  }
+  Fd ours(control[0]), theirs(control[1]), read_end(liveness[0]), write_end(liveness[1]), output(errors[0]), input(errors[1]);
+  Outcome spawned = client.Ask(ShellPlan(init, script), {theirs.get(), read_end.get(), input.get()});
+  Check(spawned.ok && spawned.fd.get() >= 0, "root: is made", Describe(spawned));
+  if (!spawned.ok) return;
+  input.Close();
+  theirs.Close();
+  // Everything below the init has ended when the pipe has: the sleep holds it until then.
+  std::string said;
+  char bytes[4096];
+  while (said.find("device\n") == std::string::npos) {
+    pollfd wait = {output.get(), POLLIN, 0};
+    ssize_t size = poll(&wait, 1, 10000) == 1 ? read(output.get(), bytes, sizeof bytes) : 0;
+    if (size <= 0) break;
+    said.append(bytes, static_cast<size_t>(size));
+  }
+  Check(said == "0\n2\ntext\nvalue\ninit\n0\ndevice\n", "root: sees itself as root, pid 2, in a read-only root of its own", said);
+  CheckEqual(forktree::SignalProcess(spawned.fd.get(), 0), 0, "root: its init runs");
+  write_end.Close();
+  Check(WaitForEnd(spawned.fd.get()), "root: its init ends with the host's pipe");
+  Check(ReadAll(output.get()).empty(), "root: and everything below it");
+  Outcome missing = client.Ask(ShellPlan(init + ".missing", script), {ours.get(), read_end.get(), output.get()});
+  Check(!missing.ok && missing.words == Words({"open", std::to_string(ENOENT), init + ".missing"}), "root: a plan that fails", Describe(missing));
+}
+
+void CheckKeeper(const std::string& program, const std::string& init) {
+  std::string mounts = ReadText("/proc/self/mountinfo");
+  std::set<int> before = OpenFds();
+  {
+    Folder folder;
+    std::string mount_point = folder.path + "/mnt";
+    mkdir(mount_point.c_str(), 0700);
+    Client client(program, mount_point);
+    Outcome started = client.Answer();
+    Check(started.ok, "keeper: starts", Describe(started));
+    if (!started.ok) return;
+    CheckRequests(client);
+    CheckLockedFolders(client, folder.path);
+    CheckRoots(client, init);
+    Check(ReadText("/proc/self/mountinfo") == mounts, "keeper: nothing is mounted here");
+    Check(client.End(), "keeper: ends with the host's socket");
+  }
+  Check(OpenFds() == before, "keeper: no fd is left");
+  Client misplaced(program, "/nonexistent/mnt");
+  Outcome refused = misplaced.Answer();
+  Check(!refused.ok && refused.words.size() == 3 && refused.words[0] == "mount tmpfs", "keeper: says why it can't start", Describe(refused));
+  misplaced.End();
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (count == 2 && strcmp(arguments[1], "--probe") == 0) return Probe();
+  if (count != 3) {
+    fprintf(stderr, "usage: native_test KEEPER INIT\n");
+    return 2;
+  }
+  CheckSpawn();
+  CheckEnds();
+  CheckLocks();
+  CheckMessages();
+  if (geteuid() == 0) {
+    CheckKeeper(arguments[1], arguments[2]);
+  } else if (getenv("FORKTREE_MUST_RUN") != nullptr) {
+    Check(false, "keeper: needs root");
+  } else {
+    printf("skip keeper: needs root\n");
+  }
+  printf("%s\n", failed == 0 ? "all passed" : "some failed");
+  return failed == 0 ? 0 : 1;
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds the native parts that do not need Node with sanitizers, and runs their tests; also those of the filters.
+# CXX names the compiler; by default clang++ if it is there, else g++.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cxx=${CXX:-$(command -v clang++ || command -v g++ || true)}
+if [ -z "$cxx" ]; then
+	echo 'run.sh: expected a C++ compiler; on Debian and Ubuntu: apt-get install g++' >&2
+	exit 2
+fi
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+
+warnings=(-std=c++17 -Wall -Wextra -Werror)
+sanitize=(-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all)
+
+"$cxx" "${warnings[@]}" "${sanitize[@]}" keeper/keeper.cc keeper/message.cc keeper/root.cc -o "$out/keeper" &
+keeper=$!
+"$cxx" "${warnings[@]}" "${sanitize[@]}" tests/native_test.cc addon/process.cc keeper/message.cc -o "$out/native_test" &
+native_test=$!
+"$cxx" "${warnings[@]}" -O1 filters/filters_test.cc -o "$out/filters_test" &
+filters_test=$!
+freestanding=(-O2 -ffreestanding -fno-stack-protector -fno-pie -nostdlib -static -no-pie)
+"$cxx" "${warnings[@]}" "${freestanding[@]}" guest/init.cc -o "$out/init"
+wait "$keeper"
+wait "$native_test"
+wait "$filters_test"
+
+"$out/native_test" "$out/keeper" "$out/init"
+"$out/filters_test" >"$out/filters.txt" || {
+	grep -v '^ok' "$out/filters.txt"
+	exit 1
+}
+tail -n 1 "$out/filters.txt"

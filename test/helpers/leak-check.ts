@@ -1,0 +1,91 @@
+/** Compares what this process owns on the machine before and after a test file: nothing may be left. */
+import {existsSync, readdirSync, readFileSync, readlinkSync} from 'node:fs';
+import path from 'node:path';
+import type {ExecutionContext} from 'ava';
+
+/** What a closed state folder may hold. */
+const keptInStateDir = ['functions', 'packages'];
+
+function lines(file: string): string[] {
+	return readFileSync(file, 'utf8').split('\n').filter(Boolean);
+}
+
+/** Children of every thread of ours, zombies too, with their names. */
+export function childrenOfOurs(): string[] {
+	const pids = readdirSync('/proc/self/task').flatMap((task) =>
+		readFileSync(`/proc/self/task/${task}/children`, 'utf8').split(' ').filter(Boolean),
+	);
+	return pids.map((pid) => {
+		try {
+			return `${pid} ${/\((.*)\)/s.exec(readFileSync(`/proc/${pid}/stat`, 'utf8'))?.[1]}`;
+		} catch {
+			return `${pid} (ended just now)`;
+		}
+	});
+}
+
+/** What each of our open files is. */
+function openFiles(): string[] {
+	return readdirSync('/proc/self/fd').flatMap((fd) => {
+		try {
+			return [`${fd} ${readlinkSync(`/proc/self/fd/${fd}`)}`];
+		} catch {
+			return []; // the folder that was just listed
+		}
+	});
+}
+
+function added(before: readonly string[], after: readonly string[]): string[] {
+	return after.filter((each) => !before.includes(each));
+}
+
+/** The cgroups of a live runtime, as it has noted them in its state folder. */
+export function cgroupsOf(stateDir: string): string[] {
+	return JSON.parse(readFileSync(path.join(stateDir, 'cgroups.json'), 'utf8')) as string[];
+}
+
+/** Pids of every process in these groups and those below. */
+export function processesIn(groups: readonly string[]): number[] {
+	const pids = groups.flatMap((group) => {
+		if (!existsSync(group)) return [];
+		const own = lines(path.join(group, 'cgroup.procs')).map(Number);
+		const below = readdirSync(group, {withFileTypes: true}).filter((entry) => entry.isDirectory());
+		return [...own, ...processesIn(below.map((entry) => path.join(group, entry.name)))];
+	});
+	return [...new Set(pids)];
+}
+
+/** Takes the state of things when it is made; {@link verify} compares. Looks only at what belongs to this process. */
+export class LeakCheck {
+	readonly #children = childrenOfOurs();
+	readonly #files = openFiles();
+	readonly #mounts = lines('/proc/self/mountinfo');
+	readonly #stateDirs: string[] = [];
+	readonly #cgroups: string[] = [];
+
+	/** Notes what a live runtime owns. */
+	track(stateDir: string): void {
+		this.#stateDirs.push(stateDir);
+		this.#cgroups.push(...cgroupsOf(stateDir));
+	}
+
+	/** To be called when every runtime is closed. */
+	verify(t: ExecutionContext): void {
+		t.deepEqual(
+			this.#cgroups.filter((group) => existsSync(group)),
+			[],
+			'cgroups are left',
+		);
+		t.deepEqual(added(this.#children, childrenOfOurs()), [], 'child processes are left');
+		t.deepEqual(added(this.#files, openFiles()), [], 'open files are left');
+		const mounts = added(this.#mounts, lines('/proc/self/mountinfo'));
+		t.deepEqual(
+			mounts.filter((line) => [...this.#stateDirs, 'forktree'].some((name) => line.includes(name))),
+			[],
+			'mounts are left',
+		);
+		for (const stateDir of this.#stateDirs) {
+			if (existsSync(stateDir)) t.deepEqual(added(keptInStateDir, readdirSync(stateDir)), [], `files are left in ${stateDir}`);
+		}
+	}
+}
