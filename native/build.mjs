@@ -9,8 +9,12 @@ const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..');
 const products = ['forktree.node', 'keeper', 'init', 'guest.node'];
 const built = path.join(root, 'build', 'Release');
 
-function sources(folder) {
-	return readdirSync(folder, {recursive: true}).map((name) => path.join(folder, String(name)));
+/** What the products are made of. */
+function sources() {
+	const native = path.join(root, 'native');
+	const names = readdirSync(native, {recursive: true}).map(String);
+	const code = names.filter((name) => /\.(cc|h)$/.test(name) && !name.startsWith('tests'));
+	return [...code.map((name) => path.join(native, name)), path.join(root, 'binding.gyp')];
 }
 
 function newest(files) {
@@ -21,7 +25,7 @@ function isFresh() {
 	const files = products.map((name) => path.join(built, name));
 	if (!files.every((file) => existsSync(file))) return false;
 	const oldest = Math.min(...files.map((file) => statSync(file).mtimeMs));
-	return oldest >= newest([...sources(path.join(root, 'native')), path.join(root, 'binding.gyp')]);
+	return oldest >= newest(sources());
 }
 
 function requireCompiler() {

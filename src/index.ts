@@ -1,6 +1,15 @@
 /** The public names. */
 export {errorCodes, type ErrorCode, ForktreeError, outcomeCodes, type OutcomeCode, SyscallError} from './errors.ts';
 export {
+	doctor,
+	type DoctorCheck,
+	type DoctorCheckName,
+	doctorChecks,
+	type DoctorOptions,
+	type DoctorReport,
+	type DoctorStatus,
+} from './lambda/doctor.ts';
+export {
 	createRuntime,
 	type FunctionDescription,
 	type InvokeOptions,

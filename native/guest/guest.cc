@@ -52,7 +52,7 @@ enum : int { MOVE_MOUNT_F_EMPTY_PATH = 4, SECCOMP_SET_MODE_FILTER = 1 };
 constexpr int kControl = 3;          // a zygote's control socket; a leaf's channel
 constexpr int kMaxFds = 16;
 constexpr int kMaxText = 65536;
-constexpr int kNetPool = 2;
+constexpr int kNetPool = 4;
 constexpr int kMaxLeaves = 4096;
 
 // Bits of Request::flags.
@@ -106,11 +106,13 @@ struct Report {
   int value;
 };
 enum : u32 { kExitReport = 'X', kForkFailed = 'E' };
+// The request that never leaves this file: make network namespaces ahead.
+constexpr u32 kRefill = 'N';
 
 // A process has one zygote's state; its children inherit a copy that they drop.
 struct State {
   int own_pid_ns = -1, own_net_ns = -1, signals = -1;
-  int nets[kNetPool] = {-1, -1};
+  int nets[kNetPool] = {-1, -1, -1, -1};
   struct {
     int pid;
     u32 id;
@@ -199,6 +201,17 @@ int TakeNetwork() {
     return taken;
   }
   return -1;
+}
+
+// Makes network namespaces ahead, so that a leaf does not wait for its own. The host says when: it takes a few hundred
+// microseconds each, on a core that a start under way would need.
+void Refill() {
+  for (int& net : state.nets) {
+    if (net >= 0) continue;
+    long made = MakeNetwork();
+    if (made < 0) return;  // a leaf makes its own then
+    net = static_cast<int>(made);
+  }
 }
 
 void ReportTo(u32 op, u32 id, int value) {
@@ -412,17 +425,6 @@ int forktree_become_zygote() {
   return sent < 0 ? static_cast<int>(sent) : 0;
 }
 
-// Makes network namespaces ahead, so that a leaf does not wait for its own.
-int forktree_refill() {
-  for (int& net : state.nets) {
-    if (net >= 0) continue;
-    long made = MakeNetwork();
-    if (made < 0) return static_cast<int>(made);
-    net = static_cast<int>(made);
-  }
-  return 0;
-}
-
 // Waits for the host's next request, reporting ended leaves meanwhile. Answers its op, 0 when the host has let go.
 int forktree_wait(Request* request) {
   for (;;) {
@@ -433,7 +435,9 @@ int forktree_wait(Request* request) {
     if (waits[0].revents == 0) continue;
     long received = Receive(request);
     if (received == -EINTR || received == -EAGAIN) continue;
-    return received == 1 ? static_cast<int>(request->op) : static_cast<int>(received);
+    if (received != 1) return static_cast<int>(received);
+    if (request->op != kRefill) return static_cast<int>(request->op);
+    Refill();
   }
 }
 

@@ -137,6 +137,14 @@ bool WaitForHost(Keeper& keeper) {
   }
 }
 
+// The end of an init is the end of everyone in its pid namespace and below; who waits for it finds none of them left.
+void EndInits(const Keeper& keeper) {
+  for (const auto& [pid, pidfd] : keeper.inits) {
+    kill(pid, SIGKILL);
+    waitpid(pid, nullptr, __WALL);
+  }
+}
+
 int Run(const char* mount_point) {
   prctl(PR_SET_NAME, "forktree-keeper");
   setsid();  // a terminal's interrupt is the host's business
@@ -153,6 +161,7 @@ int Run(const char* mount_point) {
     if (size <= 0) break;
     Send(kHost, Handle(keeper, Split(buffer.data(), static_cast<size_t>(size)), fds));
   }
+  EndInits(keeper);
   return 0;
 }
 

@@ -41,15 +41,13 @@ def draw_fresh_randomness() -> None:
     """Makes this process draw other random numbers than its siblings; to be called after each fork.
 
     OpenSSL notices a fork by the pid alone, and pids repeat across pid namespaces: so mix bytes in *and* draw one.
+    The standard library's own generators (random, uuid, secrets) reseed themselves after a fork or ask the kernel.
     """
     modules = sys.modules
     ssl = modules.get('_ssl')
     if ssl is not None:
         ssl.RAND_add(os.urandom(32), 32.0)
         ssl.RAND_bytes(1)
-    random = modules.get('random')
-    if random is not None:
-        random.seed(int.from_bytes(os.urandom(32), 'little'))
     numpy_random = modules.get('numpy.random')
     if numpy_random is not None:
         # One word: an array of them, or none, runs through five times as much code, all of it page faults after a fork.

@@ -102,7 +102,7 @@ def import_entry(entry: str) -> ModuleType:
     module.__spec__, module.__loader__, module.__file__, module.__cached__ = spec, spec.loader, path, cached
     sys.modules[name] = module
     fd = os.open(cached, os.O_RDONLY)
-    data = b''.join(iter(lambda: os.read(fd, CHUNK), b''))
+    data = os.read(fd, os.fstat(fd).st_size)
     os.close(fd)
     exec(marshal.loads(data[16:]), module.__dict__)
     return sys.modules[name]

@@ -88,7 +88,6 @@ def become(spec: dict) -> None:
     if not report['failed'] and not report['threaded']:
         hygiene.draw_fresh_randomness()  # what was imported now sets itself up here, not in each leaf
         hygiene.settle(collapse, getattr(libc, 'malloc_trim', lambda pad: 0))
-        check(native.forktree_refill(), 'make network namespace')
     report['importMs'] = (time.monotonic() - started) * 1000
     os.write(CONTROL, b'R' + json.dumps(report).encode())
 
@@ -105,7 +104,6 @@ def fork_leaf() -> bool:
             os._exit(1)
         return True
     check(native.forktree_after_fork(request_ref, pid), 'return to own pid namespace')
-    native.forktree_refill()  # off the request's path: the leaf is being set up on another core meanwhile
     return False
 
 

@@ -6,7 +6,7 @@
 import {closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, writeFileSync} from 'node:fs';
 import {rmdir} from 'node:fs/promises';
 import path from 'node:path';
-import {ForktreeError} from '../errors.ts';
+import {ForktreeError, SyscallError} from '../errors.ts';
 import {readNumber} from '../native.ts';
 import {parseMountinfo} from './mountinfo.ts';
 
@@ -112,8 +112,15 @@ function writeSetting(directory: string, file: string, value: string): void {
 		writeFileSync(path.join(directory, file), value, {flag: 'r+'});
 	} catch (error) {
 		if ((error as NodeJS.ErrnoException).code === 'ENOENT' && optionalFiles.has(file)) return;
-		throw error;
+		throw syscallError(`write ${value} to`, error, path.join(directory, file));
 	}
+}
+
+/** What the kernel said, as our own error; anything else as it is. */
+function syscallError(step: string, error: unknown, where?: string): unknown {
+	const {errno, code, path: own} = error as NodeJS.ErrnoException;
+	if (error instanceof ForktreeError || errno === undefined || code === undefined) return error;
+	return new SyscallError(step, errno, code, where ?? own);
 }
 
 /** What a group's memory controller says. */
@@ -262,10 +269,14 @@ export class CgroupTree {
 		}
 	}
 
-	/** A group for one sandbox. */
+	/** A group for one sandbox. @throws {SyscallError} for example for a limit that the kernel does not take */
 	create(limits: CgroupLimits): Cgroup {
 		this.#next += 1;
-		return new Cgroup(this.#parents, `sandbox-${this.#next}`, limits);
+		try {
+			return new Cgroup(this.#parents, `sandbox-${this.#next}`, limits);
+		} catch (error) {
+			throw syscallError('make cgroup', error);
+		}
 	}
 
 	/** Removes the parents; every group below must be empty. */

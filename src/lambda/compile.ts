@@ -1,5 +1,5 @@
 /** Compiles deployed Python files, in a sandbox: the compiler, too, sees untrusted text. */
-import {mkdir, writeFile} from 'node:fs/promises';
+import {chmod, mkdir, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
 import {withDeadline} from '../kernel/deadline.ts';
@@ -70,8 +70,11 @@ export async function compileCode(
 		const codes = await answers(sandbox);
 		for (const [index, file] of files.entries()) {
 			const target = path.join(directory, bytecodePath(file, cacheTag));
-			await mkdir(path.dirname(target), {recursive: true, mode: 0o755});
-			await writeFile(target, codes[index] ?? Buffer.alloc(0), {mode: 0o644});
+			await mkdir(path.dirname(target), {recursive: true});
+			await writeFile(target, codes[index] ?? Buffer.alloc(0));
+			// Sandboxes run as another user, and the umask may have been strict.
+			await chmod(path.dirname(target), 0o755);
+			await chmod(target, 0o644);
 		}
 	} finally {
 		await sandbox.destroy();

@@ -228,7 +228,7 @@ export class LambdaFunction {
 	/** A new instance, its module loaded or not. A zygote that dies meanwhile is made again once. */
 	async #start(call: Call, limit: CallLimit): Promise<Started> {
 		const {limits, zygote} = this.settings;
-		const release = await this.#host.budget.reserve(limits.memoryMb, limit.remainingMs, () => this.#host.makeRoom());
+		const release = await this.#host.budget.reserve(limits.memoryMb, limit.remainingMs, () => this.#host.makeRoom(), limit.signal);
 		try {
 			if (!zygote) return await this.#startCold(call, limit, release);
 			try {
@@ -294,6 +294,7 @@ export class LambdaFunction {
 		this.#host.onCreated({function: name, sandbox: sandbox.id, start});
 		const born = performance.now();
 		const loaded = await instance.load(call);
+		setImmediate(() => zygote.refill());
 		return {instance, start, phases: {...roundPhases(timings), zygoteMs, loadMs: performance.now() - born}, loaded};
 	}
 }
@@ -319,6 +320,10 @@ class CallLimit {
 		this.#timer = setTimeout(() => this.#end(this.#timeout()), timeoutMs);
 		this.#signal = signal;
 		signal?.addEventListener('abort', this.#onAbort, {once: true});
+	}
+
+	get signal(): AbortSignal | undefined {
+		return this.#signal;
 	}
 
 	get remainingMs(): number {

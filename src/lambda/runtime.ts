@@ -6,7 +6,7 @@ import path from 'node:path';
 import process from 'node:process';
 import {ForktreeError} from '../errors.ts';
 import {type CgroupMode, CgroupTree, findHostCgroups} from '../kernel/cgroup.ts';
-import {closeFd, pipe} from '../native.ts';
+import {closeFd, nativeDirectory, pipe} from '../native.ts';
 import {type PackageSet, PackageStore} from '../packages/store.ts';
 import {parseRequirements} from '../packages/requirements.ts';
 import {CgroupPool} from '../sandbox/cgroup-pool.ts';
@@ -111,6 +111,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	readonly #changes = new Map<string, Promise<unknown>>();
 	/** Closings of replaced versions. */
 	readonly #closings = new Set<Promise<void>>();
+	/** Ends installations, which may take minutes, when it closes. */
+	readonly #installing = new AbortController();
 	#closed: Promise<void> | undefined;
 
 	private constructor(parts: Parts, undo: Undo) {
@@ -236,6 +238,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	}
 
 	async #close(): Promise<void> {
+		this.#installing.abort();
 		await Promise.allSettled(this.#changes.values());
 		await Promise.all([...this.#functions.values()].map((lambda) => lambda.close(drainDeadlineMs)));
 		await Promise.all(this.#closings);
@@ -318,7 +321,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	}
 
 	async #install(text: string): Promise<PackageSet> {
-		return this.#parts.store.install(parseRequirements(text));
+		return this.#parts.store.install(parseRequirements(text), {signal: this.#installing.signal});
 	}
 
 	/** Moves staged code to its place and switches to it. */
@@ -454,7 +457,8 @@ async function buildParts(
  */
 export async function createRuntime(options: RuntimeOptions = {}): Promise<Runtime> {
 	const resolved = resolveRuntimeOptions(options);
-	if (process.platform === 'linux' && process.geteuid?.() !== 0) {
+	nativeDirectory(); // throws on another system, before anything is made
+	if (process.geteuid?.() !== 0) {
 		throw new ForktreeError('NotPermitted', 'expected to run as root (sandboxes need CAP_SYS_ADMIN); run it with sudo');
 	}
 	return Runtime.create(resolved);

@@ -29,7 +29,11 @@ export class CgroupPool {
 	#refill(key: string, limits: CgroupLimits): void {
 		const ready = this.#ready.get(key);
 		if (ready === undefined || this.#closed) return;
-		while (ready.length < readyGroups) ready.push(this.#tree.create(limits));
+		try {
+			while (ready.length < readyGroups) ready.push(this.#tree.create(limits));
+		} catch {
+			return; // the next take() tries again and reports it
+		}
 		for (const [oldest, groups] of this.#ready) {
 			if (this.#ready.size <= maxSets) return;
 			this.#ready.delete(oldest);

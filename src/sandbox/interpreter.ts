@@ -23,6 +23,23 @@ print(json.dumps({
     'executable': os.path.realpath('/proc/self/exe'), 'directories': sorted({os.path.realpath(p) for p in paths if p and os.path.isdir(p)}),
 }))`;
 
+type Probed = {
+	implementation: string;
+	version: [number, number, number];
+	cacheTag: string;
+	executable: string;
+	directories: string[];
+};
+
+/** Undefined: the program that was run is something else. */
+function readProbe(text: string): Probed | undefined {
+	try {
+		return JSON.parse(text) as Probed;
+	} catch {
+		return undefined;
+	}
+}
+
 /**
  * Finds an interpreter.
  * @param python a path or command name; by default `python3` from `PATH`, else `/usr/bin/python3`.
@@ -37,13 +54,11 @@ export async function findInterpreter(python?: string): Promise<Interpreter> {
 			refusals.push(`${candidate}: ${result.shortMessage}`);
 			continue;
 		}
-		const found = JSON.parse(result.stdout) as {
-			implementation: string;
-			version: [number, number, number];
-			cacheTag: string;
-			executable: string;
-			directories: string[];
-		};
+		const found = readProbe(result.stdout);
+		if (found === undefined) {
+			refusals.push(`${candidate}: is no Python`);
+			continue;
+		}
 		const version = found.version.join('.');
 		if (found.implementation !== 'cpython' || found.version[0] !== 3 || found.version[1] < 9) {
 			refusals.push(`${candidate}: is ${found.implementation} ${version}`);

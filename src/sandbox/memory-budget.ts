@@ -21,13 +21,13 @@ export class MemoryBudget {
 	 * Waits until there is room, first come first served.
 	 * @param makeRoom called when there is none; frees what is idle, if it can
 	 * @returns gives the megabytes back; calling it again does nothing
-	 * @throws {RangeError} for more than the whole budget; {ForktreeError} `BudgetExceeded` after the deadline.
+	 * @throws {RangeError} for more than the whole budget; {ForktreeError} `BudgetExceeded` after the deadline, or `Aborted`.
 	 */
-	async reserve(megabytes: number, deadlineMs: number, makeRoom: () => void): Promise<() => void> {
+	async reserve(megabytes: number, deadlineMs: number, makeRoom: () => void, signal?: AbortSignal): Promise<() => void> {
 		if (megabytes > this.totalMb) {
 			throw new RangeError(`expected a memory limit of at most memoryBudgetMb (${this.totalMb}), got ${megabytes}`);
 		}
-		if (this.#waiters.length > 0 || !this.#fits(megabytes)) await this.#wait(megabytes, deadlineMs, makeRoom);
+		if (this.#waiters.length > 0 || !this.#fits(megabytes)) await this.#wait(megabytes, deadlineMs, makeRoom, signal);
 		else this.#reservedMb += megabytes;
 		let held = true;
 		return () => {
@@ -42,23 +42,30 @@ export class MemoryBudget {
 		return this.#reservedMb + megabytes <= this.totalMb;
 	}
 
-	async #wait(megabytes: number, deadlineMs: number, makeRoom: () => void): Promise<void> {
+	async #wait(megabytes: number, deadlineMs: number, makeRoom: () => void, signal: AbortSignal | undefined): Promise<void> {
 		let timer: NodeJS.Timeout | undefined;
+		let onAbort = () => {};
 		try {
 			await new Promise<void>((resolve, reject) => {
 				const waiter = {megabytes, resolve};
 				this.#waiters.push(waiter);
-				timer = setTimeout(() => {
-					this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
+				const leave = (error: ForktreeError) => {
+					const index = this.#waiters.indexOf(waiter);
+					if (index < 0) return; // its turn came in the same moment
+					this.#waiters.splice(index, 1);
 					this.#serve();
-					reject(
-						new ForktreeError('BudgetExceeded', `${megabytes} MiB of the budget of ${this.totalMb} MiB did not become free within ${deadlineMs} ms`),
-					);
+					reject(error);
+				};
+				timer = setTimeout(() => {
+					leave(new ForktreeError('BudgetExceeded', `${megabytes} MiB of the budget of ${this.totalMb} MiB did not become free within ${deadlineMs} ms`));
 				}, deadlineMs);
+				onAbort = () => leave(new ForktreeError('Aborted', 'the call was aborted', {cause: signal?.reason}));
+				signal?.addEventListener('abort', onAbort, {once: true});
 				makeRoom();
 			});
 		} finally {
 			clearTimeout(timer);
+			signal?.removeEventListener('abort', onAbort);
 		}
 	}
 

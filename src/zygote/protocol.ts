@@ -57,9 +57,12 @@ export function decodeBorn(payload: Buffer): Born {
 
 const hasPackages = 1;
 
-/** Asks a zygote for a leaf or a child zygote. */
+/** What a zygote can be asked for; `refill`: make network namespaces for the next leaves. */
+const operations = {leaf: 'L', zygote: 'Z', refill: 'N'} as const;
+
+/** Asks a zygote for something. */
 export type ZygoteRequest = {
-	readonly op: 'leaf' | 'zygote';
+	readonly op: keyof typeof operations;
 	readonly id: number;
 	readonly uid?: number;
 	/** Files that one process may have open. */
@@ -71,7 +74,7 @@ export type ZygoteRequest = {
 
 export function encodeRequest(request: ZygoteRequest): Buffer {
 	const head = Buffer.alloc(28);
-	head.writeUInt32LE((request.op === 'leaf' ? 'L' : 'Z').charCodeAt(0), 0);
+	head.writeUInt32LE(operations[request.op].charCodeAt(0), 0);
 	head.writeUInt32LE(request.id, 4);
 	head.writeUInt32LE(request.uid ?? 0, 8);
 	head.writeUInt32LE(request.packages ? hasPackages : 0, 12);

@@ -78,7 +78,7 @@ export class Fixture {
 export function useRuntime(options: RuntimeOptions = {}): () => Fixture {
 	let fixture: Fixture | undefined;
 	let leaks: LeakCheck | undefined;
-	test.before(async () => {
+	test.serial.before(async () => {
 		if (refusal !== undefined) return;
 		const stateDir = await temporaryFolder();
 		leaks = new LeakCheck();
@@ -95,6 +95,18 @@ export function useRuntime(options: RuntimeOptions = {}): () => Fixture {
 		if (fixture === undefined) throw new Error('expected a runtime: it is made before the first test');
 		return fixture;
 	};
+}
+
+/** A runtime of one test's own, closed with it. What {@link useRuntime} looks for in the end includes what it leaves. */
+export async function makeRuntime(
+	t: ExecutionContext,
+	options: RuntimeOptions = {},
+): Promise<{readonly runtime: Runtime; readonly stateDir: string}> {
+	const stateDir = options.stateDir ?? (await temporaryFolder());
+	t.teardown(() => rm(stateDir, {recursive: true, force: true}));
+	const runtime = await createRuntime({stateDir, python, ...options});
+	t.teardown(() => runtime.close());
+	return {runtime, stateDir};
 }
 
 /** The failure that an outcome is; the test fails when it is none. */

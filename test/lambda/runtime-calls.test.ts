@@ -1,8 +1,7 @@
-import {rm} from 'node:fs/promises';
-import {createRuntime, type JsonValue} from '../../src/index.ts';
+import type {JsonValue} from '../../src/index.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
 import {LeakCheck} from '../helpers/leak-check.ts';
-import {failure, py, python, temporaryFolder, useRuntime, value} from '../helpers/runtime.ts';
+import {failure, makeRuntime, py, useRuntime, value} from '../helpers/runtime.ts';
 
 const fixture = useRuntime();
 
@@ -422,8 +421,7 @@ kernelTest('created comes before destroyed for every sandbox, and each comes onc
 
 kernelTest('a budget that is taken makes calls wait, evicts what is idle, and ends in BudgetExceeded', async (t) => {
 	const leaks = new LeakCheck();
-	const stateDir = await temporaryFolder();
-	const runtime = await createRuntime({stateDir, python, memoryBudgetMb: 128});
+	const {runtime, stateDir} = await makeRuntime(t, {memoryBudgetMb: 128});
 	leaks.track(stateDir);
 	await runtime.deploy('idle', {'f.py': echo}, {limits: {memoryMb: 100}});
 	await runtime.deploy('waiting', {'f.py': waiting}, {limits: {memoryMb: 100}});
@@ -445,12 +443,10 @@ kernelTest('a budget that is taken makes calls wait, evicts what is idle, and en
 	t.is(value(t, await next), 2);
 	await runtime.close();
 	leaks.verify(t);
-	await rm(stateDir, {recursive: true, force: true});
 });
 
 kernelTest('an abort reaches a call that waits for memory', async (t) => {
-	const stateDir = await temporaryFolder();
-	const runtime = await createRuntime({stateDir, python, memoryBudgetMb: 128});
+	const {runtime} = await makeRuntime(t, {memoryBudgetMb: 128});
 	await runtime.deploy('waiting', {'f.py': waiting}, {limits: {memoryMb: 100}});
 	const holder = new AbortController();
 	let started: () => void;
@@ -469,13 +465,11 @@ kernelTest('an abort reaches a call that waits for memory', async (t) => {
 	holder.abort();
 	await t.throwsAsync(holding, {code: 'Aborted'});
 	await runtime.close();
-	await rm(stateDir, {recursive: true, force: true});
 });
 
 kernelTest('everything after close() is RuntimeClosed, and close() may be called twice', async (t) => {
 	const leaks = new LeakCheck();
-	const stateDir = await temporaryFolder();
-	const runtime = await createRuntime({stateDir, python});
+	const {runtime, stateDir} = await makeRuntime(t);
 	leaks.track(stateDir);
 	await runtime.deploy('echo', {'f.py': echo});
 	t.is(value(t, await runtime.invoke('echo', 1)), 1);
@@ -490,12 +484,10 @@ kernelTest('everything after close() is RuntimeClosed, and close() may be called
 	await t.throwsAsync(runtime.stream('echo', 1).outcome, closed);
 	t.throws(() => runtime.list(), closed);
 	leaks.verify(t);
-	await rm(stateDir, {recursive: true, force: true});
 });
 
 kernelTest('close() lets a running call finish, and refuses the ones that wait in line', async (t) => {
-	const stateDir = await temporaryFolder();
-	const runtime = await createRuntime({stateDir, python});
+	const {runtime} = await makeRuntime(t);
 	const code = 'import time\ndef f(event):\n\tprint("here", flush=True)\n\ttime.sleep(0.3)\n\treturn event\n';
 	await runtime.deploy('slow', {'f.py': code}, {concurrency: 1});
 	let closing: Promise<void> | undefined;
@@ -510,18 +502,14 @@ kernelTest('close() lets a running call finish, and refuses the ones that wait i
 	t.is(value(t, outcome), 'done');
 	await queued;
 	await closing;
-	await rm(stateDir, {recursive: true, force: true});
 });
 
 kernelTest('what was deployed is there for the next runtime of the same state folder', async (t) => {
-	const stateDir = await temporaryFolder();
-	const first = await createRuntime({stateDir, python});
+	const {runtime: first, stateDir} = await makeRuntime(t);
 	const version = await first.deploy('kept', {'f.py': echo}, {env: {A: '1'}, limits: {timeoutMs: 1234}, concurrency: 3});
 	await first.close();
-	const second = await createRuntime({stateDir, python});
+	const {runtime: second} = await makeRuntime(t, {stateDir});
 	t.like(second.list()[0], {name: 'kept', version, concurrency: 3, reuse: true, zygote: true, packages: []});
 	t.is(second.list()[0]?.limits.timeoutMs, 1234);
 	t.is(value(t, await second.invoke('kept', 'again')), 'again');
-	await second.close();
-	await rm(stateDir, {recursive: true, force: true});
 });

@@ -1,0 +1,135 @@
+#!/usr/bin/env node
+/** The command line: reads arguments, and loads what a command needs only once it is known. */
+import {readFileSync} from 'node:fs';
+import process from 'node:process';
+import {Command, CommanderError, InvalidArgumentError} from 'commander';
+import {exitCodes, failed, ignoreBrokenPipes} from './terminal.ts';
+
+type RunFlags = {
+	readonly event: string;
+	readonly requirement: readonly string[];
+	readonly env: readonly (readonly [string, string])[];
+	readonly json?: boolean;
+	readonly timeout?: number;
+	readonly python?: string;
+};
+type DoctorFlags = {readonly json?: boolean; readonly python?: string};
+type UpFlags = {readonly path: string; readonly option: readonly (readonly [string, string])[]};
+
+function collect<T>(parse: (text: string) => T): (text: string, before: readonly T[]) => readonly T[] {
+	return (text, before) => [...before, parse(text)];
+}
+
+function parsePair(text: string): readonly [string, string] {
+	const equals = text.indexOf('=');
+	if (equals < 1) throw new InvalidArgumentError('Expected NAME=VALUE.');
+	return [text.slice(0, equals), text.slice(equals + 1)];
+}
+
+function parseTimeout(text: string): number {
+	const milliseconds = Number(text);
+	if (!(milliseconds > 0 && milliseconds < 2 ** 31))
+		throw new InvalidArgumentError('Expected milliseconds above 0 and below 2^31.');
+	return milliseconds;
+}
+
+function readVersion(): string {
+	const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+	return (JSON.parse(text) as {version: string}).version;
+}
+
+const runHelp = `
+Prints the value as JSON (bytes as they are) on stdout, and what the handler prints on stderr.
+
+Exit codes: 0 the handler answered; 1 it failed, the traceback is on stderr; 124 it exceeded its deadline;
+137 it exceeded its memory or was killed; 125 forktree itself failed; 130 and 143 interrupted.
+
+Examples:
+  $ forktree run hello.py --event '{"name": "world"}'
+  $ forktree run statistics/ --event @event.json --requirement numpy==2.2.1 --json`;
+
+const doctorHelp = `
+Tries what sandboxes are made of, and a whole one. Exit codes: 0 a sandbox with every layer works; 1 it does not.
+
+Example:
+  $ sudo forktree doctor`;
+
+const upHelp = `
+The functions are the folders and the NAME.tar.gz files in DIR/registry; state is kept in DIR/state.
+A call is POST /run/NAME with the event as JSON; GET /status answers when it is ready. It runs until SIGINT or
+SIGTERM, which lets running calls finish for ten seconds.
+
+Options of -o: worker_port (default 5000), worker_url (the address to listen on, default localhost),
+mem_pool_mb (memory that all sandboxes share, default three quarters of the machine's).
+
+Example:
+  $ forktree worker up -p . -o worker_port=8080 -o mem_pool_mb=2048
+  $ curl -X POST http://localhost:8080/run/hello -d '{"name": "world"}'`;
+
+function buildProgram(finish: (code: number) => void): Command {
+	const program = new Command('forktree')
+		.description('Runs Python functions in fresh, isolated sandboxes forked from zygotes.')
+		.version(readVersion())
+		.exitOverride()
+		.configureOutput({outputError: (text, write) => write(text.replace(/^error: /, 'forktree: '))});
+	program
+		.command('run')
+		.description('Call a function once.')
+		.argument('<path>', 'a folder with f.py, a single .py file, or a .tar.gz file')
+		.option('--event <json>', 'the event: JSON, @FILE, or - for stdin', '{}')
+		.option(
+			'--requirement <name==version>',
+			'a package to install, in place of requirements.txt; repeatable',
+			collect(String),
+			[],
+		)
+		.option('--env <name=value>', 'a variable of the handler’s environment; repeatable', collect(parsePair), [])
+		.option('--timeout <ms>', 'the call’s deadline', parseTimeout)
+		.option('--python <path>', 'the interpreter, CPython 3.9 or later')
+		.option('--json', 'print the whole outcome as one JSON document; bytes as {"$base64": "…"}')
+		.addHelpText('after', runHelp)
+		.action(async (path: string, flags: RunFlags) => {
+			const {run} = await import('./run.ts');
+			finish(await run(path, flags));
+		});
+	program
+		.command('doctor')
+		.description('Check whether this machine can run sandboxes, and say how to mend what is missing.')
+		.option('--json', 'print one JSON document')
+		.option('--python <path>', 'the interpreter to look for')
+		.addHelpText('after', doctorHelp)
+		.action(async (flags: DoctorFlags) => {
+			const {printDoctor} = await import('./doctor.ts');
+			finish(await printDoctor(flags));
+		});
+	program
+		.command('worker')
+		.description('Serve functions over HTTP.')
+		.command('up')
+		.description('Serve the functions of a registry over HTTP, in the foreground.')
+		.option('-p, --path <dir>', 'the folder that holds registry and state', '.')
+		.option('-o, --option <key=value>', 'a setting; repeatable', collect(parsePair), [])
+		.addHelpText('after', upHelp)
+		.action(async (flags: UpFlags) => {
+			const {up} = await import('./worker.ts');
+			finish(await up(flags.path, flags.option));
+		});
+	return program;
+}
+
+async function main(): Promise<number> {
+	let code: number = exitCodes.ok;
+	try {
+		await buildProgram((result) => {
+			code = result;
+		}).parseAsync();
+		return code;
+	} catch (error) {
+		// It has printed its message, or what was asked for, already.
+		if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.ok : exitCodes.forktree;
+		return failed(error);
+	}
+}
+
+ignoreBrokenPipes();
+process.exitCode = await main();

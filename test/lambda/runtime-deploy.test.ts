@@ -1,0 +1,209 @@
+import {execFileSync} from 'node:child_process';
+import {mkdir, readdir, rm, writeFile} from 'node:fs/promises';
+import path from 'node:path';
+import test, {type ExecutionContext} from 'ava';
+import {createRuntime, type DeployOptions, type DeploySource, type ErrorCode, ForktreeError} from '../../src/index.ts';
+import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
+import {failure, python, temporaryFolder, useRuntime, value} from '../helpers/runtime.ts';
+
+const fixture = useRuntime();
+const code = 'def f(event):\n\treturn event\n';
+
+async function listing(): Promise<string[]> {
+	return (await readdir(fixture().stateDir, {recursive: true})).sort();
+}
+
+type Refused = {readonly code?: ErrorCode; readonly instanceOf?: typeof TypeError | typeof RangeError; readonly message?: RegExp};
+
+/** Deploying is refused, and leaves folder, list and the function of that name as they were. */
+async function refused(t: ExecutionContext, source: DeploySource, expected: Refused, options?: DeployOptions): Promise<void> {
+	const {runtime} = fixture();
+	const [before, listed] = [await listing(), runtime.list()];
+	const {code: errorCode, ...rest} = expected;
+	const error = await t.throwsAsync(() => runtime.deploy('kept', source, options), errorCode === undefined ? rest : {...expected});
+	if (errorCode !== undefined) t.true(error instanceof ForktreeError);
+	t.deepEqual(await listing(), before);
+	t.deepEqual(runtime.list(), listed);
+	t.is(value(t, await runtime.invoke('kept', 'kept')), 'kept');
+}
+
+test.serial.before(async () => {
+	await fixture().runtime.deploy('kept', {'f.py': code});
+});
+
+kernelTest('code without an entry file is EntryFileMissing', async (t) => {
+	await refused(t, {'g.py': code}, {code: 'EntryFileMissing', message: /f\.py/});
+	await refused(t, {'f.py': code}, {code: 'EntryFileMissing', message: /other\.py/}, {env: {OL_ENTRY_FILE: 'other.py'}});
+	await refused(t, {'f.py': code, 'ol.yaml': 'environment: {OL_ENTRY_FILE: missing.py}'}, {code: 'EntryFileMissing'});
+});
+
+kernelTest('code that does not compile is InvalidSyntax with file and line', async (t) => {
+	await refused(t, {'f.py': 'x = 1\n\ndef f(event:\n'}, {code: 'InvalidSyntax', message: /^f\.py:3: /});
+	const nested = {'f.py': code, 'lib/__init__.py': '', 'lib/broken.py': '\n\n\n  1x\n'};
+	await refused(t, nested, {code: 'InvalidSyntax', message: /^lib\/broken\.py:4: /});
+	await refused(t, {'f.py': 'x = "\0"\n'}, {code: 'InvalidSyntax', message: /^f\.py/});
+	await refused(t, {'f.py': Buffer.from('x = "\xff"\n', 'latin1')}, {code: 'InvalidSyntax', message: /^f\.py/});
+	await refused(t, {'f.py': `x = ${'('.repeat(100_000)}\n`}, {code: 'InvalidSyntax', message: /^f\.py/});
+	await refused(t, {'f.py': `x = ${'-'.repeat(500_000)}1\n`}, {code: 'InvalidSyntax'});
+});
+
+kernelTest('a name that could lead elsewhere is InvalidName', async (t) => {
+	const before = await listing();
+	for (const name of ['a/b', '..', '.', '', '-a', 'a..b', 'a\0', 'x'.repeat(129), 'ä']) {
+		await t.throwsAsync(() => fixture().runtime.deploy(name, {'f.py': code}), {code: 'InvalidName'}, name);
+	}
+	await t.throwsAsync(() => fixture().runtime.deploy(5 as never, {'f.py': code}), {code: 'InvalidName'});
+	t.deepEqual(await listing(), before);
+});
+
+kernelTest('a requirement that does not exist is InstallFailed with the installer’s words', async (t) => {
+	const requirements = ['forktree-package-that-nobody-made==1.0'];
+	const expected = {code: 'InstallFailed', message: /forktree-package-that-nobody-made/} as const;
+	await refused(t, {'f.py': code}, expected, {requirements});
+	await refused(t, {'f.py': code, 'requirements.txt': requirements.join('\n')}, expected);
+	await refused(t, {'f.py': code}, {code: 'InvalidRequirements'}, {requirements: ['--index-url=http://elsewhere']});
+});
+
+kernelTest('an archive that leads outside is UnsafeArchive', async (t) => {
+	const folder = await temporaryFolder();
+	t.teardown(() => rm(folder, {recursive: true, force: true}));
+	await mkdir(path.join(folder, 'in'));
+	await writeFile(path.join(folder, 'in', 'f.py'), code);
+	const archive = path.join(folder, 'code.tar.gz');
+	execFileSync('tar', ['-czf', archive, '-C', path.join(folder, 'in'), '--transform=s,^f.py,../f.py,', '-P', 'f.py']);
+	await refused(t, archive, {code: 'UnsafeArchive', message: /"\.\./});
+	execFileSync('ln', ['-s', '/etc/passwd', path.join(folder, 'in', 'link')]);
+	execFileSync('tar', ['-czf', archive, '-C', path.join(folder, 'in'), '.']);
+	await refused(t, archive, {code: 'UnsafeArchive', message: /link/});
+	await writeFile(archive, 'not an archive');
+	await refused(t, archive, {code: 'InvalidSource'});
+	await refused(t, path.join(folder, 'nowhere'), {code: 'InvalidSource'});
+});
+
+kernelTest('an ol.yaml that is not understood is InvalidConfig', async (t) => {
+	await refused(t, {'f.py': code, 'ol.yaml': 'limits: {memory: 5}'}, {code: 'InvalidConfig', message: /memory/});
+	await refused(t, {'f.py': code, 'ol.yaml': '{'}, {code: 'InvalidConfig'});
+});
+
+kernelTest('options of the wrong type are TypeError, of the wrong range RangeError; both name the option', async (t) => {
+	const source = {'f.py': code};
+	const cases: ReadonlyArray<readonly [unknown, typeof TypeError | typeof RangeError, RegExp]> = [
+		[{limit: {}}, TypeError, /"limit"/],
+		[{limits: {memoryMb: '5'}}, TypeError, /limits\.memoryMb/],
+		[{limits: {memoryMb: 0}}, RangeError, /limits\.memoryMb/],
+		[{limits: {memoryMb: Number.NaN}}, RangeError, /limits\.memoryMb/],
+		[{limits: {memoryMb: Number.POSITIVE_INFINITY}}, RangeError, /limits\.memoryMb/],
+		[{limits: {processes: 1.5}}, RangeError, /limits\.processes/],
+		[{limits: {timeoutMs: 2 ** 31}}, RangeError, /limits\.timeoutMs/],
+		[{limits: {ram: 1}}, TypeError, /ram/],
+		[{limits: []}, TypeError, /limits/],
+		[{limits: null}, TypeError, /limits/],
+		[{env: {'A=B': 'x'}}, RangeError, /env/],
+		[{env: {A: 'x\0'}}, RangeError, /env\.A/],
+		[{env: {A: {}}}, TypeError, /env\.A/],
+		[{env: 'A=B'}, TypeError, /env/],
+		[{env: null}, TypeError, /env/],
+		[{env: {OL_ENTRY_FILE: '../f.py'}}, RangeError, /env\.OL_ENTRY_FILE/],
+		[{concurrency: 0}, RangeError, /concurrency/],
+		[{concurrency: '1'}, TypeError, /concurrency/],
+		[{reuse: 1}, TypeError, /reuse/],
+		[{zygote: 'no'}, TypeError, /zygote/],
+		[{requirements: 'numpy'}, TypeError, /requirements/],
+		[{requirements: [1]}, TypeError, /requirements/],
+	];
+	for (const [options, instanceOf, message] of cases) {
+		await refused(t, source, {instanceOf, message}, options as DeployOptions);
+	}
+});
+
+kernelTest('a limit that no machine has room for is refused with the option’s name', async (t) => {
+	const name = await fixture().deploy({'f.py': code}, {limits: {memoryMb: 2 ** 40}});
+	await t.throwsAsync(() => fixture().runtime.invoke(name, 1), {instanceOf: RangeError, message: /memoryBudgetMb/});
+});
+
+kernelTest('extreme limits are an outcome, not a hang', async (t) => {
+	const tiny = await fixture().run(code, 1, {limits: {memoryMb: 0.1}});
+	t.true(['OutOfMemory', 'StartFailed'].includes(failure(t, tiny).code), failure(t, tiny).code);
+	const slow = await fixture().run(code, 1, {limits: {cpuPercent: 0.001}});
+	if (!slow.ok) t.is(slow.error.code, 'StartFailed');
+	const files = await fixture().run(code, 1, {limits: {openFiles: 1}});
+	if (!files.ok) t.true(['ImportFailed', 'HandlerError', 'StartFailed', 'ProtocolError', 'Exited'].includes(files.error.code), files.error.code);
+	for (const limits of [{openFiles: 2 ** 31}, {scratchMb: 2 ** 40}, {cpuPercent: 1e9}, {processes: 2 ** 40}, {processes: 1}]) {
+		const outcome = await fixture().run(code, 1, {limits});
+		if (!outcome.ok) t.is(outcome.error.code, 'StartFailed', JSON.stringify(limits));
+	}
+});
+
+kernelTest('options of createRuntime are checked', async (t) => {
+	const cases: ReadonlyArray<readonly [unknown, typeof TypeError | typeof RangeError, RegExp]> = [
+		[{statedir: '/tmp'}, TypeError, /"statedir"/],
+		[{stateDir: ''}, TypeError, /stateDir/],
+		[{stateDir: 5}, TypeError, /stateDir/],
+		[{packagesDir: false}, TypeError, /packagesDir/],
+		[{python: []}, TypeError, /python/],
+		[{memoryBudgetMb: '1'}, TypeError, /memoryBudgetMb/],
+		[{memoryBudgetMb: 0}, RangeError, /memoryBudgetMb/],
+		[{memoryBudgetMb: Number.NaN}, RangeError, /memoryBudgetMb/],
+	];
+	for (const [options, instanceOf, message] of cases) {
+		await t.throwsAsync(() => createRuntime(options as never), {instanceOf, message});
+	}
+});
+
+kernelTest('an interpreter that is none is PythonNotFound, and no state folder is made', async (t) => {
+	const folder = await temporaryFolder();
+	t.teardown(() => rm(folder, {recursive: true, force: true}));
+	for (const wrong of [path.join(folder, 'nowhere'), '/bin/false', '/bin/echo', '/']) {
+		const stateDir = path.join(folder, 'state');
+		await t.throwsAsync(() => createRuntime({python: wrong, stateDir}), {code: 'PythonNotFound'}, wrong);
+		t.deepEqual(await readdir(folder), []);
+	}
+});
+
+kernelTest('a state folder that can’t be one is refused', async (t) => {
+	await t.throwsAsync(() => createRuntime({python, stateDir: '/etc/passwd/state'}), {code: 'ENOTDIR'});
+	await t.throwsAsync(() => createRuntime({python, stateDir: path.join(fixture().stateDir, 'packages', '..')}), {
+		code: 'StateDirInUse',
+		message: new RegExp(`process ${process.pid} owns`),
+	});
+});
+
+kernelTest('a folder, an archive, a single file and an object deploy the same', async (t) => {
+	const folder = await temporaryFolder();
+	t.teardown(() => rm(folder, {recursive: true, force: true}));
+	await mkdir(path.join(folder, 'in'));
+	await writeFile(path.join(folder, 'in', 'f.py'), code);
+	await writeFile(path.join(folder, 'single.py'), code);
+	execFileSync('tar', ['-czf', path.join(folder, 'code.tar.gz'), '-C', path.join(folder, 'in'), '.']);
+	const {runtime} = fixture();
+	const versions = new Set<string>();
+	for (const source of [path.join(folder, 'in'), path.join(folder, 'code.tar.gz'), path.join(folder, 'single.py'), {'f.py': code}]) {
+		versions.add(await runtime.deploy('same', source));
+		t.is(value(t, await runtime.invoke('same', 1)), 1);
+	}
+	t.is(versions.size, 1);
+});
+
+kernelTest('a handler finds its modules, its files and its environment', async (t) => {
+	const source = {
+		'lib/handler.py': "import os, open_me\nfrom pkg import part\ndef f(event):\n\treturn [open_me.A, part.B, open('data.txt').read(), os.environ['ONE'], os.environ['TWO'], os.getcwd()]\n",
+		'open_me.py': 'A = 1\n',
+		'pkg/part.py': 'B = 2\n',
+		'data.txt': 'data',
+		'ol.yaml': 'environment: {OL_ENTRY_FILE: lib/handler.py, ONE: 1.10, TWO: yaml}',
+	};
+	t.deepEqual(value(t, await fixture().run(source, null, {env: {TWO: 'option'}})), [1, 2, 'data', '1.10', 'option', '/handler']);
+});
+
+kernelTest('deploys and removals of one name at once happen one after the other', async (t) => {
+	const {runtime} = fixture();
+	const source = (n: number) => ({'f.py': `def f(event):\n\treturn ${n}\n`});
+	await Promise.all([1, 2, 3, 4].map((n) => runtime.deploy('raced', source(n))));
+	t.is(value(t, await runtime.invoke('raced', null)), 4);
+	const results = await Promise.allSettled([runtime.remove('raced'), runtime.deploy('raced', source(5))]);
+	t.deepEqual(results.map(({status}) => status), ['fulfilled', 'fulfilled']);
+	t.is(value(t, await runtime.invoke('raced', null)), 5);
+	await runtime.remove('raced');
+	t.false((await readdir(path.join(fixture().stateDir, 'functions'))).includes('raced'));
+	await t.throwsAsync(() => runtime.invoke('raced', null), {code: 'UnknownFunction'});
+});
