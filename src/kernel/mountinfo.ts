@@ -9,7 +9,7 @@ export type Mount = {
 };
 
 /** Undoes the octal escapes of blanks and backslashes. */
-function unescape(text: string): string {
+function unescapePath(text: string): string {
 	return text.replaceAll(/\\([0-7]{3})/g, (_match, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
 }
 
@@ -22,8 +22,8 @@ export function parseMountinfo(text: string): Mount[] {
 		const [type, , superOptions] = after?.split(' ') ?? [];
 		if (root === undefined || mountPoint === undefined || type === undefined || superOptions === undefined) continue;
 		mounts.push({
-			root: unescape(root),
-			mountPoint: unescape(mountPoint),
+			root: unescapePath(root),
+			mountPoint: unescapePath(mountPoint),
 			type,
 			superOptions: superOptions.split(','),
 		});

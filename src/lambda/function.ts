@@ -10,7 +10,7 @@ import type {ImportCache} from '../zygote/import-cache.ts';
 import {encodeLoad, frameType} from '../zygote/protocol.ts';
 import type {ForkTimings, Zygote} from '../zygote/zygote.ts';
 import {Call, type CallListener, type CallResult, type EncodedEvent, Instance} from './instance.ts';
-import type {JsonValue, Outcome, OutcomeError, StartKind, Timings} from './outcome.ts';
+import type {JsonValue, Outcome, OutcomeError, OutcomeMemory, StartKind, Timings} from './outcome.ts';
 
 /** Room for a frame beyond its payload's limit: error reports, births. */
 const frameSlack = 512 * 1024;
@@ -37,7 +37,7 @@ export type FunctionHost = {
 	readonly cgroups: CgroupPool;
 	readonly imports: ImportCache;
 	/** Frees idle instances or zygotes of anyone. */
-	makeRoom(): void;
+	makeRoom(missingMb: number): void;
 	readonly onCreated: (event: {function: string; sandbox: string; start: StartKind}) => void;
 	readonly onDestroyed: (event: {function: string; sandbox: string}) => void;
 };
@@ -95,55 +95,68 @@ export class LambdaFunction {
 	 * @throws {ForktreeError} `Aborted`, `RuntimeClosed`, or what forktree itself failed at; a failed handler is an outcome
 	 */
 	async invoke(event: EncodedEvent, options: CallOptions): Promise<Outcome> {
-		const asked = performance.now();
+		const record = new CallRecord(this.settings.zygote ? 'forked' : 'cold', options.memoryDetails);
+		// An idle instance gets its event at once: what the call needs besides is made while the handler runs.
+		const idle = options.signal?.aborted === true ? undefined : this.#enterIdle();
+		idle?.hand(event, options);
+		if (idle !== undefined) record.begin(idle, 'warm');
 		const call = new Call(this.settings.limits, options);
 		const limit = new CallLimit(options.timeoutMs, options.signal);
-		let start: StartKind = this.settings.zygote ? 'forked' : 'cold';
-		let phases = noPhases;
-		let queueMs = 0;
-		let startedAt = asked;
-		let instance: Instance | undefined;
-		const finish = (result: CallResult): Outcome => {
-			const ended = performance.now();
-			const timings = {...phases, queueMs, startMs: startedAt - asked, handlerMs: ended - startedAt, totalMs: ended - asked};
-			return {
-				...result,
-				start,
-				timings,
-				memory: instance?.memory(options.memoryDetails) ?? {currentMiB: 0, peakMiB: undefined},
-				logs: {stdout: call.stdout.text, stderr: call.stderr.text},
-				limitsHit: Instance.limitsHit(call),
-				sandbox: instance?.sandbox.id ?? '',
-			};
-		};
 		try {
-			await this.#enter(limit);
-			queueMs = performance.now() - asked;
-			try {
-				instance = this.#takeIdle();
-				if (instance === undefined) {
-					const started = await this.#start(call, limit);
-					({instance, start, phases} = started);
-					startedAt = performance.now();
-					limit.checkAborted();
-					if (!started.loaded.ok) return finish(started.loaded);
-				} else {
-					start = 'warm';
-					limit.guard(instance);
-					startedAt = performance.now();
-				}
-				const result = await instance.call(call, event);
-				limit.checkAborted();
-				return finish(result);
-			} finally {
-				this.#leave(instance);
-			}
+			if (idle === undefined) return await this.#invokeInTurn(event, call, limit, record);
+			return await this.#finish(idle, call, limit, record);
 		} catch (error) {
 			if (!(error instanceof CallEnded)) throw error;
-			startedAt = performance.now();
-			return finish({ok: false, error: error.error});
+			return record.outcome({ok: false, error: error.error}, call);
 		} finally {
 			limit.close();
+		}
+	}
+
+	/** Takes an idle instance, if a call may begin now and there is one. */
+	#enterIdle(): Instance | undefined {
+		if (this.#closed || this.#running >= this.settings.concurrency) return undefined;
+		const instance = this.#takeIdle();
+		if (instance !== undefined) this.#running += 1;
+		return instance;
+	}
+
+	/** Waits for its turn, takes or starts an instance, and hands it the event. */
+	async #invokeInTurn(event: EncodedEvent, call: Call, limit: CallLimit, record: CallRecord): Promise<Outcome> {
+		await this.#enter(limit);
+		record.leaveQueue();
+		const idle = this.#takeIdle();
+		if (idle !== undefined) {
+			idle.hand(event, call.listener);
+			record.begin(idle, 'warm');
+			return this.#finish(idle, call, limit, record);
+		}
+		let instance: Instance | undefined;
+		try {
+			const started = await this.#start(call, limit);
+			instance = started.instance;
+			record.begin(instance, started.start, started.phases);
+			limit.checkAborted();
+			if (!started.loaded.ok) return record.outcome(started.loaded, call);
+			instance.hand(event, call.listener);
+			const result = await instance.answer(call);
+			limit.checkAborted();
+			return record.outcome(result, call);
+		} finally {
+			this.#leave(instance);
+		}
+	}
+
+	/** Waits for what becomes of an event that an idle instance was handed. */
+	async #finish(instance: Instance, call: Call, limit: CallLimit, record: CallRecord): Promise<Outcome> {
+		try {
+			const answer = instance.answer(call);
+			limit.guard(instance);
+			const result = await answer;
+			limit.checkAborted();
+			return record.outcome(result, call);
+		} finally {
+			this.#leave(instance);
 		}
 	}
 
@@ -191,7 +204,7 @@ export class LambdaFunction {
 	}
 
 	async #waitForTurn(limit: CallLimit): Promise<void> {
-		let turn: (() => void) | undefined;
+		let turn!: () => void;
 		const waiting = new Promise<void>((resolve) => {
 			turn = resolve;
 			this.#queue.push(resolve);
@@ -199,7 +212,7 @@ export class LambdaFunction {
 		try {
 			await limit.race(waiting);
 		} catch (error) {
-			const index = this.#queue.findIndex((each) => each === turn);
+			const index = this.#queue.indexOf(turn);
 			if (index >= 0) this.#queue.splice(index, 1);
 			else this.#queue.shift()?.(); // its turn came in the same moment: the next one's now
 			throw error;
@@ -218,7 +231,8 @@ export class LambdaFunction {
 	}
 
 	#leave(instance: Instance | undefined): void {
-		if (instance?.usable === true && this.settings.reuse && !this.#closed) this.#idle.push(instance);
+		const keep = this.settings.reuse && !this.#closed && !this.#host.budget.isShort;
+		if (instance?.usable === true && keep) this.#idle.push(instance);
 		else if (instance !== undefined) void instance.destroy();
 		this.#running -= 1;
 		this.#queue.shift()?.();
@@ -228,7 +242,7 @@ export class LambdaFunction {
 	/** A new instance, its module loaded or not. A zygote that dies meanwhile is made again once. */
 	async #start(call: Call, limit: CallLimit): Promise<Started> {
 		const {limits, zygote} = this.settings;
-		const release = await this.#host.budget.reserve(limits.memoryMb, limit.remainingMs, () => this.#host.makeRoom(), limit.signal);
+		const release = await this.#host.budget.reserve(limits.memoryMb, limit.remainingMs, (missingMb) => this.#host.makeRoom(missingMb), limit.signal);
 		try {
 			if (!zygote) return await this.#startCold(call, limit, release);
 			try {
@@ -293,7 +307,7 @@ export class LambdaFunction {
 		limit.guard(instance);
 		this.#host.onCreated({function: name, sandbox: sandbox.id, start});
 		const born = performance.now();
-		const loaded = await instance.load(call);
+		const loaded = await instance.answer(call);
 		setImmediate(() => zygote.refill());
 		return {instance, start, phases: {...roundPhases(timings), zygoteMs, loadMs: performance.now() - born}, loaded};
 	}
@@ -301,6 +315,61 @@ export class LambdaFunction {
 
 function roundPhases({prepareMs, forkMs, isolateMs}: ForkTimings): Omit<Phases, 'zygoteMs' | 'loadMs'> {
 	return {prepareMs, forkMs, isolateMs};
+}
+
+/** What is noted of a call for its outcome. */
+class CallRecord {
+	readonly #asked = performance.now();
+	readonly #memoryDetails: boolean;
+	#start: StartKind;
+	#phases = noPhases;
+	#queueMs = 0;
+	#startedAt: number | undefined;
+	#instance: Instance | undefined;
+
+	/** @param start the kind, should the call end before one was made */
+	constructor(start: StartKind, memoryDetails: boolean) {
+		this.#start = start;
+		this.#memoryDetails = memoryDetails;
+	}
+
+	leaveQueue(): void {
+		this.#queueMs = performance.now() - this.#asked;
+	}
+
+	/** The instance can take the event, or could not be loaded. */
+	begin(instance: Instance, start: StartKind, phases: Phases = noPhases): void {
+		this.#instance = instance;
+		this.#start = start;
+		this.#phases = phases;
+		this.#startedAt = performance.now();
+	}
+
+	outcome(result: CallResult, call: Call): Outcome {
+		const ended = performance.now();
+		const startedAt = this.#startedAt ?? ended;
+		const instance = this.#instance;
+		const details = this.#memoryDetails ? instance?.memory(true) : undefined;
+		let memory: OutcomeMemory | undefined = details;
+		return {
+			...result,
+			start: this.#start,
+			timings: {
+				...this.#phases,
+				queueMs: this.#queueMs,
+				startMs: startedAt - this.#asked,
+				handlerMs: ended - startedAt,
+				totalMs: ended - this.#asked,
+			},
+			get memory() {
+				memory ??= instance?.memory(false) ?? {currentMiB: 0, peakMiB: undefined};
+				return memory;
+			},
+			logs: {stdout: call.stdout.text, stderr: call.stderr.text},
+			limitsHit: Instance.limitsHit(call),
+			sandbox: this.#instance?.sandbox.id ?? '',
+		};
+	}
 }
 
 /** A call's deadline and signal: whichever comes first ends what the call is waiting for. */

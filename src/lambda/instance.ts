@@ -1,13 +1,16 @@
 /** One sandbox with a loaded handler: takes one event at a time and answers with what became of it. */
 import type {OutcomeCode} from '../errors.ts';
 import type {FrameError} from '../kernel/frames.ts';
+import type {MemoryDetails} from '../kernel/memory.ts';
 import type {Limits} from '../sandbox/limits.ts';
 import {OutputSink} from '../sandbox/output.ts';
-import type {MemoryDetails, Sandbox, SandboxEnd} from '../sandbox/sandbox.ts';
+import type {Sandbox, SandboxEnd} from '../sandbox/sandbox.ts';
 import {frameType} from '../zygote/protocol.ts';
 import type {JsonValue, LimitHit, OutcomeError, OutcomeMemory} from './outcome.ts';
 
 const mebibyte = 1024 * 1024;
+/** First byte of an event: whether what the handler prints is to be passed on line by line. */
+const [whole, live] = [Buffer.from('-'), Buffer.from('L')];
 
 /** An event as it travels: JSON text or bytes. */
 export type EncodedEvent = {readonly type: 'json' | 'bytes'; readonly body: Uint8Array};
@@ -111,17 +114,21 @@ export class Instance {
 		return !this.#ended && this.#broken === undefined && this.#waiting === undefined;
 	}
 
-	/** Waits until the handler's module is loaded, which the sandbox was told before it started. */
-	async load(call: Call): Promise<CallResult> {
-		return this.#wait(call, () => undefined);
+	/** Hands over an event; {@link answer} must follow before the event loop turns. */
+	hand(event: EncodedEvent, {onStdout, onStderr}: CallListener): void {
+		const type = event.type === 'json' ? frameType.eventJson : frameType.eventBytes;
+		this.sandbox.send(type, onStdout === undefined && onStderr === undefined ? whole : live, event.body);
 	}
 
-	/** Hands over an event and waits for what becomes of it. */
-	async call(call: Call, event: EncodedEvent): Promise<CallResult> {
-		const {onStdout, onStderr} = call.listener;
-		const flags = Buffer.from(onStdout === undefined && onStderr === undefined ? '-' : 'L');
-		const type = event.type === 'json' ? frameType.eventJson : frameType.eventBytes;
-		return this.#wait(call, () => this.sandbox.send(type, flags, event.body));
+	/** Waits for what becomes of the event; or, before the first one, until the handler's module is loaded. */
+	async answer(call: Call): Promise<CallResult> {
+		if (this.#broken !== undefined) return {ok: false, error: plainError('Evicted', 'the instance had ended')};
+		const result = new Promise<CallResult>((settle) => {
+			this.#waiting = {call, chunks: [], chunkBytes: 0, untaken: 0, settle};
+		});
+		this.sandbox.stdout.direct(call.stdout);
+		this.sandbox.stderr.direct(call.stderr);
+		return result;
 	}
 
 	/** What its cgroup is charged, or was when it ended. */
@@ -150,24 +157,17 @@ export class Instance {
 		waiting?.settle({ok: false, error});
 	}
 
-	async #wait(call: Call, begin: () => void): Promise<CallResult> {
-		if (this.#broken !== undefined) return {ok: false, error: plainError('Evicted', 'the instance had ended')};
-		const result = new Promise<CallResult>((settle) => {
-			this.#waiting = {call, chunks: [], chunkBytes: 0, untaken: 0, settle};
-		});
-		this.sandbox.stdout.direct(call.stdout);
-		this.sandbox.stderr.direct(call.stderr);
-		begin();
-		return result;
-	}
-
 	#take(type: number, payload: Buffer): void {
 		const waiting = this.#waiting;
 		if (this.#broken !== undefined) return;
-		if (waiting === undefined) return this.#breach('expected silence between events');
+		if (waiting === undefined) {
+			this.#breach('expected silence between events');
+			return;
+		}
 		switch (type) {
 			case frameType.loaded:
-				return this.#settle({ok: true, value: null});
+				this.#settle({ok: true, value: null});
+				break;
 			case frameType.resultJson:
 			case frameType.resultBytes: {
 				const value = this.#decode(type === frameType.resultJson, payload);
@@ -175,15 +175,18 @@ export class Instance {
 				return;
 			}
 			case frameType.chunksEnd:
-				return this.#settle({ok: true, value: waiting.call.listener.onChunk === undefined ? waiting.chunks : null});
+				this.#settle({ok: true, value: waiting.call.listener.onChunk === undefined ? waiting.chunks : null});
+				break;
 			case frameType.chunkJson:
 			case frameType.chunkBytes:
-				return this.#takeChunk(waiting, type === frameType.chunkJson, payload);
+				this.#takeChunk(waiting, type === frameType.chunkJson, payload);
+				break;
 			case frameType.failed:
 			case frameType.error:
-				return this.#fail(decodeError(payload));
+				this.#fail(decodeError(payload));
+				break;
 			default:
-				return this.#breach(`expected a frame type of an answer, got ${type}`);
+				this.#breach(`expected a frame type of an answer, got ${type}`);
 		}
 	}
 
@@ -191,7 +194,10 @@ export class Instance {
 		const chunk = this.#decode(isJson, payload);
 		if (chunk === undefined) return;
 		waiting.chunkBytes += payload.length;
-		if (waiting.chunkBytes > this.#limits.resultMb * mebibyte) return this.#tooLarge();
+		if (waiting.chunkBytes > this.#limits.resultMb * mebibyte) {
+			this.#tooLarge();
+			return;
+		}
 		const {onChunk} = waiting.call.listener;
 		if (onChunk === undefined) {
 			waiting.chunks.push(chunk);

@@ -43,7 +43,7 @@ export type Timings = {
 	readonly totalMs: number;
 };
 
-/** Memory of the sandbox after the call, in MiB. */
+/** Memory of the sandbox in MiB, read when it is first looked at, or when the sandbox ended if that was before. */
 export type OutcomeMemory = {
 	/** Charged to its cgroup. */
 	readonly currentMiB: number;

@@ -123,7 +123,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			budget: parts.budget,
 			cgroups: parts.cgroups,
 			imports: parts.imports,
-			makeRoom: () => this.#makeRoom(),
+			makeRoom: (missingMb) => void this.#makeRoom(missingMb),
 			onCreated: (event) => {
 				this.emit('created', event);
 				if (event.start === 'forked') this.emit('forked', {function: event.function, sandbox: event.sandbox});
@@ -274,7 +274,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		}
 	}
 
-	async #invoke(
+	#invoke(
 		name: string,
 		event: JsonValue | Uint8Array,
 		options: Omit<InvokeOptions, 'signal'> & {readonly signal?: AbortSignal | undefined},
@@ -375,8 +375,17 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		}
 	}
 
-	#makeRoom(): void {
-		for (const lambda of this.#functions.values()) if (lambda.evictIdle()) return;
+	/** Ends idle instances, then zygotes, until enough is freed or none is left. */
+	async #makeRoom(missingMb: number): Promise<void> {
+		let missing = missingMb;
+		for (const lambda of this.#functions.values()) {
+			while (missing > 0 && lambda.evictIdle()) missing -= lambda.settings.limits.memoryMb;
+		}
+		while (missing > 0) {
+			const freed = await this.#parts.imports.evictOne();
+			if (freed === undefined) return;
+			missing -= freed;
+		}
 	}
 }
 
@@ -417,11 +426,13 @@ async function buildParts(
 	undo.push(() => keeper.close());
 	const ids = HostIdRange.take();
 	undo.push(() => ids.release());
+	const budget = new MemoryBudget(options.memoryBudgetMb);
 	const imports = new ImportCache({
 		keeper,
 		interpreter,
 		ids: ids.range,
 		liveness: livenessRead,
+		budget,
 		events: {
 			zygoteCreated: (detail) => emit('zygoteCreated', detail),
 			zygoteDestroyed: (detail) => emit('zygoteDestroyed', detail),
@@ -440,7 +451,7 @@ async function buildParts(
 		onInstalled: ({distributions}, durationMs) =>
 			emit('installed', {packages: distributions.map(({name, version}) => `${name}==${version}`), durationMs}),
 	});
-	return {state, interpreter, cgroupTree, cgroups, keeper, imports, store, budget: new MemoryBudget(options.memoryBudgetMb)};
+	return {state, interpreter, cgroupTree, cgroups, keeper, imports, store, budget};
 }
 
 /**

@@ -13,22 +13,37 @@ export class MemoryBudget {
 		this.totalMb = totalMb;
 	}
 
+	/** Whether somebody waits: then nothing should be kept idle. */
+	get isShort(): boolean {
+		return this.#waiters.length > 0;
+	}
+
+	/** Takes what is in use already, even beyond the budget; the result gives it back. */
+	charge(megabytes: number): () => void {
+		this.#reservedMb += megabytes;
+		return this.#releaseOnce(megabytes);
+	}
+
 	get reservedMb(): number {
 		return this.#reservedMb;
 	}
 
 	/**
 	 * Waits until there is room, first come first served.
-	 * @param makeRoom called when there is none; frees what is idle, if it can
+	 * @param makeRoom called with the missing megabytes when there is no room; frees what is idle, if it can
 	 * @returns gives the megabytes back; calling it again does nothing
 	 * @throws {RangeError} for more than the whole budget; {ForktreeError} `BudgetExceeded` after the deadline, or `Aborted`.
 	 */
-	async reserve(megabytes: number, deadlineMs: number, makeRoom: () => void, signal?: AbortSignal): Promise<() => void> {
+	async reserve(megabytes: number, deadlineMs: number, makeRoom: (missingMb: number) => void, signal?: AbortSignal): Promise<() => void> {
 		if (megabytes > this.totalMb) {
 			throw new RangeError(`expected a memory limit of at most memoryBudgetMb (${this.totalMb}), got ${megabytes}`);
 		}
 		if (this.#waiters.length > 0 || !this.#fits(megabytes)) await this.#wait(megabytes, deadlineMs, makeRoom, signal);
 		else this.#reservedMb += megabytes;
+		return this.#releaseOnce(megabytes);
+	}
+
+	#releaseOnce(megabytes: number): () => void {
 		let held = true;
 		return () => {
 			if (!held) return;
@@ -42,7 +57,7 @@ export class MemoryBudget {
 		return this.#reservedMb + megabytes <= this.totalMb;
 	}
 
-	async #wait(megabytes: number, deadlineMs: number, makeRoom: () => void, signal: AbortSignal | undefined): Promise<void> {
+	async #wait(megabytes: number, deadlineMs: number, makeRoom: (missingMb: number) => void, signal: AbortSignal | undefined): Promise<void> {
 		let timer: NodeJS.Timeout | undefined;
 		let onAbort = () => {};
 		try {
@@ -61,7 +76,7 @@ export class MemoryBudget {
 				}, deadlineMs);
 				onAbort = () => leave(new ForktreeError('Aborted', 'the call was aborted', {cause: signal?.reason}));
 				signal?.addEventListener('abort', onAbort, {once: true});
-				makeRoom();
+				makeRoom(this.#reservedMb + megabytes - this.totalMb);
 			});
 		} finally {
 			clearTimeout(timer);

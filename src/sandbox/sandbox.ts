@@ -1,8 +1,8 @@
 /** One live sandbox: its channel, its output, its process, its cgroup and its uid, owned together and ended together. */
-import {readFileSync} from 'node:fs';
 import type {Cgroup, CgroupMemory} from '../kernel/cgroup.ts';
 import {withDeadline} from '../kernel/deadline.ts';
 import {encodeFrame, FrameDecoder, FrameError} from '../kernel/frames.ts';
+import {type MemoryDetails, readMemory} from '../kernel/memory.ts';
 import type {Process, ProcessEnd} from '../kernel/process.ts';
 import {type NativeEndpoint, watch} from '../native.ts';
 import {Undo} from '../undo.ts';
@@ -34,9 +34,6 @@ export type SandboxListener = {
 	/** The channel broke: its end of file, or something that is no frame. */
 	broken(error: FrameError | undefined): void;
 };
-
-/** Memory of a sandbox's first process as the kernel counts it, in MiB. */
-export type MemoryDetails = {readonly privateMiB: number; readonly proportionalMiB: number; readonly sharedMiB: number};
 
 const endDeadlineMs = 10_000;
 /** How long the zygote's word on an exit status is waited for. */
@@ -115,15 +112,7 @@ export class Sandbox {
 	/** Counts its first process's pages, which takes about a millisecond; undefined once it has ended. */
 	memoryDetails(): MemoryDetails | undefined {
 		const pid = this.#process?.pid();
-		if (pid === undefined) return undefined;
-		const text = readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1');
-		const sum = (...names: string[]) =>
-			names.reduce((total, name) => total + Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1] ?? 0), 0) / 1024;
-		return {
-			privateMiB: sum('Private_Clean', 'Private_Dirty'),
-			proportionalMiB: sum('Pss'),
-			sharedMiB: sum('Shared_Clean', 'Shared_Dirty'),
-		};
+		return pid === undefined ? undefined : readMemory(pid);
 	}
 
 	/** Kills whatever runs in it and gives everything back. The same promise however often it is called. */

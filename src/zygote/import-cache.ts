@@ -2,9 +2,11 @@
  * The import cache: a root zygote, and below it one node a package set, made on first use.
  * A function is only ever forked from a zygote whose packages are its own set or none (the subset rule).
  */
+import {readMemory} from '../kernel/memory.ts';
 import type {PackageSet} from '../packages/store.ts';
 import type {Interpreter} from '../sandbox/interpreter.ts';
 import type {Keeper} from '../sandbox/keeper.ts';
+import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import {LockedFolder} from '../sandbox/mounts.ts';
 import {planRoot} from '../sandbox/rootfs.ts';
 import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
@@ -31,6 +33,8 @@ export type ImportCacheOptions = {
 	/** Read end of the pipe whose end of file ends every guest. */
 	readonly liveness: number;
 	readonly events: ImportCacheEvents;
+	/** Charged for what zygotes use. */
+	readonly budget: MemoryBudget;
 };
 
 /** A place to fork from, and whether the packages have still to be attached in the leaf. */
@@ -41,6 +45,7 @@ type Node = {
 	/** Modules that are left to the handler: their import failed here, or left a thread behind. */
 	readonly excluded: Map<string, 'failed' | 'threaded'>;
 	lastUse: number;
+	megabytes: number;
 };
 
 /** Thrown inside when a node can't be made as it was asked. */
@@ -107,15 +112,18 @@ export class ImportCache {
 		return this.#nodes.get(set.key)?.excluded ?? new Map();
 	}
 
-	/** Lets the least recently used node go; false when there is none. Sandboxes forked from it live on. */
-	async evictOne(): Promise<boolean> {
+	/**
+	 * Lets the least recently used node go; sandboxes forked from it live on.
+	 * @returns the MiB that it had of its own; undefined when there is no node
+	 */
+	async evictOne(): Promise<number | undefined> {
 		const live = [...this.#nodes.values()].filter((node) => node.zygote !== undefined);
 		const victim = live.sort((a, b) => a.lastUse - b.lastUse)[0];
 		const zygote = await victim?.zygote?.catch(() => undefined);
-		if (victim === undefined || zygote === undefined) return false;
+		if (victim === undefined || zygote === undefined) return undefined;
 		victim.zygote = undefined;
 		zygote.release();
-		return true;
+		return victim.megabytes;
 	}
 
 	/** Zygotes that are alive now. */
@@ -139,7 +147,7 @@ export class ImportCache {
 	#node(set: PackageSet): Node {
 		let node = this.#nodes.get(set.key);
 		if (node === undefined) {
-			node = {zygote: undefined, excluded: new Map(), lastUse: 0};
+			node = {zygote: undefined, excluded: new Map(), lastUse: 0, megabytes: 0};
 			this.#nodes.set(set.key, node);
 		}
 		return node;
@@ -189,8 +197,10 @@ export class ImportCache {
 			}
 			for (const module of threaded) node.excluded.set(module, 'threaded');
 			if (failed.length === 0 && threaded.length === 0) {
+				const release = this.#charge(zygote, node);
 				this.#watch(zygote, set.key, () => {
 					node.zygote = undefined;
+					release();
 				});
 				this.#options.events.zygoteCreated({packages: set.key, modules, importMs});
 				return zygote;
@@ -198,6 +208,12 @@ export class ImportCache {
 			zygote.release();
 			if (failed.length > 0) throw new ImportTrouble();
 		}
+	}
+
+	#charge(zygote: Zygote, node: Node): () => void {
+		const pid = zygote.pid();
+		node.megabytes = pid === undefined ? 0 : Math.ceil(readMemory(pid).privateMiB);
+		return this.#options.budget.charge(node.megabytes);
 	}
 
 	#watch(zygote: Zygote, packages: string, forget: () => void): void {

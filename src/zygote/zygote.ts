@@ -262,7 +262,11 @@ export class Zygote {
 
 	/** Makes what the next leaf needs. To be called when a start is over: it takes a core for half a millisecond. */
 	refill(): void {
-		if (!this.#link.isGone) this.#link.send(encodeRequest({op: 'refill', id: 0, packages: false, text: ''}), []);
+		try {
+			this.#link.send(encodeRequest({op: 'refill', id: 0, packages: false, text: ''}), []);
+		} catch (error) {
+			if (!(error instanceof ForktreeError)) throw error; // it is gone: its end is told elsewhere
+		}
 	}
 
 	/** Its own process's pid on the host; undefined once it has ended. */

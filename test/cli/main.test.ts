@@ -1,0 +1,136 @@
+import {existsSync} from 'node:fs';
+import {readFile, rm, symlink, writeFile} from 'node:fs/promises';
+import path from 'node:path';
+import test, {type ExecutionContext} from 'ava';
+import {execa} from 'execa';
+import {temporaryFolder} from '../helpers/runtime.ts';
+import {forktree} from './forktree.ts';
+
+const root = path.join(import.meta.dirname, '..', '..');
+
+async function folder(t: ExecutionContext): Promise<string> {
+	const directory = await temporaryFolder();
+	t.teardown(() => rm(directory, {recursive: true, force: true}));
+	return directory;
+}
+
+/** Prints the address of every module that is loaded to stderr. */
+const tracing = `import {register} from 'node:module';
+register('data:text/javascript,' + encodeURIComponent(\`
+	import {writeSync} from 'node:fs';
+	export async function load(url, context, next) {
+		writeSync(2, url + '\\\\n');
+		return next(url, context);
+	}
+\`));`;
+
+for (const [args, words] of [
+	[['--help'], ['run', 'doctor', 'worker']],
+	[
+		['run', '--help'],
+		['Exit codes:', '$ forktree run hello.py --event'],
+	],
+	[['doctor', '--help'], ['$ sudo forktree doctor']],
+	[
+		['worker', 'up', '--help'],
+		['$ forktree worker up -p .', 'worker_port', 'worker_url', 'mem_pool_mb'],
+	],
+] as const) {
+	test(`${args.join(' ')} says what it does`, async (t) => {
+		const {exitCode, stdout, stderr} = await forktree(args);
+		t.is(exitCode, 0);
+		t.is(stderr, '');
+		for (const word of words) t.true(stdout.includes(word), word);
+	});
+}
+
+test('help loads no more than the arguments take', async (t) => {
+	const env = {NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(tracing)}`};
+	const help = await forktree(['--help'], {env});
+	t.true(help.stderr.includes('/src/cli/terminal.ts'));
+	t.false(help.stderr.includes('/src/index.ts'));
+	const run = await forktree(['run', 'x', '--event', '{'], {env});
+	t.true(run.stderr.includes('/src/index.ts'), 'the trace would show it');
+});
+
+test('--version prints that of the package', async (t) => {
+	const {version} = JSON.parse(await readFile(path.join(root, 'package.json'), 'utf8')) as {version: string};
+	const {exitCode, stdout} = await forktree(['--version']);
+	t.is(exitCode, 0);
+	t.is(stdout, `${version}\n`);
+});
+
+for (const args of [
+	[],
+	['frob'],
+	['--what'],
+	['run'],
+	['run', 'x', '--timeout', '0'],
+	['run', 'x', '--timeout', 'soon'],
+	['run', 'x', '--env', 'NAME'],
+	['run', 'x', '--env', '=value'],
+	['worker'],
+	['worker', 'up', '-o', 'worker_port'],
+]) {
+	test(`forktree ${args.join(' ')} is refused as bad usage`, async (t) => {
+		const {exitCode, stdout, stderr} = await forktree(args);
+		t.is(exitCode, 125);
+		t.is(stdout, '');
+		t.regex(stderr, /^(forktree: |Usage: )/);
+		t.notRegex(stderr, /^\s+at /m);
+	});
+}
+
+for (const [event, message] of [
+	['{', /^forktree: --event: expected JSON: .+\n$/],
+	['@/nowhere/event.json', /^forktree: .*'\/nowhere\/event\.json'\n$/],
+	['-', /^forktree: stdin: expected JSON: .+\n$/],
+] as const) {
+	test(`the event ${event} is refused in one line`, async (t) => {
+		const {exitCode, stdout, stderr} = await forktree(['run', 'x.py', '--event', event]);
+		t.is(exitCode, 125);
+		t.is(stdout, '');
+		t.regex(stderr, message);
+	});
+}
+
+test('an event that is not UTF-8 is refused', async (t) => {
+	const file = path.join(await folder(t), 'event.json');
+	await writeFile(file, Buffer.from([0x22, 0xff, 0x22]));
+	const {exitCode, stderr} = await forktree(['run', 'x.py', '--event', `@${file}`]);
+	t.is(exitCode, 125);
+	t.is(stderr, `forktree: ${file}: expected UTF-8\n`);
+});
+
+for (const [pair, message] of [
+	['port=1', 'forktree: -o: expected worker_port, worker_url, mem_pool_mb, got "port"\n'],
+	['__proto__=1', 'forktree: -o: expected worker_port, worker_url, mem_pool_mb, got "__proto__"\n'],
+	['worker_port=65536', 'forktree: worker_port: expected a whole number from 0 to 65535, got "65536"\n'],
+	['mem_pool_mb=', `forktree: mem_pool_mb: expected a whole number from 1 to ${Number.MAX_SAFE_INTEGER}, got ""\n`],
+	['worker_url=http://x/', 'forktree: worker_url: expected a host name or address to listen on, got "http://x/"\n'],
+] as const) {
+	test(`worker up -o ${pair} is refused`, async (t) => {
+		const {exitCode, stdout, stderr} = await forktree(['worker', 'up', '-o', pair]);
+		t.is(exitCode, 125);
+		t.is(stdout, '');
+		t.is(stderr, message);
+	});
+}
+
+test('worker up without a registry makes nothing', async (t) => {
+	const directory = await folder(t);
+	const {exitCode, stderr} = await forktree(['worker', 'up', '-p', directory]);
+	t.is(exitCode, 125);
+	t.regex(stderr, /^forktree: expected .*\/registry to be a folder of functions: ENOENT.*\n$/);
+	t.false(existsSync(path.join(directory, 'state')));
+});
+
+test('the built program runs through a link, as npm makes one', async (t) => {
+	const program = path.join(root, 'dist', 'cli', 'main.js');
+	t.is((await readFile(program, 'utf8')).split('\n', 1)[0], '#!/usr/bin/env node');
+	const link = path.join(await folder(t), 'forktree');
+	await symlink(program, link);
+	const {exitCode, stdout} = await execa(process.execPath, [link, 'run', '--help'], {reject: false});
+	t.is(exitCode, 0);
+	t.true(stdout.startsWith('Usage: forktree run'));
+});

@@ -1,0 +1,243 @@
+import {existsSync} from 'node:fs';
+import {readdir, rm} from 'node:fs/promises';
+import {createServer} from 'node:net';
+import {tmpdir} from 'node:os';
+import path from 'node:path';
+import process from 'node:process';
+import test, {type ExecutionContext} from 'ava';
+import {execa} from 'execa';
+import {kernelTest} from '../helpers/kernel-test.ts';
+import {cgroupsOf} from '../helpers/leak-check.ts';
+import {py, python, temporaryFolder} from '../helpers/runtime.ts';
+import {forktree, said, writeFiles} from './forktree.ts';
+
+const fixtures = path.join(import.meta.dirname, '..', 'packages', 'fixtures');
+const offline = {PIP_NO_INDEX: '1', PIP_FIND_LINKS: fixtures, UV_OFFLINE: '1', UV_FIND_LINKS: fixtures};
+
+/** A folder with these files. */
+async function folder(t: ExecutionContext, files: Readonly<Record<string, string>>): Promise<string> {
+	const directory = await temporaryFolder();
+	t.teardown(() => rm(directory, {recursive: true, force: true}));
+	await writeFiles(directory, files);
+	return directory;
+}
+
+/** The path of a script, in a folder that serves as the cache as well. */
+async function script(t: ExecutionContext, code: string): Promise<{file: string; env: Record<string, string>}> {
+	const directory = await folder(t, {'hello.py': code});
+	return {file: path.join(directory, 'hello.py'), env: {XDG_CACHE_HOME: path.join(directory, 'cache')}};
+}
+
+const echo = py`
+	import sys
+
+	def f(event):
+		print('on stdout')
+		print('on stderr', file=sys.stderr)
+		return event
+`;
+
+for (const [title, event, options, value] of [
+	['no event is an empty object', [], {}, '{}\n'],
+	['an event is JSON', ['--event', '{"ä": [1, null, "b"]}'], {}, '{"ä":[1,null,"b"]}\n'],
+	['an event comes from stdin', ['--event', '-'], {input: '"from stdin"'}, '"from stdin"\n'],
+] as const) {
+	kernelTest(`run: ${title}; only the value is on stdout`, async (t) => {
+		const {file, env} = await script(t, echo);
+		const stdin = 'input' in options ? {stdin: 'pipe' as const, ...options} : {};
+		const {exitCode, stdout, stderr} = await forktree(['run', file, '--python', python, ...event], {env, ...stdin});
+		t.is(exitCode, 0, stderr);
+		t.is(stdout, value);
+		t.deepEqual(stderr.split('\n').sort(), ['', 'on stderr', 'on stdout']);
+	});
+}
+
+kernelTest(
+	'run: an event comes from a file, a function from a folder with its settings, and from an archive',
+	async (t) => {
+		const directory = await folder(t, {
+			'event.json': '"from a file"',
+			'code/main.py': py`
+			import os
+
+			def f(event):
+				return [event, os.environ['GREETING'], os.environ['ADDED']]
+		`,
+			'code/ol.yaml': 'environment:\n  OL_ENTRY_FILE: main.py\n  GREETING: hello\n',
+		});
+		const archive = path.join(directory, 'code.tar.gz');
+		await execa('tar', ['-czf', archive, '-C', path.join(directory, 'code'), '.']);
+		for (const source of [path.join(directory, 'code'), archive]) {
+			const event = `@${path.join(directory, 'event.json')}`;
+			const {exitCode, stdout, stderr} = await forktree(['run', source, '--event', event, '--env', 'ADDED=a=b'], {
+				env: {XDG_CACHE_HOME: directory},
+			});
+			t.is(exitCode, 0, stderr);
+			t.is(stdout, '["from a file","hello","a=b"]\n');
+		}
+	},
+);
+
+kernelTest('run: bytes are printed as they are, and marked within JSON', async (t) => {
+	const {file, env} = await script(
+		t,
+		py`
+		def f(event):
+			return chunks() if event == 'mixed' else b'\x00\xff\n'
+
+		def chunks():
+			yield 1
+			yield b'\xff'
+		`,
+	);
+	const raw = await forktree(['run', file], {env, encoding: 'buffer'});
+	t.deepEqual([...raw.stdout], [0x00, 0xff, 0x0a]);
+	const mixed = await forktree(['run', file, '--event', '"mixed"'], {env});
+	t.is(mixed.stdout, '[1,{"$base64":"/w=="}]\n');
+	const json = await forktree(['run', file, '--json'], {env});
+	t.deepEqual((JSON.parse(json.stdout) as {value: unknown}).value, {$base64: 'AP8K'});
+});
+
+for (const [title, code, exitCode, said] of [
+	['raises', "def f(event):\n\traise ValueError('no')\n", 1, /^Traceback [^]*hello|f\.py[^]*ValueError: no\n$/],
+	['exits', 'import sys\ndef f(event):\n\tsys.exit(0)\n', 1, /^Exited: SystemExit\(0\), status 0\n$/],
+	['ends its process', 'import os\ndef f(event):\n\tos._exit(0)\n', 1, /^Exited: .*status 0\n$/],
+	[
+		'can’t be imported',
+		'import nowhere\ndef f(event):\n\tpass\n',
+		1,
+		/^Traceback [^]*ModuleNotFoundError: [^\n]*nowhere[^\n]*\n$/,
+	],
+	['answers a set', 'def f(event):\n\treturn {1}\n', 1, /^ResultNotSerializable: \$ is of type set/],
+	['answers too much', "def f(event):\n\treturn 'x' * 2**23\n", 1, /^ResultTooLarge: /],
+	['takes too long', 'def f(event):\n\twhile True: pass\n', 124, /^Timeout: /],
+	['takes too much memory', 'def f(event):\n\treturn len(bytearray(2**29))\n', 137, /^OutOfMemory: /],
+	['is killed', 'import ctypes\ndef f(event):\n\tctypes.string_at(0)\n', 137, /^Killed: .*SIGSEGV\n$/],
+	['does not compile', 'def f(\n', 125, /^forktree: f\.py:1: .*\n$/],
+] as const) {
+	kernelTest(`run: a handler that ${title} ends with ${exitCode}`, async (t) => {
+		const {file, env} = await script(t, code);
+		const timeout = exitCode === 124 ? ['--timeout', '500'] : [];
+		const result = await forktree(['run', file, ...timeout], {env});
+		t.is(result.exitCode, exitCode);
+		t.is(result.stdout, '');
+		t.regex(result.stderr, said);
+	});
+}
+
+for (const [title, args, said] of [
+	['the path is not there', ['run', '/nowhere/f.py'], /^forktree: cannot read "\/nowhere\/f\.py": ENOENT.*\n$/],
+	[
+		'there is no such interpreter',
+		['run', '/nowhere/f.py', '--python', '/nowhere/python'],
+		/^forktree: expected a CPython.*\n$/,
+	],
+] as const) {
+	kernelTest(`run: 125 and one line when ${title}`, async (t) => {
+		const {exitCode, stdout, stderr} = await forktree(args, {env: {XDG_CACHE_HOME: await folder(t, {})}});
+		t.is(exitCode, 125);
+		t.is(stdout, '');
+		t.regex(stderr, said);
+	});
+}
+
+kernelTest('run --json: the whole outcome of a success and of a failure', async (t) => {
+	const {file, env} = await script(t, "def f(event):\n\tprint('heard')\n\treturn 1 / event\n");
+	const success = await forktree(['run', file, '--event', '2', '--json'], {env});
+	t.is(success.exitCode, 0);
+	t.like(JSON.parse(success.stdout), {ok: true, value: 0.5, logs: {stdout: 'heard\n', stderr: ''}, start: 'forked'});
+	t.is(success.stderr, 'heard\n');
+	const failure = await forktree(['run', file, '--event', '0', '--json'], {env});
+	t.is(failure.exitCode, 1);
+	t.like(JSON.parse(failure.stdout), {ok: false, error: {code: 'HandlerError', type: 'ZeroDivisionError'}});
+	t.regex(failure.stderr, /ZeroDivisionError/);
+});
+
+kernelTest('run: requirements are installed once, into the shared cache', async (t) => {
+	const {file, env} = await script(t, 'import forktree_fixture\ndef f(event):\n\treturn forktree_fixture.VALUE\n');
+	const args = ['run', file, '--python', python, '--requirement', 'forktree_fixture==1.0'];
+	const first = await forktree(args, {env: {...env, ...offline}});
+	t.is(first.exitCode, 0, first.stderr);
+	t.is(first.stdout, '42\n');
+	const sets = await readdir(path.join(env['XDG_CACHE_HOME'] ?? '', 'forktree', 'packages'));
+	t.is(sets.length, 1);
+	// Nothing could be installed now.
+	const again = await forktree(args, {
+		env: {...env, ...offline, PIP_FIND_LINKS: '/nowhere', UV_FIND_LINKS: '/nowhere'},
+	});
+	t.is(again.stdout, '42\n', again.stderr);
+});
+
+kernelTest('run: a requirement that can’t be installed is 125, in one line', async (t) => {
+	const {file, env} = await script(t, echo);
+	const result = await forktree(['run', file, '--requirement', 'forktree_fixture==9'], {env: {...env, ...offline}});
+	t.is(result.exitCode, 125);
+	t.is(result.stdout, '');
+	t.regex(result.stderr, /^forktree: could not install forktree-fixture==9: .*\n$/);
+});
+
+for (const [name, code] of [
+	['SIGINT', 130],
+	['SIGTERM', 143],
+] as const) {
+	kernelTest(`run: ${name} ends the call and leaves nothing behind`, async (t) => {
+		const {file, env} = await script(t, "def f(event):\n\tprint('begun')\n\twhile True: pass\n");
+		const running = forktree(['run', file], {env});
+		await said(running.stderr, 'begun'); // while the handler runs: logs are live
+		const stateDir = path.join(tmpdir(), `forktree-${process.getuid?.()}`, `${running.pid}-0`);
+		const groups = cgroupsOf(stateDir);
+		running.kill(name);
+		const {exitCode, stdout} = await running;
+		t.is(exitCode, code);
+		t.is(stdout, '');
+		t.false(existsSync(stateDir));
+		t.deepEqual(
+			groups.filter((group) => existsSync(group)),
+			[],
+		);
+	});
+}
+
+kernelTest('run: SIGTERM ends an installation', async (t) => {
+	const index = createServer((socket) => socket.on('error', () => undefined));
+	const connected = new Promise((resolve) => index.once('connection', resolve));
+	await new Promise<void>((resolve) => index.listen(0, '127.0.0.1', resolve));
+	t.teardown(() => index.close());
+	const address = index.address();
+	if (address === null || typeof address === 'string') return t.fail('expected a port');
+	const url = `http://127.0.0.1:${address.port}/simple`;
+	const {file, env} = await script(t, echo);
+	const running = forktree(['run', file, '--requirement', 'forktree_fixture==1.0'], {
+		env: {...env, PIP_INDEX_URL: url, UV_DEFAULT_INDEX: url, UV_OFFLINE: '0', PIP_NO_INDEX: '0', NO_PROXY: '127.0.0.1'},
+	});
+	await connected;
+	running.kill('SIGTERM');
+	const {exitCode, stderr} = await running;
+	t.is(exitCode, 143);
+	t.is(stderr, '');
+	t.deepEqual(await readdir(path.join(env['XDG_CACHE_HOME'] ?? '', 'forktree', 'packages')), []);
+});
+
+kernelTest('run: a reader that left is no crash', async (t) => {
+	const {file, env} = await script(t, "def f(event):\n\treturn 'x' * 2**20\n");
+	const running = forktree(['run', file], {env});
+	running.stdout?.destroy();
+	const {exitCode, stderr} = await running;
+	t.is(exitCode, 0);
+	t.is(stderr, '');
+});
+
+kernelTest('run: a full disk is reported', async (t) => {
+	const {file, env} = await script(t, 'def f(event):\n\treturn 1\n');
+	const {exitCode, stderr} = await forktree(['run', file], {env, stdout: {file: '/dev/full'}});
+	t.is(exitCode, 125);
+	t.regex(stderr, /^forktree: .*ENOSPC.*\n$/);
+});
+
+if (process.geteuid?.() !== 0) {
+	test('run: without root it says so', async (t) => {
+		const {exitCode, stderr} = await forktree(['run', 'x.py'], {env: {XDG_CACHE_HOME: await folder(t, {})}});
+		t.is(exitCode, 125);
+		t.regex(stderr, /^forktree: expected to run as root.*sudo\n$/);
+	});
+}
