@@ -19,7 +19,7 @@ from . import hygiene
 CHANNEL = 3
 CHUNK = 1 << 16  # below malloc's threshold for mapping memory anew at each read
 HANDLER = '/handler'
-LOAD, EVENT_JSON, EVENT_BYTES, COMPILE = 16, 17, 18, 19
+LOAD, EVENT_JSON, EVENT_BYTES, COMPILE, LIVE_EVENT_JSON, LIVE_EVENT_BYTES = 16, 17, 18, 19, 20, 21
 LOADED, FAILED, RESULT_JSON, RESULT_BYTES, ERROR, CHUNK_JSON, CHUNK_BYTES, CHUNKS_END, COMPILED = 2, 3, 4, 5, 6, 7, 8, 9, 10
 MAX_TEXT = 64 * 1024
 FORKTREE = os.path.dirname(__file__)
@@ -28,6 +28,9 @@ encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(',', 
 decode = json.JSONDecoder().decode
 encode_ascii = json.JSONEncoder(allow_nan=False, separators=(',', ':')).encode
 received = bytearray()
+is_forked = False
+# What most handlers answer: nothing else is asked about these.
+PLAIN_TYPES = frozenset((dict, list, str, int, float, bool, type(None), bytes))
 
 
 def serve() -> NoReturn:
@@ -117,47 +120,67 @@ def import_entry(entry: str) -> ModuleType:
 
 
 def answer_events(handler: Callable[[Any], Any]) -> NoReturn:
-    own_pid = os.getpid()
+    os.register_at_fork(after_in_child=note_fork)
     while True:
         kind, body = receive()
-        if body[:1] == b'L':  # somebody reads along
+        if kind >= LIVE_EVENT_JSON:  # somebody reads along
             on_streams(lambda stream: stream.reconfigure(line_buffering=True))
         try:
-            event = decode(body[1:].decode()) if kind == EVENT_JSON else body[1:]
-            answer(handler(event), own_pid)
+            event = decode(body.decode()) if kind in (EVENT_JSON, LIVE_EVENT_JSON) else body
+            answer(handler(event))
         except SystemExit as error:
-            leave_if_forked(own_pid)
+            leave_if_forked()
             flush()
             fail('Exited', error)
             os._exit(exit_status(error.code))
         except BaseException as error:
-            leave_if_forked(own_pid)
+            leave_if_forked()
             flush()
             fail('HandlerError', error)
 
 
-def leave_if_forked(own_pid: int) -> None:
+def note_fork() -> None:
+    global is_forked
+    is_forked = True
+
+
+def leave_if_forked() -> None:
     """A handler that forked and whose child came back here: only the first process answers."""
-    if os.getpid() != own_pid:
+    if is_forked:
         flush()
         os._exit(0)
 
 
-def answer(value: Any, own_pid: int) -> None:
-    is_generator = isinstance(value, (GeneratorType, AsyncGeneratorType))
+def answer(value: Any) -> None:
+    if type(value) in PLAIN_TYPES:
+        answer_value(value)
+    elif isinstance(value, (GeneratorType, AsyncGeneratorType)):
+        answer_chunks(value)
+    elif isinstance(value, CoroutineType) or hasattr(value, '__await__'):
+        import asyncio
+
+        answer_value(asyncio.run(complete(value)))
+    else:
+        answer_value(value)
+
+
+def answer_value(value: Any) -> None:
+    leave_if_forked()
+    flush()
+    send_value(value, RESULT_JSON, RESULT_BYTES)
+
+
+def answer_chunks(value: Any) -> None:
     if isinstance(value, GeneratorType):
         for chunk in value:
             send_value(chunk, CHUNK_JSON, CHUNK_BYTES)
-    elif isinstance(value, (CoroutineType, AsyncGeneratorType)) or hasattr(value, '__await__'):
+    else:
         import asyncio
 
-        value = asyncio.run(complete(value))
-    leave_if_forked(own_pid)
+        asyncio.run(complete(value))
+    leave_if_forked()
     flush()
-    if is_generator:
-        send(CHUNKS_END)
-    else:
-        send_value(value, RESULT_JSON, RESULT_BYTES)
+    send(CHUNKS_END)
 
 
 async def complete(value: Any) -> Any:

@@ -13,17 +13,14 @@ export class FrameError extends Error {
 	}
 }
 
-/** One frame as bytes. The payload may be given in parts. */
-export function encodeFrame(type: number, ...parts: readonly Uint8Array[]): Buffer {
-	const size = parts.reduce((sum, part) => sum + part.byteLength, 0);
+/** One frame as bytes. */
+export function encodeFrame(type: number, payload: Uint8Array | string): Buffer {
+	const size = Buffer.byteLength(payload);
 	const frame = Buffer.allocUnsafe(headerSize + size);
 	frame.writeUInt32LE(size, 0);
 	frame[4] = type;
-	let at = headerSize;
-	for (const part of parts) {
-		frame.set(part, at);
-		at += part.byteLength;
-	}
+	if (typeof payload === 'string') frame.write(payload, headerSize);
+	else frame.set(payload, headerSize);
 	return frame;
 }
 

@@ -64,7 +64,7 @@ export async function compileCode(
 		scratchMb: 1,
 		openFiles: limits.openFiles,
 		maxFrame,
-		greet: (made) => made.send(frameType.compile, Buffer.from(JSON.stringify(files))),
+		greet: (made) => made.send(frameType.compile, JSON.stringify(files)),
 	});
 	try {
 		const codes = await answers(sandbox);

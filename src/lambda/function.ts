@@ -95,10 +95,11 @@ export class LambdaFunction {
 	 * @throws {ForktreeError} `Aborted`, `RuntimeClosed`, or what forktree itself failed at; a failed handler is an outcome
 	 */
 	async invoke(event: EncodedEvent, options: CallOptions): Promise<Outcome> {
-		const record = new CallRecord(this.settings.zygote ? 'forked' : 'cold', options.memoryDetails);
+		const asked = performance.now();
 		// An idle instance gets its event at once: what the call needs besides is made while the handler runs.
 		const idle = options.signal?.aborted === true ? undefined : this.#enterIdle();
 		idle?.hand(event, options);
+		const record = new CallRecord(asked, this.settings.zygote ? 'forked' : 'cold', options.memoryDetails);
 		if (idle !== undefined) record.begin(idle, 'warm');
 		const call = new Call(this.settings.limits, options);
 		const limit = new CallLimit(options.timeoutMs, options.signal);
@@ -319,7 +320,7 @@ function roundPhases({prepareMs, forkMs, isolateMs}: ForkTimings): Omit<Phases, 
 
 /** What is noted of a call for its outcome. */
 class CallRecord {
-	readonly #asked = performance.now();
+	readonly #asked: number;
 	readonly #memoryDetails: boolean;
 	#start: StartKind;
 	#phases = noPhases;
@@ -328,7 +329,8 @@ class CallRecord {
 	#instance: Instance | undefined;
 
 	/** @param start the kind, should the call end before one was made */
-	constructor(start: StartKind, memoryDetails: boolean) {
+	constructor(asked: number, start: StartKind, memoryDetails: boolean) {
+		this.#asked = asked;
 		this.#start = start;
 		this.#memoryDetails = memoryDetails;
 	}
@@ -447,12 +449,11 @@ class CallLimit {
 
 /** An event as it travels. @throws {TypeError} when it is not JSON, {RangeError} when it is too large */
 export function encodeEvent(event: JsonValue | Uint8Array, maxMb: number): EncodedEvent {
-	const isBytes = event instanceof Uint8Array;
-	const text = isBytes ? '' : JSON.stringify(event);
-	if (text === undefined) throw new TypeError(`expected an event that is JSON or a Uint8Array, got ${typeof event}`);
-	const body = isBytes ? event : Buffer.from(text);
-	if (body.byteLength > maxMb * 1024 * 1024) {
-		throw new RangeError(`expected an event of at most ${maxMb} MiB (limits.eventMb), got ${body.byteLength} bytes`);
+	const encoded = event instanceof Uint8Array ? event : JSON.stringify(event);
+	if (encoded === undefined) throw new TypeError(`expected an event that is JSON or a Uint8Array, got ${typeof event}`);
+	const size = Buffer.byteLength(encoded);
+	if (size > maxMb * 1024 * 1024) {
+		throw new RangeError(`expected an event of at most ${maxMb} MiB (limits.eventMb), got ${size} bytes`);
 	}
-	return {type: isBytes ? 'bytes' : 'json', body};
+	return encoded;
 }

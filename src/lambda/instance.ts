@@ -9,11 +9,9 @@ import {frameType} from '../zygote/protocol.ts';
 import type {JsonValue, LimitHit, OutcomeError, OutcomeMemory} from './outcome.ts';
 
 const mebibyte = 1024 * 1024;
-/** First byte of an event: whether what the handler prints is to be passed on line by line. */
-const [whole, live] = [Buffer.from('-'), Buffer.from('L')];
 
 /** An event as it travels: JSON text or bytes. */
-export type EncodedEvent = {readonly type: 'json' | 'bytes'; readonly body: Uint8Array};
+export type EncodedEvent = string | Uint8Array;
 
 /** Hears what a call prints and yields, as it comes. */
 export type CallListener = {
@@ -116,8 +114,10 @@ export class Instance {
 
 	/** Hands over an event; {@link answer} must follow before the event loop turns. */
 	hand(event: EncodedEvent, {onStdout, onStderr}: CallListener): void {
-		const type = event.type === 'json' ? frameType.eventJson : frameType.eventBytes;
-		this.sandbox.send(type, onStdout === undefined && onStderr === undefined ? whole : live, event.body);
+		const isJson = typeof event === 'string';
+		const isLive = onStdout !== undefined || onStderr !== undefined;
+		if (isLive) this.sandbox.send(isJson ? frameType.liveEventJson : frameType.liveEventBytes, event);
+		else this.sandbox.send(isJson ? frameType.eventJson : frameType.eventBytes, event);
 	}
 
 	/** Waits for what becomes of the event; or, before the first one, until the handler's module is loaded. */

@@ -84,8 +84,8 @@ export class Sandbox {
 	}
 
 	/** Sends a frame; what can't be sent shows as the channel's end. */
-	send(type: number, ...payload: readonly Uint8Array[]): void {
-		this.#channel.send(encodeFrame(type, ...payload));
+	send(type: number, payload: Uint8Array | string): void {
+		this.#channel.send(encodeFrame(type, payload));
 	}
 
 	/** Stops taking frames in; a sandbox that goes on sending waits. */

@@ -20,6 +20,9 @@ export const frameType = {
 	eventJson: 17,
 	eventBytes: 18,
 	compile: 19,
+	/** As the ones above; what the handler prints is to be sent line by line. */
+	liveEventJson: 20,
+	liveEventBytes: 21,
 } as const;
 
 /** The steps of a leaf's set-up, numbered as in guest.cc. */
