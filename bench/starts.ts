@@ -1,7 +1,8 @@
 /** How long does a start take, against what the kernel and a plain interpreter take for the same? */
+import {once} from 'node:events';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {fileURLToPath} from 'node:url';
-import {once} from 'node:events';
+import {readFile} from 'node:fs/promises';
 import path from 'node:path';
 import {createRuntime, type Runtime} from 'forktree';
 import {importMs, openForkFloor, openSocketFloor} from './floors.ts';
@@ -59,7 +60,6 @@ async function measure(runtime: Runtime, packagesDir: string, short: boolean): P
 	await runtime.deploy('bare', {'f.py': noop}, {reuse: false});
 	await runtime.deploy('warm', {'f.py': noop});
 	await runtime.deploy('weather', weather);
-	const {readFile} = await import('node:fs/promises');
 	const requirements = (await readFile(path.join(weather, 'requirements.txt'), 'utf8')).split('\n');
 	await runtime.deploy('pandas', {'f.py': `import pandas\n${noop}`}, {reuse: false, requirements});
 	const where = await runtime.invoke('weather', {month: 1}, {timeoutMs: 120_000});
@@ -74,9 +74,7 @@ async function measure(runtime: Runtime, packagesDir: string, short: boolean): P
 	const pandasFloor = await openForkFloor({python: python.executable, siteDir, modules: zygote.modules});
 	const socketFloor = await openSocketFloor(python.executable);
 	const message = Buffer.from('{"month":7}');
-	const imports: number[] = [];
 	try {
-		for (let i = 0; i < (short ? 3 : 10); i += 1) imports.push(await importMs({python: python.executable, siteDir, modules: ['pandas']}));
 		for (const {name, gapMs} of series) {
 			const add = (what: string, [ours, floor]: readonly [number[], number[]]) => {
 				samples[`${what}/${name}`] = summarize(ours);
@@ -99,9 +97,14 @@ async function measure(runtime: Runtime, packagesDir: string, short: boolean): P
 			await alternate(100, 0, warmCall, socket);
 			const [warm, round] = add('warm call', await alternate(short ? 50 : gapMs > 0 ? n : 2000, gapMs, warmCall, socket));
 			marks.push(mark(`warm no-op call / socket round trip/${name}`, warm / round, '<=', 2, '×'));
+			const imports: number[] = [];
+			for (let i = 0; i < (short ? 3 : 15); i += 1) {
+				if (gapMs > 0) await sleep(gapMs);
+				imports.push(await importMs({python: python.executable, siteDir, modules: ['pandas']}));
+			}
+			samples[`fresh process, import pandas/${name}`] = summarize(imports);
 			marks.push(mark(`fresh import of pandas / forked pandas start/${name}`, percentile(imports, 50) / pandas, '>=', 80, '×'));
 		}
-		samples['fresh process, import pandas'] = summarize(imports);
 	} finally {
 		await Promise.all([bareFloor.close(), pandasFloor.close(), socketFloor.close()]);
 	}

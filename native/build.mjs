@@ -29,11 +29,17 @@ function isFresh() {
 }
 
 function requireCompiler() {
-	for (const [tool, debian] of [['g++', 'g++'], ['make', 'make'], ['python3', 'python3']]) {
+	for (const [tool, debian] of [
+		['g++', 'g++'],
+		['make', 'make'],
+		['python3', 'python3'],
+	]) {
 		try {
 			execFileSync(tool, ['--version'], {stdio: 'ignore'});
 		} catch {
-			console.error(`forktree: building the native parts needs ${tool}; on Debian and Ubuntu: apt-get install ${debian}`);
+			console.error(
+				`forktree: building the native parts needs ${tool}; on Debian and Ubuntu: apt-get install ${debian}`,
+			);
 			process.exit(1);
 		}
 	}
@@ -50,7 +56,11 @@ function build() {
 	const headers = ownHeaders();
 	const gyp = path.join(root, 'node_modules', 'node-gyp', 'bin', 'node-gyp.js');
 	const options = ['rebuild', '--loglevel=warn', ...(headers === undefined ? [] : [`--nodedir=${headers}`])];
-	execFileSync(process.execPath, [gyp, ...options], {cwd: root, stdio: ['ignore', 2, 2], env: {...process.env, MAKEFLAGS: '--silent'}});
+	execFileSync(process.execPath, [gyp, ...options], {
+		cwd: root,
+		stdio: ['ignore', 2, 2],
+		env: {...process.env, MAKEFLAGS: '--silent'},
+	});
 }
 
 if (!isFresh()) build();

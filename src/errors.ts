@@ -68,7 +68,10 @@ export class SyscallError extends ForktreeError {
 	readonly path: string | undefined;
 
 	constructor(step: string, errno: number, errnoName: string, path?: string, hint?: string) {
-		super('Syscall', `${step}${path === undefined ? '' : ` '${path}'`}: ${errnoName}${hint === undefined ? '' : `; ${hint}`}`);
+		super(
+			'Syscall',
+			`${step}${path === undefined ? '' : ` '${path}'`}: ${errnoName}${hint === undefined ? '' : `; ${hint}`}`,
+		);
 		this.errno = errno;
 		this.errnoName = errnoName;
 		this.step = step;

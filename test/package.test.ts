@@ -54,7 +54,9 @@ test('the package holds what is needed at run time, and no tests', async (t) => 
 	const needed = ['dist/index.js', 'dist/index.d.ts', 'dist/native.js', 'LICENSE.md', 'README.md', 'package.json'];
 	for (const file of [...needed, ...guest.map((name) => `src/guest/${name}`)]) t.true(packed.includes(file), file);
 	t.deepEqual(
-		packed.filter((file) => /^(test|bench|examples|docs|build|native\/tests|\.)|\.test\.|__pycache__|^src\/(?!guest\/)/.test(file)),
+		packed.filter((file) =>
+			/^(test|bench|examples|docs|build|native\/tests|\.)|\.test\.|__pycache__|^src\/(?!guest\/)/.test(file),
+		),
 		[],
 	);
 });

@@ -37,5 +37,6 @@ test('the folders', (t) => {
 });
 
 test('the links to files', (t) => {
-	for (const [, target = ''] of readme.matchAll(/\]\((?!https?:|#)([^)#]+)\)/g)) t.true(existsSync(path.join(root, target)), target);
+	for (const [, target = ''] of readme.matchAll(/\]\((?!https?:|#)([^)#]+)\)/g))
+		t.true(existsSync(path.join(root, target)), target);
 });

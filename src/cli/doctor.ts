@@ -1,7 +1,7 @@
 /** `forktree doctor`: what this machine offers, as a table or as JSON. */
 import process from 'node:process';
 import {type DoctorReport, doctor} from '../index.ts';
-import {print} from './terminal.ts';
+import {oneLine, print} from './terminal.ts';
 
 /** Answers the exit code. */
 export async function printDoctor({
@@ -19,7 +19,7 @@ export async function printDoctor({
 function table({level, checks}: DoctorReport): string {
 	const width = Math.max(...checks.map(({name}) => name.length)) + 2;
 	const lines = checks.flatMap(({name, status, detail, fix}) => [
-		`${status.padEnd(10)}${name.padEnd(width)}${detail}`,
+		`${status.padEnd(10)}${name.padEnd(width)}${oneLine(detail)}`,
 		...(fix === undefined ? [] : [`${' '.repeat(10 + width)}fix: ${fix}`]),
 	]);
 	return `${[...lines, '', `level: ${level}`].join('\n')}\n`;

@@ -14,7 +14,7 @@ export const exitCodes = {
 } as const;
 
 const interrupts = {SIGINT: 130, SIGTERM: 143} as const;
-const brokenPipe: ReadonlySet<unknown> = new Set(['EPIPE', 'ERR_STREAM_DESTROYED']);
+const brokenPipe: ReadonlySet<unknown> = new Set(['EPIPE', 'ECONNRESET', 'ERR_STREAM_DESTROYED']);
 
 /** A reader may leave at any time: without a listener, that would end the process where it stands. */
 export function ignoreBrokenPipes(): void {
@@ -31,10 +31,15 @@ export async function print(stream: NodeJS.WriteStream, data: string | Uint8Arra
 	});
 }
 
+/** Text of several lines in one. */
+export function oneLine(text: string): string {
+	return text.trim().replace(/\s*\n\s*/g, ' | ');
+}
+
 /** Reports an error of ours in one line; answers the exit code. */
 export function failed(error: unknown): number {
 	const message = error instanceof Error ? error.message : String(error);
-	process.stderr.write(`forktree: ${message.trim().replace(/\s*\n\s*/g, ' | ')}\n`);
+	process.stderr.write(`forktree: ${oneLine(message)}\n`);
 	return exitCodes.forktree;
 }
 

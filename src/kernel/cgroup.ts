@@ -41,7 +41,11 @@ function ownDirectory(mountPoint: string, root: string, group: string): string {
  * @param v2Controllers reads `cgroup.controllers` of a v2 mount point
  * @throws {ForktreeError} `NotSupported` naming the controllers that the host lacks.
  */
-export function findCgroups(mountinfo: string, groups: string, v2Controllers: (mountPoint: string) => string): CgroupHost {
+export function findCgroups(
+	mountinfo: string,
+	groups: string,
+	v2Controllers: (mountPoint: string) => string,
+): CgroupHost {
 	const mounts = parseMountinfo(mountinfo);
 	const v2 = mounts.find((mount) => mount.type === 'cgroup2');
 	const inV2 = v2 === undefined ? [] : v2Controllers(v2.mountPoint).trim().split(' ');
@@ -77,8 +81,10 @@ export function findCgroups(mountinfo: string, groups: string, v2Controllers: (m
 
 /** {@link findCgroups} of the running host. */
 export function findHostCgroups(): CgroupHost {
-	return findCgroups(readFileSync('/proc/self/mountinfo', 'utf8'), readFileSync('/proc/self/cgroup', 'utf8'), (mountPoint) =>
-		readFileSync(path.join(mountPoint, 'cgroup.controllers'), 'utf8'),
+	return findCgroups(
+		readFileSync('/proc/self/mountinfo', 'utf8'),
+		readFileSync('/proc/self/cgroup', 'utf8'),
+		(mountPoint) => readFileSync(path.join(mountPoint, 'cgroup.controllers'), 'utf8'),
 	);
 }
 
@@ -146,7 +152,8 @@ export class Cgroup {
 			for (const {version, directory, controllers: here} of this.#hierarchies) {
 				mkdirSync(directory, 0o755);
 				for (const controller of limits === undefined ? [] : here) {
-					for (const [file, value] of settings(version, controller, limits as CgroupLimits)) writeSetting(directory, file, value);
+					for (const [file, value] of settings(version, controller, limits as CgroupLimits))
+						writeSetting(directory, file, value);
 				}
 				this.#joins.push(openSync(path.join(directory, version === 1 ? 'tasks' : 'cgroup.procs'), 'w'));
 			}

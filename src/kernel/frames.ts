@@ -48,7 +48,10 @@ export class FrameDecoder {
 			this.#chunks = [joined];
 			const size = joined.readUInt32LE(0);
 			if (size > this.#maxSize) {
-				throw new FrameError(`expected a frame of at most ${this.#maxSize} bytes, got one of ${size}`, joined[4] as number);
+				throw new FrameError(
+					`expected a frame of at most ${this.#maxSize} bytes, got one of ${size}`,
+					joined[4] as number,
+				);
 			}
 			this.#wanted = headerSize + size;
 			if (joined.length < this.#wanted) return;

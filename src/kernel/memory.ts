@@ -15,7 +15,8 @@ export type MemoryDetails = {
 export function readMemory(pid: number): MemoryDetails {
 	const text = readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1');
 	const sum = (...names: string[]) =>
-		names.reduce((total, name) => total + Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1] ?? 0), 0) / 1024;
+		names.reduce((total, name) => total + Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1] ?? 0), 0) /
+		1024;
 	return {
 		privateMiB: sum('Private_Clean', 'Private_Dirty'),
 		proportionalMiB: sum('Pss'),

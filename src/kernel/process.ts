@@ -18,36 +18,41 @@ export function readWaitStatus(status: number | undefined): ProcessEnd {
 	return {type: 'killed', signal: name ?? `signal ${signal}`};
 }
 
-/** Owns a pidfd until the process has ended. */
+/** Owns a pidfd until {@link Process.close}. */
 export class Process {
-	/** Settles once the process has ended (it may not have been reaped yet). */
-	readonly ended: Promise<void>;
-	#pidfd: number;
+	readonly #pidfd: number;
+	#isOpen = true;
 	#watcher: NativeEndpoint | undefined;
+	#ended: Promise<void> | undefined;
 
-	/** @throws {SyscallError} when the fd can't be watched: then it was none of a process. The fd is closed. */
 	constructor(pidfd: number) {
 		this.#pidfd = pidfd;
-		let settle: () => void;
-		this.ended = new Promise((resolve) => {
-			settle = resolve;
+	}
+
+	/**
+	 * Settles once the process has ended (it may not have been reaped yet). Watched from when it is first asked for.
+	 * @throws {SyscallError} when the fd can't be watched: then it was none of a process.
+	 */
+	get ended(): Promise<void> {
+		this.#ended ??= new Promise((resolve) => {
+			if (this.#isOpen) this.#watcher = watch(this.#pidfd, 'pidfd', () => resolve());
 		});
-		this.#watcher = watch(pidfd, 'pidfd', () => settle());
+		return this.#ended;
 	}
 
 	/** Sends a signal; false when the process has ended already. */
 	signal(name: NodeJS.Signals): boolean {
-		return this.#watcher !== undefined && signalProcess(this.#pidfd, constants.signals[name]);
+		return this.#isOpen && signalProcess(this.#pidfd, constants.signals[name]);
 	}
 
 	/** How it ended, if the kernel still tells (Linux 6.15+, once it was reaped). */
 	end(): ProcessEnd {
-		return readWaitStatus(this.#watcher === undefined ? undefined : exitStatus(this.#pidfd));
+		return readWaitStatus(this.#isOpen ? exitStatus(this.#pidfd) : undefined);
 	}
 
 	/** Its pid in the host's namespace; undefined once it was reaped. */
 	pid(): number | undefined {
-		if (this.#watcher === undefined) return undefined;
+		if (!this.#isOpen) return undefined;
 		const info = readFileSync(`/proc/self/fdinfo/${this.#pidfd}`, 'latin1');
 		const pid = Number(/^Pid:\s*(-?\d+)$/m.exec(info)?.[1]);
 		return pid > 0 ? pid : undefined;
@@ -55,19 +60,26 @@ export class Process {
 
 	/** Collects it, when it is a child of ours that has ended. */
 	reap(): void {
-		if (this.#watcher !== undefined) reapChild(this.#pidfd);
+		if (this.#isOpen) reapChild(this.#pidfd);
 	}
 
 	/** Lets go of the pidfd. */
 	close(): void {
-		this.#watcher?.close();
-		this.#watcher = undefined;
+		if (!this.#isOpen) return;
+		this.#isOpen = false;
+		if (this.#watcher === undefined) closeFd(this.#pidfd);
+		else this.#watcher.close();
 	}
+}
+
+/** True also when its process was reaped already. */
+function isPidfd(fd: number): boolean {
+	return /^Pid:/m.test(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'));
 }
 
 /** Opens a received pidfd; undefined, and the fd closed, when it is none. */
 export function openProcess(pidfd: number): Process | undefined {
-	if (!signalProcess(pidfd, 0)) {
+	if (!signalProcess(pidfd, 0) && !isPidfd(pidfd)) {
 		closeFd(pidfd);
 		return undefined;
 	}

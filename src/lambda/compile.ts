@@ -23,7 +23,10 @@ function bytecodePath(file: string, cacheTag: string): string {
 
 function syntaxError(payload: Buffer): ForktreeError {
 	const {file, line, message} = JSON.parse(payload.toString('utf8')) as Record<string, unknown>;
-	return new ForktreeError('InvalidSyntax', `${String(file)}${typeof line === 'number' ? `:${line}` : ''}: ${String(message)}`);
+	return new ForktreeError(
+		'InvalidSyntax',
+		`${String(file)}${typeof line === 'number' ? `:${line}` : ''}: ${String(message)}`,
+	);
 }
 
 /** What the sandbox answers: the byte code of each file in order. */
@@ -37,10 +40,20 @@ async function answers(sandbox: Sandbox): Promise<Buffer[]> {
 				else if (type === frameType.failed) reject(syntaxError(payload));
 				else reject(new ForktreeError('InvalidSyntax', 'compiling the code failed'));
 			},
-			broken: () => reject(new ForktreeError('InvalidSyntax', `compiling the code took more than ${limits.memoryMb} MiB, or crashed Python`)),
+			broken: () =>
+				reject(
+					new ForktreeError(
+						'InvalidSyntax',
+						`compiling the code took more than ${limits.memoryMb} MiB, or crashed Python`,
+					),
+				),
 		});
 	});
-	await withDeadline(done, compileDeadlineMs, () => new ForktreeError('InvalidSyntax', `compiling the code took longer than ${compileDeadlineMs} ms`));
+	await withDeadline(
+		done,
+		compileDeadlineMs,
+		() => new ForktreeError('InvalidSyntax', `compiling the code took longer than ${compileDeadlineMs} ms`),
+	);
 	return codes;
 }
 

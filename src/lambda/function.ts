@@ -52,7 +52,12 @@ export type CallOptions = CallListener & {
 type Phases = Pick<Timings, 'zygoteMs' | 'prepareMs' | 'forkMs' | 'isolateMs' | 'loadMs'>;
 const noPhases: Phases = {zygoteMs: 0, prepareMs: 0, forkMs: 0, isolateMs: 0, loadMs: 0};
 
-type Started = {readonly instance: Instance; readonly start: StartKind; readonly phases: Phases; readonly loaded: CallResult};
+type Started = {
+	readonly instance: Instance;
+	readonly start: StartKind;
+	readonly phases: Phases;
+	readonly loaded: CallResult;
+};
 
 /** Thrown inside when a call ends before an instance could take it. */
 class CallEnded extends Error {
@@ -243,7 +248,12 @@ export class LambdaFunction {
 	/** A new instance, its module loaded or not. A zygote that dies meanwhile is made again once. */
 	async #start(call: Call, limit: CallLimit): Promise<Started> {
 		const {limits, zygote} = this.settings;
-		const release = await this.#host.budget.reserve(limits.memoryMb, limit.remainingMs, (missingMb) => this.#host.makeRoom(missingMb), limit.signal);
+		const release = await this.#host.budget.reserve(
+			limits.memoryMb,
+			limit.remainingMs,
+			(missingMb) => this.#host.makeRoom(missingMb),
+			limit.signal,
+		);
 		try {
 			if (!zygote) return await this.#startCold(call, limit, release);
 			try {

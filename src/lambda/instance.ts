@@ -280,9 +280,13 @@ export class Instance {
 		}
 		switch (end.process.type) {
 			case 'exited':
-				return plainError('Exited', `the handler’s process exited with status ${end.process.code}`, {exitStatus: end.process.code});
+				return plainError('Exited', `the handler’s process exited with status ${end.process.code}`, {
+					exitStatus: end.process.code,
+				});
 			case 'killed':
-				return plainError('Killed', `the handler’s process was killed by ${end.process.signal}`, {signal: end.process.signal});
+				return plainError('Killed', `the handler’s process was killed by ${end.process.signal}`, {
+					signal: end.process.signal,
+				});
 			case 'unknown':
 				return plainError('Exited', 'the handler’s process ended; its zygote, which would know how, is gone as well');
 		}

@@ -1,7 +1,15 @@
 /** Options that users give, resolved once into types without optional fields. */
 import {totalmem} from 'node:os';
 import {defaultLimits, type Limits} from '../sandbox/limits.ts';
-import {checkBoolean, checkConcurrency, checkEntryFile, checkEnvironment, checkLimits, type FunctionConfig, optionError} from './config.ts';
+import {
+	checkBoolean,
+	checkConcurrency,
+	checkEntryFile,
+	checkEnvironment,
+	checkLimits,
+	type FunctionConfig,
+	optionError,
+} from './config.ts';
 
 const defaultConcurrency = 32;
 
@@ -81,8 +89,11 @@ export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeO
 export function resolveSettings(options: DeployOptions, config: FunctionConfig): ResolvedSettings {
 	const own = options.limits === undefined ? {} : checkLimits(options.limits, 'limits', optionError);
 	const environment = options.env === undefined ? {} : checkEnvironment(options.env, 'env', optionError);
-	const pick = <T>(given: T | undefined, check: (value: unknown, label: string, fail: typeof optionError) => T, label: string) =>
-		given === undefined ? undefined : check(given, label, optionError);
+	const pick = <T>(
+		given: T | undefined,
+		check: (value: unknown, label: string, fail: typeof optionError) => T,
+		label: string,
+	) => (given === undefined ? undefined : check(given, label, optionError));
 	return {
 		environment: {...config.environment, ...environment},
 		limits: {...defaultLimits, ...config.limits, ...own},
@@ -97,7 +108,10 @@ export function resolveSettings(options: DeployOptions, config: FunctionConfig):
 export function checkDeployOptions(options: DeployOptions): string | undefined {
 	checkKnown(options, ['env', 'limits', 'requirements', 'reuse', 'concurrency', 'zygote'], 'deploy options');
 	const {requirements} = options;
-	if (requirements !== undefined && !(Array.isArray(requirements) && requirements.every((line) => typeof line === 'string'))) {
+	if (
+		requirements !== undefined &&
+		!(Array.isArray(requirements) && requirements.every((line) => typeof line === 'string'))
+	) {
 		throw new TypeError('requirements: expected an array of lines');
 	}
 	const entryFile = options.env?.['OL_ENTRY_FILE'];

@@ -1,14 +1,15 @@
 /** The object a user creates: deploys functions, calls them, and leaves nothing behind when it is closed. */
-import {EventEmitter} from 'node:events';
+
 import {createHash, randomBytes} from 'node:crypto';
+import {EventEmitter} from 'node:events';
 import {mkdir, readdir, readFile, rename, rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
 import {ForktreeError} from '../errors.ts';
 import {type CgroupMode, CgroupTree, findHostCgroups} from '../kernel/cgroup.ts';
 import {closeFd, nativeDirectory, pipe} from '../native.ts';
-import {type PackageSet, PackageStore} from '../packages/store.ts';
 import {parseRequirements} from '../packages/requirements.ts';
+import {type PackageSet, PackageStore} from '../packages/store.ts';
 import {CgroupPool} from '../sandbox/cgroup-pool.ts';
 import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
 import {Keeper} from '../sandbox/keeper.ts';
@@ -21,7 +22,14 @@ import {ImportCache} from '../zygote/import-cache.ts';
 import {compileCode} from './compile.ts';
 import {encodeEvent, type FunctionHost, type FunctionSettings, LambdaFunction} from './function.ts';
 import {checkName} from './name.ts';
-import {checkDeployOptions, type DeployOptions, type ResolvedRuntimeOptions, resolveRuntimeOptions, resolveSettings, type RuntimeOptions} from './options.ts';
+import {
+	checkDeployOptions,
+	type DeployOptions,
+	type ResolvedRuntimeOptions,
+	type RuntimeOptions,
+	resolveRuntimeOptions,
+	resolveSettings,
+} from './options.ts';
 import type {JsonValue, Outcome, StartKind} from './outcome.ts';
 import {type DeploySource, type StagedSource, stageSource} from './source.ts';
 import {ChunkStream} from './stream.ts';
@@ -58,8 +66,17 @@ export type FunctionDescription = {
 
 /** What a runtime is doing. */
 export type RuntimeStats = {
-	readonly functions: ReadonlyArray<{readonly name: string; readonly running: number; readonly idle: number; readonly waiting: number}>;
-	readonly zygotes: ReadonlyArray<{readonly packages: string; readonly modules: readonly string[]; readonly pid: number | undefined}>;
+	readonly functions: ReadonlyArray<{
+		readonly name: string;
+		readonly running: number;
+		readonly idle: number;
+		readonly waiting: number;
+	}>;
+	readonly zygotes: ReadonlyArray<{
+		readonly packages: string;
+		readonly modules: readonly string[];
+		readonly pid: number | undefined;
+	}>;
 	readonly memory: {readonly budgetMb: number; readonly reservedMb: number};
 	readonly isolation: {readonly level: 'full'; readonly cgroup: CgroupMode};
 	readonly python: {readonly executable: string; readonly version: string};
@@ -179,7 +196,9 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	 * @returns an async iterator that also has the outcome; an iteration ends without an error when the call fails, the outcome says why
 	 */
 	stream(name: string, event: JsonValue | Uint8Array, options: InvokeOptions = {}): ChunkStream {
-		return new ChunkStream(options.signal, async (onChunk, signal) => this.#invoke(name, event, {...options, signal}, onChunk));
+		return new ChunkStream(options.signal, async (onChunk, signal) =>
+			this.#invoke(name, event, {...options, signal}, onChunk),
+		);
 	}
 
 	/** Makes the zygote that the function's starts fork from, so that the next start is as fast as the later ones. */
@@ -240,9 +259,10 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	async #close(): Promise<void> {
 		this.#installing.abort();
 		await Promise.allSettled(this.#changes.values());
-		await Promise.all([...this.#functions.values()].map((lambda) => lambda.close(drainDeadlineMs)));
-		await Promise.all(this.#closings);
+		const closing = [...this.#functions.values()].map((lambda) => lambda.close(drainDeadlineMs));
 		this.#functions.clear();
+		// Whatever fails here, the rest is given back as well.
+		this.#undo.push(() => Promise.all([...closing, ...this.#closings]));
 		await this.#undo.run();
 	}
 
@@ -254,7 +274,10 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		this.#checkOpen();
 		const lambda = this.#functions.get(name);
 		if (lambda === undefined) {
-			throw new ForktreeError('UnknownFunction', `expected a deployed function, got ${JSON.stringify(name)}; deployed: ${[...this.#functions.keys()].join(', ') || 'none'}`);
+			throw new ForktreeError(
+				'UnknownFunction',
+				`expected a deployed function, got ${JSON.stringify(name)}; deployed: ${[...this.#functions.keys()].join(', ') || 'none'}`,
+			);
 		}
 		return lambda;
 	}
@@ -283,7 +306,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		const lambda = this.#find(name);
 		const {limits} = lambda.settings;
 		const timeoutMs = options.timeoutMs ?? limits.timeoutMs;
-		if (!(timeoutMs > 0 && timeoutMs < 2 ** 31)) throw new RangeError(`timeoutMs: expected milliseconds above 0 and below 2^31, got ${timeoutMs}`);
+		if (!(timeoutMs > 0 && timeoutMs < 2 ** 31))
+			throw new RangeError(`timeoutMs: expected milliseconds above 0 and below 2^31, got ${timeoutMs}`);
 		return lambda.invoke(encodeEvent(event, limits.eventMb), {
 			timeoutMs,
 			signal: options.signal,
@@ -294,7 +318,12 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		});
 	}
 
-	async #deploy(name: string, source: DeploySource, options: DeployOptions, entryFile: string | undefined): Promise<string> {
+	async #deploy(
+		name: string,
+		source: DeploySource,
+		options: DeployOptions,
+		entryFile: string | undefined,
+	): Promise<string> {
 		const {state, interpreter, imports, cgroups, keeper} = this.#parts;
 		const undo = new Undo();
 		try {
@@ -325,7 +354,13 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	}
 
 	/** Moves staged code to its place and switches to it. */
-	async #publish(name: string, version: string, staging: string, settings: Manifest['settings'], packages: PackageSet): Promise<void> {
+	async #publish(
+		name: string,
+		version: string,
+		staging: string,
+		settings: Manifest['settings'],
+		packages: PackageSet,
+	): Promise<void> {
 		const {state} = this.#parts;
 		const home = state.path('functions', name);
 		const directory = `${version}-${randomBytes(4).toString('hex')}`;
@@ -351,7 +386,11 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 
 	async #open(name: string, manifest: Manifest, packages: PackageSet): Promise<LambdaFunction> {
 		const {keeper, state} = this.#parts;
-		const code = await LockedFolder.create(keeper, `code-${manifest.directory}-${name}`, state.path('functions', name, manifest.directory));
+		const code = await LockedFolder.create(
+			keeper,
+			`code-${manifest.directory}-${name}`,
+			state.path('functions', name, manifest.directory),
+		);
 		return new LambdaFunction({...manifest.settings, name, version: manifest.version, packages}, code, this.#host);
 	}
 
@@ -396,7 +435,8 @@ function versionOf(staged: StagedSource, settings: object, packages: PackageSet)
 
 async function removeOtherVersions(home: string, current: string): Promise<void> {
 	for (const entry of await readdir(home)) {
-		if (entry !== current && entry !== 'function.json') await rm(path.join(home, entry), {recursive: true, force: true});
+		if (entry !== current && entry !== 'function.json')
+			await rm(path.join(home, entry), {recursive: true, force: true});
 	}
 }
 

@@ -75,6 +75,7 @@ export class Keeper {
 
 	/** Forgets a locked folder. Clones that were handed out live on. */
 	async unlock(id: string): Promise<void> {
+		if (this.#reason !== undefined) return; // with the keeper its mounts have gone
 		await this.#ask(['unlock', id]);
 	}
 
@@ -144,7 +145,13 @@ export class Keeper {
 		const number = -Number(errno);
 		const hint = number === -1 ? 'forktree needs root (CAP_SYS_ADMIN) to make this; run it with sudo' : undefined;
 		waiter?.reject(
-			new SyscallError(step, number, number === 0 ? 'unknown' : getSystemErrorName(number), where === '' ? undefined : where, hint),
+			new SyscallError(
+				step,
+				number,
+				number === 0 ? 'unknown' : getSystemErrorName(number),
+				where === '' ? undefined : where,
+				hint,
+			),
 		);
 	}
 

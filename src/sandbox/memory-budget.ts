@@ -34,7 +34,12 @@ export class MemoryBudget {
 	 * @returns gives the megabytes back; calling it again does nothing
 	 * @throws {RangeError} for more than the whole budget; {ForktreeError} `BudgetExceeded` after the deadline, or `Aborted`.
 	 */
-	async reserve(megabytes: number, deadlineMs: number, makeRoom: (missingMb: number) => void, signal?: AbortSignal): Promise<() => void> {
+	async reserve(
+		megabytes: number,
+		deadlineMs: number,
+		makeRoom: (missingMb: number) => void,
+		signal?: AbortSignal,
+	): Promise<() => void> {
 		if (megabytes > this.totalMb) {
 			throw new RangeError(`expected a memory limit of at most memoryBudgetMb (${this.totalMb}), got ${megabytes}`);
 		}
@@ -57,7 +62,12 @@ export class MemoryBudget {
 		return this.#reservedMb + megabytes <= this.totalMb;
 	}
 
-	async #wait(megabytes: number, deadlineMs: number, makeRoom: (missingMb: number) => void, signal: AbortSignal | undefined): Promise<void> {
+	async #wait(
+		megabytes: number,
+		deadlineMs: number,
+		makeRoom: (missingMb: number) => void,
+		signal: AbortSignal | undefined,
+	): Promise<void> {
 		let timer: NodeJS.Timeout | undefined;
 		let onAbort = () => {};
 		try {
@@ -72,7 +82,12 @@ export class MemoryBudget {
 					reject(error);
 				};
 				timer = setTimeout(() => {
-					leave(new ForktreeError('BudgetExceeded', `${megabytes} MiB of the budget of ${this.totalMb} MiB did not become free within ${deadlineMs} ms`));
+					leave(
+						new ForktreeError(
+							'BudgetExceeded',
+							`${megabytes} MiB of the budget of ${this.totalMb} MiB did not become free within ${deadlineMs} ms`,
+						),
+					);
 				}, deadlineMs);
 				onAbort = () => leave(new ForktreeError('Aborted', 'the call was aborted', {cause: signal?.reason}));
 				signal?.addEventListener('abort', onAbort, {once: true});

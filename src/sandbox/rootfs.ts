@@ -42,7 +42,8 @@ function interpreterFolders(interpreter: Interpreter): string[] {
 
 /** The program of a root zygote. */
 function zygoteArgv(interpreter: Interpreter, spec: unknown): string[] {
-	const program = "import sys; sys.path.insert(0, '/forktree'); from forktree_guest import zygote; del sys.path[0]; zygote.main()";
+	const program =
+		"import sys; sys.path.insert(0, '/forktree'); from forktree_guest import zygote; del sys.path[0]; zygote.main()";
 	return [interpreter.executable, '-I', '-S', '-B', '-c', program, JSON.stringify(spec)];
 }
 
@@ -67,7 +68,12 @@ export function planRoot(interpreter: Interpreter, spec: unknown, packagesDirect
 	if (existsSync('/etc/ld.so.cache')) operations.push(['copy', '/etc/ld.so.cache', '/etc/ld.so.cache']);
 	operations.push(['file', passwd, '/etc/passwd'], ['file', group, '/etc/group']);
 	operations.push(['file', hosts, '/etc/hosts'], ['file', nsswitch, '/etc/nsswitch.conf']);
-	operations.push(['dir', '', '/tmp'], ['dir', '', '/proc'], ['dir', '', inside.handler], ['link', '/tmp', inside.scratch]);
+	operations.push(
+		['dir', '', '/tmp'],
+		['dir', '', '/proc'],
+		['dir', '', inside.handler],
+		['link', '/tmp', inside.scratch],
+	);
 	if (packagesDirectory === undefined) operations.push(['dir', '', inside.packages]);
 	else operations.push(['bind', packagesDirectory, inside.packages]);
 	return {operations, argv: zygoteArgv(interpreter, spec), environment: baseEnvironment};

@@ -139,7 +139,11 @@ export class Sandbox {
 		// The first process is process 1 of its pid namespace: with it the kernel kills everyone in there.
 		process?.signal('SIGKILL');
 		if (process !== undefined) {
-			await withDeadline(process.ended, endDeadlineMs, () => new Error(`sandbox ${this.id} was killed and did not end`));
+			await withDeadline(
+				process.ended,
+				endDeadlineMs,
+				() => new Error(`sandbox ${this.id} was killed and did not end`),
+			);
 		}
 		stdout.drain();
 		stderr.drain();

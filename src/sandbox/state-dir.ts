@@ -1,5 +1,16 @@
 /** The state folder: locked by its live owner, and swept of what a dead one left. Whatever we own on the host is named in it. */
-import {closeSync, fstatSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, unlinkSync, writeFileSync} from 'node:fs';
+import {
+	closeSync,
+	fstatSync,
+	lstatSync,
+	mkdirSync,
+	readdirSync,
+	readFileSync,
+	rmSync,
+	statSync,
+	unlinkSync,
+	writeFileSync,
+} from 'node:fs';
 import {tmpdir} from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
@@ -59,7 +70,10 @@ export class StateDir {
 		const lock = takeLock(absolute);
 		if (lock === undefined) {
 			const owner = readText(path.join(absolute, lockName)).trim();
-			throw new ForktreeError('StateDirInUse', `expected a free state folder, got ${absolute}, which process ${owner || '(unknown)'} owns`);
+			throw new ForktreeError(
+				'StateDirInUse',
+				`expected a free state folder, got ${absolute}, which process ${owner || '(unknown)'} owns`,
+			);
 		}
 		return StateDir.#own(absolute, lock, false);
 	}
@@ -163,6 +177,7 @@ function killAll(group: string): void {
 	}
 	for (const entry of entries) killAll(path.join(group, entry));
 	for (const pid of readText(path.join(group, 'cgroup.procs')).split('\n').filter(Boolean)) {
+		if (Number(pid) === 0) continue; // of an outer pid namespace
 		try {
 			process.kill(Number(pid), 'SIGKILL');
 		} catch {

@@ -2,6 +2,8 @@
  * The import cache: a root zygote, and below it one node a package set, made on first use.
  * A function is only ever forked from a zygote whose packages are its own set or none (the subset rule).
  */
+
+import {withDeadline} from '../kernel/deadline.ts';
 import {readMemory} from '../kernel/memory.ts';
 import type {PackageSet} from '../packages/store.ts';
 import type {Interpreter} from '../sandbox/interpreter.ts';
@@ -13,14 +15,22 @@ import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
 import type {ZygoteSpec} from './protocol.ts';
 import {Zygote} from './zygote.ts';
 
-/** Ids for the root zygote and all below; a node's; a cold start's. */
-const rootIds = 2 ** 21;
+/**
+ * Ids for the root zygote and all below; a node's; a cold start's. A root that died keeps its ids for as long as anything
+ * forked from it lives, so there is room for a few roots.
+ */
+const rootIds = 2 ** 19;
 const nodeIds = 2 ** 13;
 const coldIds = 2048;
+const endDeadlineMs = 5000;
 
 /** What the cache tells about. */
 export type ImportCacheEvents = {
-	zygoteCreated(zygote: {readonly packages: string; readonly modules: readonly string[]; readonly importMs: number}): void;
+	zygoteCreated(zygote: {
+		readonly packages: string;
+		readonly modules: readonly string[];
+		readonly importMs: number;
+	}): void;
 	zygoteDestroyed(zygote: {readonly packages: string; readonly reason: string}): void;
 	importFailed(failure: {readonly packages: string; readonly module: string; readonly traceback: string}): void;
 };
@@ -57,6 +67,8 @@ export class ImportCache {
 	readonly #ids: IdAllocator;
 	readonly #nodes = new Map<string, Node>();
 	readonly #folders = new Map<string, Promise<LockedFolder>>();
+	/** All whose processes may be alive. */
+	readonly #zygotes = new Set<Zygote>();
 	#root: Promise<Zygote> | undefined;
 	#useCount = 0;
 	#closed = false;
@@ -72,11 +84,12 @@ export class ImportCache {
 		const node = this.#node(set);
 		node.lastUse = ++this.#useCount;
 		if (node.excluded.size < modulesOf(set).length) {
+			node.zygote ??= this.#makeNode(set, node, packages);
+			const made = node.zygote;
 			try {
-				node.zygote ??= this.#makeNode(set, node, packages);
-				return {zygote: await node.zygote, packages: undefined};
+				return {zygote: await made, packages: undefined};
 			} catch (error) {
-				node.zygote = undefined;
+				if (node.zygote === made) node.zygote = undefined;
 				if (!(error instanceof ImportTrouble)) throw error;
 			}
 		}
@@ -87,7 +100,7 @@ export class ImportCache {
 	async cold(set: PackageSet): Promise<Zygote> {
 		const ids = this.#ids.take(coldIds);
 		try {
-			const zygote = await this.#spawn({modules: []}, set.siteDir, ids);
+			const zygote = this.#track(await this.#spawn({modules: []}, set.siteDir, ids));
 			void zygote.drained.then(() => this.#ids.release(ids));
 			return zygote;
 		} catch (error) {
@@ -129,7 +142,9 @@ export class ImportCache {
 	/** Zygotes that are alive now. */
 	async list(): Promise<Array<{packages: string; modules: readonly string[]; pid: number | undefined}>> {
 		const made = [['', this.#root] as const, ...[...this.#nodes].map(([key, node]) => [key, node.zygote] as const)];
-		const zygotes = await Promise.all(made.map(async ([packages, zygote]) => ({packages, zygote: await zygote?.catch(() => undefined)})));
+		const zygotes = await Promise.all(
+			made.map(async ([packages, zygote]) => ({packages, zygote: await zygote?.catch(() => undefined)})),
+		);
 		return zygotes.flatMap(({packages, zygote}) =>
 			zygote === undefined ? [] : [{packages, modules: zygote.spec.modules, pid: zygote.pid()}],
 		);
@@ -140,6 +155,9 @@ export class ImportCache {
 		this.#closed = true;
 		const zygotes = [this.#root, ...[...this.#nodes.values()].map((node) => node.zygote)];
 		await Promise.all(zygotes.map(async (zygote) => (await zygote?.catch(() => undefined))?.kill()));
+		// What is still alive then ends with the liveness pipe.
+		const ended = Promise.all([...this.#zygotes].map((zygote) => zygote.ended()));
+		await withDeadline(ended, endDeadlineMs, () => new Error('zygotes are still alive')).catch(() => undefined);
 		const folders = await Promise.allSettled(this.#folders.values());
 		await Promise.all(folders.map((folder) => (folder.status === 'fulfilled' ? folder.value.close() : undefined)));
 	}
@@ -165,6 +183,13 @@ export class ImportCache {
 		return folder;
 	}
 
+	/** Remembers it until it is gone, so that {@link close} can wait for its end. */
+	#track(zygote: Zygote): Zygote {
+		this.#zygotes.add(zygote);
+		void zygote.gone.then(() => zygote.ended()).then(() => this.#zygotes.delete(zygote));
+		return zygote;
+	}
+
 	async #spawn(spec: ZygoteSpec, siteDir: string | undefined, ids: IdRange): Promise<Zygote> {
 		const {keeper, interpreter, liveness} = this.#options;
 		return Zygote.spawnRoot(keeper, planRoot(interpreter, spec, siteDir), spec, ids, liveness);
@@ -172,10 +197,11 @@ export class ImportCache {
 
 	async #makeRoot(): Promise<Zygote> {
 		const ids = this.#ids.take(rootIds);
-		const zygote = await this.#spawn({modules: []}, undefined, ids).catch((error) => {
+		const made = await this.#spawn({modules: []}, undefined, ids).catch((error) => {
 			this.#ids.release(ids);
 			throw error;
 		});
+		const zygote = this.#track(made);
 		this.#watch(zygote, '', () => {
 			this.#root = undefined;
 		});
@@ -189,7 +215,7 @@ export class ImportCache {
 			const modules = modulesOf(set).filter((module) => !node.excluded.has(module));
 			if (modules.length === 0) throw new ImportTrouble();
 			const root = await this.root();
-			const zygote = await root.forkZygote({modules}, packages, nodeIds);
+			const zygote = this.#track(await root.forkZygote({modules}, packages, nodeIds));
 			const {failed, threaded, importMs} = zygote.report;
 			for (const {module, traceback} of failed) {
 				node.excluded.set(module, 'failed');

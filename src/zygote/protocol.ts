@@ -55,7 +55,11 @@ export function decodeBorn(payload: Buffer): Born {
 	const step = payload.readUInt32LE(0);
 	const count = Math.min(payload.readUInt32LE(8), 9);
 	const times = Array.from({length: count}, (_each, index) => payload.readBigUInt64LE(12 + index * 8));
-	return {failedStep: step === 0 ? undefined : (leafSteps[step] ?? `step ${step}`), errno: payload.readUInt32LE(4), times};
+	return {
+		failedStep: step === 0 ? undefined : (leafSteps[step] ?? `step ${step}`),
+		errno: payload.readUInt32LE(4),
+		times,
+	};
 }
 
 const hasPackages = 1;

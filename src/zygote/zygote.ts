@@ -12,7 +12,15 @@ import {OutputPipe, OutputSink} from '../sandbox/output.ts';
 import {Sandbox} from '../sandbox/sandbox.ts';
 import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
 import {Undo} from '../undo.ts';
-import {type Born, decodeBorn, decodeZygoteMessage, encodeRequest, frameType, type ZygoteReport, type ZygoteSpec} from './protocol.ts';
+import {
+	type Born,
+	decodeBorn,
+	decodeZygoteMessage,
+	encodeRequest,
+	frameType,
+	type ZygoteReport,
+	type ZygoteSpec,
+} from './protocol.ts';
 
 /** Inside, ids below this are the zygote's own and the system's; sandboxes get the ones from here on. */
 const firstLeafId = 1000;
@@ -44,7 +52,14 @@ export type ForkTimings = {
 	readonly isolateMs: number;
 };
 
-type PendingLeaf = {born(born: Born): void; fail(error: Error): void; ended(end: ProcessEnd): void};
+/** A leaf whose birth or end is still to be told; the two come by different sockets, in any order. */
+type PendingLeaf = {
+	born(born: Born): void;
+	fail(error: Error): void;
+	ended(end: ProcessEnd): void;
+	hasSpoken: boolean;
+	hasEnded: boolean;
+};
 
 function now(): bigint {
 	return process.hrtime.bigint();
@@ -103,7 +118,13 @@ export class Zygote {
 	}
 
 	/** Starts a fresh interpreter in a root of its own. @param ids host ids for it and all below */
-	static async spawnRoot(keeper: Keeper, plan: RootPlan, spec: ZygoteSpec, ids: IdRange, liveness: number): Promise<Zygote> {
+	static async spawnRoot(
+		keeper: Keeper,
+		plan: RootPlan,
+		spec: ZygoteSpec,
+		ids: IdRange,
+		liveness: number,
+	): Promise<Zygote> {
 		const [errors, errorsEnd] = pipe();
 		const stderr = new OutputPipe(errors);
 		const sink = new OutputSink(maxErrorBytes);
@@ -176,45 +197,35 @@ export class Zygote {
 	async forkLeaf(spec: LeafSpec): Promise<{sandbox: Sandbox; timings: ForkTimings}> {
 		const started = now();
 		const undo = new Undo();
-		const theirs: number[] = [];
 		let sandbox: Sandbox | undefined;
 		try {
 			const {slice, release} = this.#takeIds(1);
 			undo.push(release);
-			const mounts = await Promise.all([spec.code, spec.packages].map((folder) => folder?.take()));
-			theirs.push(...mounts.filter((fd) => fd !== undefined));
+			const mounts = await takeMounts(spec, undo);
 			const cgroup = spec.takeCgroup();
 			undo.push(() => cgroup.remove());
-			const [[channel, channelEnd], [stdout, stdoutEnd], [stderr, stderrEnd]] = [socketPair(false), pipe(), pipe()];
-			theirs.unshift(channelEnd, stdoutEnd, stderrEnd);
+			const [ours, theirs] = openChannels(undo);
 			lastSandbox += 1;
 			const id = lastSandbox;
+			const asked = now();
+			this.#link.send(leafRequest(id, slice.start, spec), [...theirs, ...mounts, ...cgroup.joins]);
+			// What the host needs besides is made while the zygote forks.
+			undo.release();
 			sandbox = new Sandbox(
 				{
 					id: String(id),
 					cgroup,
-					stdout: new OutputPipe(stdout),
-					stderr: new OutputPipe(stderr),
+					stdout: new OutputPipe(ours.stdout),
+					stderr: new OutputPipe(ours.stderr),
 					releaseId: release,
 				},
-				channel,
+				ours.channel,
 				spec.maxFrame,
 			);
-			undo.release();
 			const born = this.#awaitLeaf(id, sandbox);
 			spec.greet(sandbox);
-			const asked = now();
-			const request = encodeRequest({
-				op: 'leaf',
-				id,
-				uid: slice.start,
-				openFiles: spec.openFiles,
-				packages: spec.packages !== undefined,
-				text: scratchOptions(spec.scratchMb),
-			});
-			this.#link.send(request, [...theirs, ...cgroup.joins]);
 			cgroup.closeJoins();
-			for (const fd of theirs.splice(0)) closeFd(fd);
+			for (const fd of [...theirs, ...mounts]) closeFd(fd);
 			const {times} = await born;
 			const [first = asked, last = asked] = [times[0], times.at(-1)];
 			return {
@@ -226,10 +237,15 @@ export class Zygote {
 				},
 			};
 		} catch (error) {
-			for (const fd of theirs) closeFd(fd);
 			if (sandbox === undefined) await undo.run();
 			else if ((await sandbox.destroy()).oomKills > 0) {
-				throw new SyscallError('set up the sandbox', -constants.errno.ENOMEM, 'ENOMEM', undefined, 'its memory limit is too small (limits.memoryMb)');
+				throw new SyscallError(
+					'set up the sandbox',
+					-constants.errno.ENOMEM,
+					'ENOMEM',
+					undefined,
+					'its memory limit is too small (limits.memoryMb)',
+				);
 			}
 			throw error;
 		}
@@ -242,7 +258,7 @@ export class Zygote {
 			told = resolve;
 		});
 		const born = new Promise<Born>((resolve, reject) => {
-			this.#link.pending.set(id, {born: resolve, fail: reject, ended: told});
+			this.#link.pending.set(id, {born: resolve, fail: reject, ended: told, hasSpoken: false, hasEnded: false});
 		});
 		sandbox.expectFds((fds) => {
 			const [pidfd, ...others] = fds;
@@ -274,6 +290,11 @@ export class Zygote {
 		return this.#link.pid();
 	}
 
+	/** Settles when its processes have ended and nothing of them is held; first it must be let go or killed. */
+	async ended(): Promise<void> {
+		return this.#link.ended();
+	}
+
 	/** Lets it end. The sandboxes forked from it live on. */
 	release(): void {
 		this.#link.release();
@@ -283,6 +304,32 @@ export class Zygote {
 	kill(): void {
 		this.#link.kill();
 	}
+}
+
+/** Clones of the folders that the leaf attaches; code first. */
+async function takeMounts(spec: LeafSpec, undo: Undo): Promise<number[]> {
+	const mounts: number[] = [];
+	undo.push(() => mounts.forEach(closeFd));
+	for (const folder of [spec.code, spec.packages]) if (folder !== undefined) mounts.push(await folder.take());
+	return mounts;
+}
+
+/** A leaf's channel, stdout and stderr: our ends, and theirs in the order of the request. */
+function openChannels(undo: Undo): [{channel: number; stdout: number; stderr: number}, number[]] {
+	const open: number[] = [];
+	undo.push(() => open.forEach(closeFd));
+	const [channel, channelEnd] = socketPair(false);
+	open.push(channel, channelEnd);
+	const [stdout, stdoutEnd] = pipe();
+	open.push(stdout, stdoutEnd);
+	const [stderr, stderrEnd] = pipe();
+	open.push(stderr, stderrEnd);
+	return [{channel, stdout, stderr}, [channelEnd, stdoutEnd, stderrEnd]];
+}
+
+function leafRequest(id: number, uid: number, spec: LeafSpec): Buffer {
+	const text = scratchOptions(spec.scratchMb);
+	return encodeRequest({op: 'leaf', id, uid, openFiles: spec.openFiles, packages: spec.packages !== undefined, text});
 }
 
 /** The control socket: who waits for what, until it closes. */
@@ -333,18 +380,27 @@ class ZygoteLink {
 		const failed = this.gone.then((error) => {
 			throw error;
 		});
-		return withDeadline(Promise.race([wait, failed]), ms, () => new ForktreeError('ZygoteFailed', `${what} took longer than ${ms} ms`));
+		return withDeadline(
+			Promise.race([wait, failed]),
+			ms,
+			() => new ForktreeError('ZygoteFailed', `${what} took longer than ${ms} ms`),
+		);
 	}
 
 	send(message: Buffer, fds: readonly number[]): void {
 		if (this.#reason !== undefined) throw this.#reason;
 		const sent = this.#socket.send(message, fds);
-		if (sent < 0) throw new ForktreeError('ZygoteFailed', `asking the zygote: ${getSystemErrorName(sent)}`);
+		if (sent >= 0) return;
+		const error = new ForktreeError('ZygoteFailed', `asking the zygote: ${getSystemErrorName(sent)}`);
+		// It has ended, which the end of the socket has not told yet: nobody else shall ask it.
+		if (sent === -constants.errno.EPIPE || sent === -constants.errno.ECONNRESET) this.#fail(error);
+		throw error;
 	}
 
 	leafSpoke(id: number, type: number, payload: Buffer): void {
 		const leaf = this.pending.get(id);
 		if (leaf === undefined) return;
+		this.#spoke(id, leaf);
 		if (type !== frameType.born || payload.length < 12) {
 			leaf.fail(new ForktreeError('ZygoteFailed', 'a leaf’s first frame was not its birth'));
 			return;
@@ -355,7 +411,23 @@ class ZygoteLink {
 	}
 
 	leafBroke(id: number): void {
-		this.pending.get(id)?.fail(new ForktreeError('ZygoteFailed', 'a leaf ended before it was set up'));
+		const leaf = this.pending.get(id);
+		if (leaf === undefined) return;
+		leaf.fail(new ForktreeError('ZygoteFailed', 'a leaf ended before it was set up'));
+		this.#spoke(id, leaf);
+	}
+
+	#spoke(id: number, leaf: PendingLeaf): void {
+		leaf.hasSpoken = true;
+		if (leaf.hasEnded) this.pending.delete(id);
+	}
+
+	#leafEnded(id: number, end: ProcessEnd): void {
+		const leaf = this.pending.get(id);
+		if (leaf === undefined) return;
+		leaf.ended(end);
+		leaf.hasEnded = true;
+		if (leaf.hasSpoken) this.pending.delete(id);
 	}
 
 	#receive(data: Buffer, fds: readonly number[]): void {
@@ -374,11 +446,12 @@ class ZygoteLink {
 				this.#settleReady(message.report);
 				break;
 			case 'leafEnded':
-				this.pending.get(message.id)?.ended(readWaitStatus(message.status));
-				this.pending.delete(message.id);
+				this.#leafEnded(message.id, readWaitStatus(message.status));
 				break;
 			case 'forkFailed':
-				this.pending.get(message.id)?.fail(new ForktreeError('ZygoteFailed', `fork: ${getSystemErrorName(message.errno)}`));
+				this.pending
+					.get(message.id)
+					?.fail(new ForktreeError('ZygoteFailed', `fork: ${getSystemErrorName(message.errno)}`));
 				this.pending.delete(message.id);
 				break;
 			default:
@@ -399,6 +472,11 @@ class ZygoteLink {
 		this.#settleGone(error);
 		const process = this.#process;
 		if (process !== undefined) void process.ended.then(() => process.close());
+	}
+
+	/** Settles when its processes have ended and their pidfds are closed. */
+	async ended(): Promise<void> {
+		await Promise.all([this.#init?.ended, this.#process?.ended]);
 	}
 
 	get isGone(): boolean {

@@ -1,20 +1,85 @@
 /** Runs the command line from its source. */
+import {type ChildProcess, spawn} from 'node:child_process';
 import {mkdir, writeFile} from 'node:fs/promises';
 import path from 'node:path';
-import {execa, type Options} from 'execa';
+import process from 'node:process';
+import type {Readable} from 'node:stream';
 
 const main = path.join(import.meta.dirname, '..', '..', 'src', 'cli', 'main.ts');
 
-/** Starts `forktree` with these arguments; a failing one does not reject. */
-export function forktree<const T extends Options>(args: readonly string[], options?: T) {
-	return execa(process.execPath, ['--import=tsx', main, ...args], {
-		stdin: 'ignore',
-		timeout: 60_000,
-		killSignal: 'SIGKILL',
-		...options,
-		reject: false,
-		stripFinalNewline: false,
-	} as T & {readonly reject: false; readonly stripFinalNewline: false});
+type StartOptions = {
+	readonly env?: Readonly<Record<string, string>>;
+	/** What it finds on stdin; by default nothing. */
+	readonly input?: string;
+	/** An fd that its stdout goes to, in place of what the end tells. */
+	readonly stdout?: number;
+};
+
+export type CommandEnd = {
+	readonly exitCode: number | null;
+	readonly signal: string | null;
+	/** Each byte is a character. */
+	readonly bytes: string;
+	readonly stdout: string;
+	readonly stderr: string;
+};
+
+/** A command that runs. */
+export class Command {
+	readonly child: ChildProcess;
+	readonly ended: Promise<CommandEnd>;
+	readonly #stdout: Buffer[] = [];
+	readonly #stderr: Buffer[] = [];
+	readonly #waiters = new Set<() => void>();
+
+	constructor(args: readonly string[], {env = {}, input, stdout}: StartOptions = {}) {
+		const stdio = [input === undefined ? 'ignore' : 'pipe', stdout ?? 'pipe', 'pipe'] as const;
+		this.child = spawn(process.execPath, ['--import=tsx', main, ...args], {
+			env: {...process.env, ...env},
+			stdio: [...stdio],
+		});
+		this.child.stdin?.end(input);
+		this.#collect(this.child.stdout, this.#stdout);
+		this.#collect(this.child.stderr, this.#stderr);
+		this.ended = new Promise((resolve, reject) => {
+			this.child.once('error', reject);
+			this.child.once('close', (exitCode, signal) => {
+				const bytes = Buffer.concat(this.#stdout).toString('latin1');
+				const [out, err] = [this.#stdout, this.#stderr].map((chunks) => Buffer.concat(chunks).toString());
+				resolve({exitCode, signal, bytes, stdout: out ?? '', stderr: err ?? ''});
+			});
+		});
+	}
+
+	#collect(stream: Readable | null, chunks: Buffer[]): void {
+		stream?.on('data', (chunk: Buffer) => {
+			chunks.push(chunk);
+			for (const waiter of this.#waiters) waiter();
+		});
+	}
+
+	/** Waits until stdout or stderr holds this; answers what it matched. */
+	async says(words: RegExp): Promise<RegExpExecArray> {
+		const found = new Promise<RegExpExecArray>((resolve) => {
+			const look = () => {
+				for (const chunks of [this.#stdout, this.#stderr]) {
+					const match = words.exec(Buffer.concat(chunks).toString());
+					if (match !== null) resolve(match);
+				}
+			};
+			this.#waiters.add(look);
+			look();
+		});
+		const early = this.ended.then((end) => {
+			throw new Error(`expected ${words} before the end, got ${JSON.stringify(end)}`);
+		});
+		return Promise.race([found, early]);
+	}
+}
+
+/** Runs `forktree` with these arguments to its end; a failing one does not reject. */
+export async function forktree(args: readonly string[], options?: StartOptions): Promise<CommandEnd> {
+	return new Command(args, options).ended;
 }
 
 /** Writes files, and the folders above them. */
@@ -24,14 +89,4 @@ export async function writeFiles(folder: string, files: Readonly<Record<string, 
 		await mkdir(path.dirname(file), {recursive: true});
 		await writeFile(file, content);
 	}
-}
-
-/** Waits until a stream has said this. */
-export async function said(stream: NodeJS.ReadableStream | null | undefined, words: string): Promise<string> {
-	let text = '';
-	for await (const chunk of stream?.iterator?.({destroyOnReturn: false}) ?? []) {
-		text += String(chunk);
-		if (text.includes(words)) return text;
-	}
-	throw new Error(`expected ${JSON.stringify(words)}, got ${JSON.stringify(text)}`);
 }

@@ -1,7 +1,7 @@
 import test from 'ava';
 import {doctor, doctorChecks} from '../../src/index.ts';
 import {forktree} from '../cli/forktree.ts';
-import {kernelTest} from '../helpers/kernel-test.ts';
+import {kernelTest, serialKernelTest} from '../helpers/kernel-test.ts';
 import {LeakCheck} from '../helpers/leak-check.ts';
 import {python} from '../helpers/runtime.ts';
 
@@ -26,7 +26,7 @@ test('a missing interpreter is found out, not thrown', async (t) => {
 	t.is(checks.find(({name}) => name === 'python')?.fix, 'apt-get install python3');
 });
 
-kernelTest('this machine is full, and nothing is left behind', async (t) => {
+serialKernelTest('this machine is full, and nothing is left behind', async (t) => {
 	const leaks = new LeakCheck();
 	const {level, checks} = await doctor({python});
 	t.is(level, 'full', JSON.stringify(checks, undefined, '\t'));

@@ -13,8 +13,8 @@ provideWheels({
 		'numpy/random.py': py`
 			import random
 			_own = random.Random()
-			def seed():
-				_own.seed()
+			def seed(value):
+				_own.seed(value)
 			def rand():
 				return _own.random()
 		`,
