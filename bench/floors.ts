@@ -12,11 +12,15 @@ import {guestDirectory, nativeDirectory} from '../src/native.ts';
 const floorsPy = path.join(path.dirname(fileURLToPath(import.meta.url)), 'floors.py');
 
 /** The interpreter and packages that both sides use. */
-export type FloorOptions = {readonly python: string; readonly siteDir: string | undefined; readonly modules: readonly string[]};
+export type FloorOptions = {
+	readonly python: string;
+	readonly siteDir: string | undefined;
+	readonly modules: readonly string[];
+};
 
 function environment(siteDir: string | undefined): NodeJS.ProcessEnv {
 	return {
-		PATH: process.env['PATH'],
+		PATH: process.env.PATH,
 		LANG: 'C.UTF-8',
 		OPENBLAS_NUM_THREADS: '1',
 		OMP_NUM_THREADS: '1',
@@ -26,7 +30,10 @@ function environment(siteDir: string | undefined): NodeJS.ProcessEnv {
 	};
 }
 
-async function start(options: FloorOptions, extra: readonly string[]): Promise<{child: ChildProcess; ask: (word: string) => Promise<unknown>}> {
+async function start(
+	options: FloorOptions,
+	extra: readonly string[],
+): Promise<{child: ChildProcess; ask: (word: string) => Promise<unknown>}> {
 	const args = ['-S', floorsPy, guestDirectory, nativeDirectory(), options.modules.join(','), ...extra];
 	const child = spawn(options.python, args, {env: environment(options.siteDir), stdio: ['pipe', 'pipe', 'inherit']});
 	const lines = createInterface({input: child.stdout as NodeJS.ReadableStream})[Symbol.asyncIterator]();
@@ -52,13 +59,17 @@ async function stop(child: ChildProcess): Promise<void> {
 }
 
 /** A warmed plain interpreter that forks on demand. */
-export async function openForkFloor(options: FloorOptions): Promise<{forkMs(): Promise<number>; close(): Promise<void>}> {
+export async function openForkFloor(
+	options: FloorOptions,
+): Promise<{forkMs(): Promise<number>; close(): Promise<void>}> {
 	const {child, ask} = await start(options, []);
 	return {forkMs: async () => (await ask('fork')) as number, close: async () => stop(child)};
 }
 
 /** A Unix socket between this Node process and a Python that sends everything back. */
-export async function openSocketFloor(python: string): Promise<{roundTripMs(message: Buffer): Promise<number>; close(): Promise<void>}> {
+export async function openSocketFloor(
+	python: string,
+): Promise<{roundTripMs(message: Buffer): Promise<number>; close(): Promise<void>}> {
 	const folder = await temporaryDirectory({unsafeCleanup: true});
 	const server = net.createServer();
 	const file = path.join(folder.path, 'socket');

@@ -3,7 +3,12 @@ import {existsSync, readdirSync, readFileSync} from 'node:fs';
 import path from 'node:path';
 
 /** Everything there should be none of after `close()`. */
-export type Leftovers = {readonly mounts: number; readonly cgroups: number; readonly processes: number; readonly files: number};
+export type Leftovers = {
+	readonly mounts: number;
+	readonly cgroups: number;
+	readonly processes: number;
+	readonly files: number;
+};
 
 function read(file: string): string {
 	try {
@@ -21,7 +26,9 @@ function processesBelow(group: string): number[] {
 
 /** A process by its start time, which tells it from a later one with the same pid. */
 function identity(pid: number): string | undefined {
-	const fields = read(`/proc/${pid}/stat`).replace(/^.*\) /, '').split(' ');
+	const fields = read(`/proc/${pid}/stat`)
+		.replace(/^.*\) /, '')
+		.split(' ');
 	return fields[19] === undefined ? undefined : `${pid} ${fields[19]}`;
 }
 
@@ -34,9 +41,12 @@ export function watchLeftovers(stateDir: string): () => Leftovers {
 	const processes = new Set(groups.flatMap(processesBelow).map(identity));
 	const mounts = new Set(read('/proc/self/mountinfo').split('\n'));
 	return () => ({
-		mounts: read('/proc/self/mountinfo').split('\n').filter((line) => !mounts.has(line)).length,
+		mounts: read('/proc/self/mountinfo')
+			.split('\n')
+			.filter((line) => !mounts.has(line)).length,
 		cgroups: groups.filter((group) => existsSync(group)).length,
-		processes: [...processes].filter((each) => each !== undefined && identity(Number(each.split(' ')[0])) === each).length,
+		processes: [...processes].filter((each) => each !== undefined && identity(Number(each.split(' ')[0])) === each)
+			.length,
 		files: readdirSync(stateDir).filter((name) => !['packages', 'functions'].includes(name)).length,
 	});
 }

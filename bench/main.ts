@@ -18,6 +18,8 @@ const result = await benches[name as keyof typeof benches](stateDir, flags.inclu
 if (flags.includes('--json')) {
 	process.stdout.write(`${JSON.stringify(result)}\n`);
 } else {
-	const host = Object.entries(result.host).map(([key, value]) => `${key} ${value}`).join(', ');
+	const host = Object.entries(result.host)
+		.map(([key, value]) => `${key} ${value}`)
+		.join(', ');
 	process.stdout.write(`${host}\n\n${markTable(result.marks)}\n\n${summaryTable(result.samples)}\n`);
 }

@@ -36,7 +36,14 @@ export function summarize(series: readonly number[]): Summary {
 }
 
 export function mark(name: string, value: number, relation: '<=' | '>=', limit: number, unit: string): Mark {
-	return {name, value: round(value), relation, limit: round(limit), ok: relation === '<=' ? value <= limit : value >= limit, unit};
+	return {
+		name,
+		value: round(value),
+		relation,
+		limit: round(limit),
+		ok: relation === '<=' ? value <= limit : value >= limit,
+		unit,
+	};
 }
 
 /** What the figures were measured on. */
@@ -64,11 +71,19 @@ export function table(header: readonly string[], rows: ReadonlyArray<readonly st
 }
 
 export function summaryTable(samples: Readonly<Record<string, Summary>>): string {
-	const rows = Object.entries(samples).map(([name, {n, p50Ms, p95Ms, p99Ms}]) => [name, ...[n, p50Ms, p95Ms, p99Ms].map(String)]);
+	const rows = Object.entries(samples).map(([name, {n, p50Ms, p95Ms, p99Ms}]) => [
+		name,
+		...[n, p50Ms, p95Ms, p99Ms].map(String),
+	]);
 	return table(['series', 'n', 'p50 ms', 'p95 ms', 'p99 ms'], rows);
 }
 
 export function markTable(marks: readonly Mark[]): string {
-	const rows = marks.map(({name, value, relation, limit, ok, unit}) => [name, `${value} ${unit}`, `${relation} ${limit}`, ok ? 'yes' : 'NO']);
+	const rows = marks.map(({name, value, relation, limit, ok, unit}) => [
+		name,
+		`${value} ${unit}`,
+		`${relation} ${limit}`,
+		ok ? 'yes' : 'NO',
+	]);
 	return table(['mark', 'measured', 'wanted', 'held'], rows);
 }

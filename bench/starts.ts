@@ -1,9 +1,9 @@
 /** How long does a start take, against what the kernel and a plain interpreter take for the same? */
 import {once} from 'node:events';
-import {setTimeout as sleep} from 'node:timers/promises';
-import {fileURLToPath} from 'node:url';
 import {readFile} from 'node:fs/promises';
 import path from 'node:path';
+import {setTimeout as sleep} from 'node:timers/promises';
+import {fileURLToPath} from 'node:url';
 import {createRuntime, type Runtime} from 'forktree';
 import {importMs, openForkFloor, openSocketFloor} from './floors.ts';
 import {describeHost, type Mark, mark, percentile, type Summary, summarize} from './report.ts';
@@ -28,13 +28,19 @@ const series = [
 async function forkedStart(runtime: Runtime, name: string): Promise<number> {
 	const destroyed = once(runtime, 'destroyed');
 	const outcome = await runtime.invoke(name, {});
-	if (!outcome.ok || outcome.start !== 'forked') throw new Error(`expected a forked start, got ${JSON.stringify(outcome)}`);
+	if (!outcome.ok || outcome.start !== 'forked')
+		throw new Error(`expected a forked start, got ${JSON.stringify(outcome)}`);
 	await destroyed;
 	return outcome.timings.startMs;
 }
 
 /** Ours and the floor in turn. */
-async function alternate(n: number, gapMs: number, ours: () => Promise<number>, floor: () => Promise<number>): Promise<[number[], number[]]> {
+async function alternate(
+	n: number,
+	gapMs: number,
+	ours: () => Promise<number>,
+	floor: () => Promise<number>,
+): Promise<[number[], number[]]> {
 	const [a, b]: [number[], number[]] = [[], []];
 	for (let i = 0; i < n; i += 1) {
 		if (gapMs > 0) await sleep(gapMs);
@@ -82,10 +88,16 @@ async function measure(runtime: Runtime, packagesDir: string, short: boolean): P
 				return [percentile(ours, 50), percentile(floor, 50)] as const;
 			};
 			await alternate(5, 0, () => forkedStart(runtime, 'pandas'), pandasFloor.forkMs);
-			const [pandas, pandasFork] = add('pandas start', await alternate(n, gapMs, () => forkedStart(runtime, 'pandas'), pandasFloor.forkMs));
+			const [pandas, pandasFork] = add(
+				'pandas start',
+				await alternate(n, gapMs, () => forkedStart(runtime, 'pandas'), pandasFloor.forkMs),
+			);
 			marks.push(mark(`forked pandas start / os.fork()/${name}`, pandas / pandasFork, '<=', 1.7, '×'));
 			await alternate(5, 0, () => forkedStart(runtime, 'bare'), bareFloor.forkMs);
-			const [bare, bareFork] = add('bare start', await alternate(n, gapMs, () => forkedStart(runtime, 'bare'), bareFloor.forkMs));
+			const [bare, bareFork] = add(
+				'bare start',
+				await alternate(n, gapMs, () => forkedStart(runtime, 'bare'), bareFloor.forkMs),
+			);
 			marks.push(mark(`forked bare start − os.fork()/${name}`, bare - bareFork, '<=', 1.5, 'ms'));
 			const warmCall = async () => {
 				const started = performance.now();
@@ -95,7 +107,10 @@ async function measure(runtime: Runtime, packagesDir: string, short: boolean): P
 			};
 			const socket = () => socketFloor.roundTripMs(message);
 			await alternate(100, 0, warmCall, socket);
-			const [warm, round] = add('warm call', await alternate(short ? 50 : gapMs > 0 ? n : 2000, gapMs, warmCall, socket));
+			const [warm, round] = add(
+				'warm call',
+				await alternate(short ? 50 : gapMs > 0 ? n : 2000, gapMs, warmCall, socket),
+			);
 			marks.push(mark(`warm no-op call / socket round trip/${name}`, warm / round, '<=', 2, '×'));
 			const imports: number[] = [];
 			for (let i = 0; i < (short ? 3 : 15); i += 1) {
@@ -103,7 +118,9 @@ async function measure(runtime: Runtime, packagesDir: string, short: boolean): P
 				imports.push(await importMs({python: python.executable, siteDir, modules: ['pandas']}));
 			}
 			samples[`fresh process, import pandas/${name}`] = summarize(imports);
-			marks.push(mark(`fresh import of pandas / forked pandas start/${name}`, percentile(imports, 50) / pandas, '>=', 80, '×'));
+			marks.push(
+				mark(`fresh import of pandas / forked pandas start/${name}`, percentile(imports, 50) / pandas, '>=', 80, '×'),
+			);
 		}
 	} finally {
 		await Promise.all([bareFloor.close(), pandasFloor.close(), socketFloor.close()]);

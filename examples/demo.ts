@@ -41,7 +41,8 @@ function say(text: string): void {
 
 function expectOk(outcome: Outcome, start?: StartKind): Success {
 	if (!outcome.ok) throw new Error(`${outcome.error.code}: ${outcome.error.message}\n${outcome.error.traceback}`);
-	if (start !== undefined && outcome.start !== start) throw new Error(`expected a ${start} start, got a ${outcome.start} one`);
+	if (start !== undefined && outcome.start !== start)
+		throw new Error(`expected a ${start} start, got a ${outcome.start} one`);
 	return outcome;
 }
 
@@ -119,13 +120,22 @@ function printTables(document: Awaited<ReturnType<typeof demo>>['document'], kin
 		row('whole call p95', calls, ({p95Ms}) => p95Ms),
 		...phases.map((phase) => [
 			`  ${phase.slice(0, -2)} p50`,
-			...names.map((name) => percentile(kinds[name].timings.map((each) => each[phase]), 50).toFixed(3)),
+			...names.map((name) =>
+				percentile(
+					kinds[name].timings.map((each) => each[phase]),
+					50,
+				).toFixed(3),
+			),
 		]),
 	];
 	say(table(['milliseconds', ...names], rows));
-	say(`\nfloors on this machine: import of pandas in a fresh process ${floors.importMs} ms, os.fork() of a warmed interpreter`);
+	say(
+		`\nfloors on this machine: import of pandas in a fresh process ${floors.importMs} ms, os.fork() of a warmed interpreter`,
+	);
 	say(`${floors.forkP50Ms} ms, Node to Python and back over a socket ${floors.socketP50Ms} ms`);
-	say(`private memory of the warm instance: ${document.ussMiB} MiB; left behind: ${JSON.stringify(document.leftovers)}`);
+	say(
+		`private memory of the warm instance: ${document.ussMiB} MiB; left behind: ${JSON.stringify(document.leftovers)}`,
+	);
 }
 
 function summaries(kinds: Record<StartKind, Series>, key: 'starts' | 'calls'): Record<StartKind, Summary> {
@@ -134,7 +144,9 @@ function summaries(kinds: Record<StartKind, Series>, key: 'starts' | 'calls'): R
 
 /** Everything that can be told while the runtime is open. */
 async function measure(runtime: Runtime) {
-	runtime.on('installed', ({packages, durationMs}) => say(`installed ${packages.join(', ')} in ${(durationMs / 1000).toFixed(1)} s`));
+	runtime.on('installed', ({packages, durationMs}) =>
+		say(`installed ${packages.join(', ')} in ${(durationMs / 1000).toFixed(1)} s`),
+	);
 	say('deploying examples/weather (the first time, this installs pandas) …');
 	await runtime.deploy('weather', weather);
 	await runtime.deploy('weather-forked', weather, {reuse: false});

@@ -30,8 +30,8 @@ const cpuPeriodUs = 100_000;
 
 /** The folder of our own group in a v1 hierarchy, so that limits set on us hold for our sandboxes as well. */
 function ownDirectory(mountPoint: string, root: string, group: string): string {
-	const relative = root === '/' ? group : group.startsWith(root) ? group.slice(root.length) : '/';
-	return path.join(mountPoint, relative);
+	const relative = path.relative(root, group);
+	return relative.startsWith('..') ? mountPoint : path.join(mountPoint, relative);
 }
 
 /**

@@ -15,6 +15,9 @@ import type {JsonValue, Outcome, OutcomeError, OutcomeMemory, StartKind, Timings
 /** Room for a frame beyond its payload's limit: error reports, births. */
 const frameSlack = 512 * 1024;
 
+/** How often a start is tried while zygotes die under it. */
+const maxForks = 3;
+
 /** What a function is, resolved: no optional fields. */
 export type FunctionSettings = {
 	readonly name: string;
@@ -245,7 +248,7 @@ export class LambdaFunction {
 		if (this.#running === 0) this.#settleDrained?.();
 	}
 
-	/** A new instance, its module loaded or not. A zygote that dies meanwhile is made again once. */
+	/** A new instance, its module loaded or not. A zygote that dies meanwhile is made again. */
 	async #start(call: Call, limit: CallLimit): Promise<Started> {
 		const {limits, zygote} = this.settings;
 		const release = await this.#host.budget.reserve(
@@ -256,11 +259,12 @@ export class LambdaFunction {
 		);
 		try {
 			if (!zygote) return await this.#startCold(call, limit, release);
-			try {
-				return await this.#startForked(call, limit, release);
-			} catch (error) {
-				if (!(error instanceof ForktreeError) || error.code !== 'ZygoteFailed') throw error;
-				return await this.#startForked(call, limit, release);
+			for (let attempt = 1; ; attempt += 1) {
+				try {
+					return await this.#startForked(call, limit, release);
+				} catch (error) {
+					if (!(error instanceof ForktreeError) || error.code !== 'ZygoteFailed' || attempt === maxForks) throw error;
+				}
 			}
 		} catch (error) {
 			release();

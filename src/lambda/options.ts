@@ -114,6 +114,6 @@ export function checkDeployOptions(options: DeployOptions): string | undefined {
 	) {
 		throw new TypeError('requirements: expected an array of lines');
 	}
-	const entryFile = options.env?.['OL_ENTRY_FILE'];
+	const entryFile = options.env?.OL_ENTRY_FILE;
 	return entryFile === undefined ? undefined : checkEntryFile(entryFile, 'env.OL_ENTRY_FILE', optionError);
 }

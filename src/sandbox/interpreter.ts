@@ -51,7 +51,9 @@ export async function findInterpreter(python?: string): Promise<Interpreter> {
 	for (const candidate of candidates) {
 		const result = await execa(candidate, ['-I', '-S', '-c', PROBE], {reject: false, timeout: 20_000, stdin: 'ignore'});
 		if (result.failed) {
-			refusals.push(`${candidate}: ${result.originalMessage || `ended with ${result.signal ?? `exit code ${result.exitCode}`}`}`);
+			refusals.push(
+				`${candidate}: ${result.originalMessage || `ended with ${result.signal ?? `exit code ${result.exitCode}`}`}`,
+			);
 			continue;
 		}
 		const found = readProbe(result.stdout);

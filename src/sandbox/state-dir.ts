@@ -14,7 +14,7 @@ import {
 import {tmpdir} from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
-import {ForktreeError} from '../errors.ts';
+import {ForktreeError, SyscallError} from '../errors.ts';
 import {removeTree} from '../kernel/cgroup.ts';
 import {lockFile} from '../native.ts';
 
@@ -34,6 +34,20 @@ function takeLock(directory: string): number | undefined {
 			if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
 		}
 		closeSync(fd); // the owner before us removed it between our opening and our locking
+	}
+}
+
+function isGone(error: unknown): boolean {
+	return (error instanceof SyscallError ? error.errnoName : (error as NodeJS.ErrnoException).code) === 'ENOENT';
+}
+
+/** As {@link takeLock}; also undefined when another process takes the new folder for an abandoned one and removes it. */
+function takeNewLock(directory: string): number | undefined {
+	try {
+		return takeLock(directory);
+	} catch (error) {
+		if (isGone(error)) return undefined;
+		throw error;
 	}
 }
 
@@ -105,7 +119,7 @@ export class StateDir {
 				if ((error as NodeJS.ErrnoException).code === 'EEXIST') continue;
 				throw error;
 			}
-			const lock = takeLock(directory);
+			const lock = takeNewLock(directory);
 			if (lock !== undefined) return StateDir.#own(directory, lock, true);
 		}
 	}
@@ -140,7 +154,7 @@ function sweepAbandoned(parent: string): void {
 			rmSync(directory, {recursive: true, force: true});
 		} catch (error) {
 			// Another process sweeps as well, or it is being made just now.
-			if (!['ENOENT', 'ENOTEMPTY'].includes(String((error as NodeJS.ErrnoException).code))) throw error;
+			if (!isGone(error) && (error as NodeJS.ErrnoException).code !== 'ENOTEMPTY') throw error;
 		} finally {
 			if (lock !== undefined) closeSync(lock);
 		}
