@@ -28,8 +28,8 @@ async function runOn(platform: string, body: string) {
 for (const platform of ['darwin', 'win32', 'linux']) {
 	test(`importing loads no native code on ${platform}`, async (t) => {
 		const result = await runOn(platform, 'console.log(JSON.stringify({loads, names: Object.keys(forktree)}))');
-		t.is(result['loads'], 0);
-		t.true((result['names'] as string[]).includes('createRuntime'));
+		t.is(result.loads, 0);
+		t.true((result.names as string[]).includes('createRuntime'));
 	});
 }
 

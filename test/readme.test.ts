@@ -3,22 +3,10 @@ import {existsSync, readdirSync, readFileSync} from 'node:fs';
 import path from 'node:path';
 import {fileURLToPath} from 'node:url';
 import test from 'ava';
-import {errorCodes, outcomeCodes} from '../src/errors.ts';
 import {defaultLimits} from '../src/sandbox/limits.ts';
 
 const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..');
 const readme = readFileSync(path.join(root, 'README.md'), 'utf8');
-
-/** The rows of the table with this header. */
-function rows(header: string): Array<[string, string]> {
-	const [, table = ''] = readme.split(`| ${header} | Meaning |\n|---|---|\n`);
-	const [body = ''] = table.split('\n\n');
-	return [...body.matchAll(/^\| `(\w+)` \| (.*) \|$/gm)].map(([, code = '', meaning = '']) => [code, meaning]);
-}
-
-test('the error codes', (t) => t.deepEqual(rows('`error.code`'), Object.entries(errorCodes)));
-
-test('the outcome codes', (t) => t.deepEqual(rows('`outcome.error.code`'), Object.entries(outcomeCodes)));
 
 test('the limits and their defaults', (t) => {
 	const [, line = ''] = /^- Limits, with their defaults: ((?:.|\n {2})*)$/m.exec(readme) ?? [];

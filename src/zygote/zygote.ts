@@ -1,5 +1,6 @@
 /** A zygote seen from the host: forks leaves and child zygotes, and can be let go without harm to them. */
 import {constants} from 'node:os';
+import {fchownSync} from 'node:fs';
 import {getSystemErrorName} from 'node:util';
 import {ForktreeError, SyscallError} from '../errors.ts';
 import type {Cgroup} from '../kernel/cgroup.ts';
@@ -87,6 +88,8 @@ export class Zygote {
 	readonly drained: Promise<void>;
 	readonly #link: ZygoteLink;
 	readonly #ids: IdAllocator;
+	/** The host's id of its id 0. */
+	readonly #firstHostId: number;
 	#descendants = 0;
 	#settleDrained!: () => void;
 
@@ -96,6 +99,7 @@ export class Zygote {
 		this.gone = link.gone;
 		this.#link = link;
 		this.#ids = new IdAllocator({start: firstLeafId, count: ids.count - firstLeafId});
+		this.#firstHostId = ids.start;
 		this.drained = new Promise((resolve) => {
 			this.#settleDrained = resolve;
 		});
@@ -117,7 +121,7 @@ export class Zygote {
 		if (this.#link.isGone && this.#descendants === 0) this.#settleDrained();
 	}
 
-	/** Starts a fresh interpreter in a root of its own. @param ids host ids for it and all below */
+	/** Starts a fresh interpreter in a root of its own. @param ids the host's ids for it and all below */
 	static async spawnRoot(
 		keeper: Keeper,
 		plan: RootPlan,
@@ -148,12 +152,15 @@ export class Zygote {
 	/** Forks a child zygote, which then imports its own modules. @param count ids that it and all below it get */
 	async forkZygote(spec: ZygoteSpec, packages: LockedFolder | undefined, count: number): Promise<Zygote> {
 		const {slice, release} = this.#takeIds(count);
-		const mount = await packages?.take();
+		let mount: number | undefined;
 		try {
-			const made = await Zygote.#make(spec, slice, undefined, async (control) => {
+			mount = await packages?.take();
+			const mounts = mount === undefined ? [] : [mount];
+			const hostIds = {start: this.#firstHostId + slice.start, count};
+			const made = await Zygote.#make(spec, hostIds, undefined, async (control) => {
 				const text = JSON.stringify(spec);
-				const request = encodeRequest({op: 'zygote', id: 0, packages: mount !== undefined, range: slice, text});
-				this.#link.send(request, mount === undefined ? [control] : [control, mount]);
+				const request = encodeRequest({op: 'zygote', id: 0, packages: mounts.length > 0, range: slice, text});
+				this.#link.send(request, [control, ...mounts]);
 				return undefined;
 			});
 			void made.drained.then(release);
@@ -204,7 +211,7 @@ export class Zygote {
 			const mounts = await takeMounts(spec, undo);
 			const cgroup = spec.takeCgroup();
 			undo.push(() => cgroup.remove());
-			const [ours, theirs] = openChannels(undo);
+			const [ours, theirs] = openChannels(undo, this.#firstHostId + slice.start);
 			lastSandbox += 1;
 			const id = lastSandbox;
 			const asked = now();
@@ -315,7 +322,7 @@ async function takeMounts(spec: LeafSpec, undo: Undo): Promise<number[]> {
 }
 
 /** A leaf's channel, stdout and stderr: our ends, and theirs in the order of the request. */
-function openChannels(undo: Undo): [{channel: number; stdout: number; stderr: number}, number[]] {
+function openChannels(undo: Undo, owner: number): [{channel: number; stdout: number; stderr: number}, number[]] {
 	const open: number[] = [];
 	undo.push(() => open.forEach(closeFd));
 	const [channel, channelEnd] = socketPair(false);
@@ -324,6 +331,8 @@ function openChannels(undo: Undo): [{channel: number; stdout: number; stderr: nu
 	open.push(stdout, stdoutEnd);
 	const [stderr, stderrEnd] = pipe();
 	open.push(stderr, stderrEnd);
+	// So that /dev/stdout and /dev/stderr can be opened by name.
+	for (const end of [stdoutEnd, stderrEnd]) fchownSync(end, owner, owner);
 	return [{channel, stdout, stderr}, [channelEnd, stdoutEnd, stderrEnd]];
 }
 

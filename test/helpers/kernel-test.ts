@@ -2,7 +2,7 @@
 import process from 'node:process';
 import test, {type ExecutionContext} from 'ava';
 
-export const mustRun = process.env['FORKTREE_MUST_RUN'] === '1';
+export const mustRun = process.env.FORKTREE_MUST_RUN === '1';
 
 /** Why sandboxes can't be made here; undefined when they can. */
 export const refusal =
@@ -10,7 +10,11 @@ export const refusal =
 
 type Implementation = (t: ExecutionContext) => void | Promise<void>;
 
-function declare(declaration: (title: string, implementation: Implementation) => void, title: string, run: Implementation) {
+function declare(
+	declaration: (title: string, implementation: Implementation) => void,
+	title: string,
+	run: Implementation,
+) {
 	if (refusal === undefined) declaration(title, run);
 	else if (mustRun) test(title, (t) => t.fail(`FORKTREE_MUST_RUN is set, and this test ${refusal}`));
 	else test.skip(`${title} [skipped: ${refusal}]`, run);

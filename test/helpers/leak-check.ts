@@ -85,7 +85,8 @@ export class LeakCheck {
 			'mounts are left',
 		);
 		for (const stateDir of this.#stateDirs) {
-			if (existsSync(stateDir)) t.deepEqual(added(keptInStateDir, readdirSync(stateDir)), [], `files are left in ${stateDir}`);
+			if (existsSync(stateDir))
+				t.deepEqual(added(keptInStateDir, readdirSync(stateDir)), [], `files are left in ${stateDir}`);
 		}
 	}
 }

@@ -19,7 +19,7 @@ import {refusal} from './kernel-test.ts';
 import {LeakCheck} from './leak-check.ts';
 
 /** The interpreter that tests run. */
-export const python = process.env['FORKTREE_TEST_PYTHON'] ?? '/usr/bin/python3';
+export const python = process.env.FORKTREE_TEST_PYTHON ?? '/usr/bin/python3';
 
 /** Python text as it stands, less the indentation that all its lines share. */
 export function py(strings: TemplateStringsArray, ...values: readonly unknown[]): string {

@@ -52,7 +52,12 @@ kernelTest('what is JSON comes back as it went in', async (t) => {
 kernelTest('bytes come back as bytes', async (t) => {
 	const {runtime} = fixture();
 	const name = await fixture().deploy('def f(event):\n\tassert type(event) is bytes\n\treturn event[::-1]\n');
-	for (const event of [new Uint8Array(), new Uint8Array([0, 255, 10]), Buffer.from('buffer'), new Uint8Array(3 << 20).fill(7)]) {
+	for (const event of [
+		new Uint8Array(),
+		new Uint8Array([0, 255, 10]),
+		Buffer.from('buffer'),
+		new Uint8Array(3 << 20).fill(7),
+	]) {
 		const back = value(t, await runtime.invoke(name, event));
 		t.true(back instanceof Uint8Array && !Buffer.isBuffer(back));
 		t.deepEqual(back, new Uint8Array(event).reverse());
@@ -242,7 +247,10 @@ kernelTest('calls at once run at once, each in an instance of its own', async (t
 	const name = await fixture().deploy('import time\ndef f(event):\n\ttime.sleep(0.2)\n\treturn event\n');
 	const events = [...Array(8).keys()];
 	const outcomes = await Promise.all(events.map((event) => runtime.invoke(name, event)));
-	t.deepEqual(outcomes.map((outcome) => value(t, outcome)), events);
+	t.deepEqual(
+		outcomes.map((outcome) => value(t, outcome)),
+		events,
+	);
 	t.is(new Set(outcomes.map((outcome) => outcome.sandbox)).size, events.length);
 });
 
@@ -250,7 +258,10 @@ kernelTest('with concurrency 1 calls wait in line', async (t) => {
 	const {runtime} = fixture();
 	const name = await fixture().deploy(counter, {concurrency: 1});
 	const outcomes = await Promise.all([1, 2, 3, 4, 5].map((event) => runtime.invoke(name, event)));
-	t.deepEqual(outcomes.map((outcome) => value(t, outcome)), [1, 2, 3, 4, 5]);
+	t.deepEqual(
+		outcomes.map((outcome) => value(t, outcome)),
+		[1, 2, 3, 4, 5],
+	);
 	t.is(new Set(outcomes.map((outcome) => outcome.sandbox)).size, 1);
 	t.true(outcomes.every((outcome, index) => index === 0 || outcome.timings.queueMs > 0));
 });
@@ -294,7 +305,9 @@ kernelTest('an abort before the call keeps it from starting', async (t) => {
 	};
 	runtime.on('created', count);
 	const reason = new Error('no more');
-	const error = await t.throwsAsync(() => runtime.invoke(name, 1, {signal: AbortSignal.abort(reason)}), {code: 'Aborted'});
+	const error = await t.throwsAsync(() => runtime.invoke(name, 1, {signal: AbortSignal.abort(reason)}), {
+		code: 'Aborted',
+	});
 	t.is(error.cause, reason);
 	runtime.off('created', count);
 	t.is(created, 0);
@@ -310,7 +323,10 @@ kernelTest('an abort during the call ends its instance', async (t) => {
 	const call = runtime.invoke(name, null, {signal: controller.signal, onStdout: () => controller.abort()});
 	await t.throwsAsync(call, {code: 'Aborted'});
 	await destroyed;
-	t.like((await runtime.stats()).functions.find((each) => each.name === name), {running: 0, idle: 0});
+	t.like(
+		(await runtime.stats()).functions.find((each) => each.name === name),
+		{running: 0, idle: 0},
+	);
 });
 
 kernelTest('an abort in any of the moments of a start ends the call in one way', async (t) => {
@@ -329,7 +345,10 @@ kernelTest('an abort in any of the moments of a start ends the call in one way',
 		abort(turn);
 		t.true([turn, 'Aborted'].includes((await call) as string | number));
 	}
-	t.like((await runtime.stats()).functions.find((each) => each.name === name), {running: 0, waiting: 0});
+	t.like(
+		(await runtime.stats()).functions.find((each) => each.name === name),
+		{running: 0, waiting: 0},
+	);
 });
 
 kernelTest('a function that nobody deployed is UnknownFunction', async (t) => {
@@ -506,7 +525,11 @@ kernelTest('close() lets a running call finish, and refuses the ones that wait i
 
 kernelTest('what was deployed is there for the next runtime of the same state folder', async (t) => {
 	const {runtime: first, stateDir} = await makeRuntime(t);
-	const version = await first.deploy('kept', {'f.py': echo}, {env: {A: '1'}, limits: {timeoutMs: 1234}, concurrency: 3});
+	const version = await first.deploy(
+		'kept',
+		{'f.py': echo},
+		{env: {A: '1'}, limits: {timeoutMs: 1234}, concurrency: 3},
+	);
 	await first.close();
 	const {runtime: second} = await makeRuntime(t, {stateDir});
 	t.like(second.list()[0], {name: 'kept', version, concurrency: 3, reuse: true, zygote: true, packages: []});

@@ -9,7 +9,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import type {ExecutionContext} from 'ava';
 import {createRuntime} from '../../src/index.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
-import {cgroupsOf, LeakCheck} from '../helpers/leak-check.ts';
+import {cgroupsOf, childrenOfOurs, LeakCheck} from '../helpers/leak-check.ts';
 import {makeRuntime, python, temporaryFolder, value} from '../helpers/runtime.ts';
 
 type Host = {readonly process: ChildProcess; readonly stateDir: string; readonly pids: readonly number[]};
@@ -19,7 +19,9 @@ async function startHost(t: ExecutionContext): Promise<Host> {
 	const stateDir = await temporaryFolder();
 	t.teardown(() => rm(stateDir, {recursive: true, force: true}));
 	const script = path.join(import.meta.dirname, '..', 'helpers', 'host.ts');
-	const host = spawn(process.execPath, ['--import=tsx', script, stateDir, python], {stdio: ['ignore', 'pipe', 'inherit']});
+	const host = spawn(process.execPath, ['--import=tsx', script, stateDir, python], {
+		stdio: ['ignore', 'pipe', 'inherit'],
+	});
 	t.teardown(() => host.kill('SIGKILL'));
 	const [line] = (await Promise.race([
 		once(createInterface(host.stdout), 'line'),
@@ -39,24 +41,27 @@ function isAlive(pid: number): boolean {
 	}
 }
 
-kernelTest('when its host is killed nothing of a runtime is alive a second later, and the next one clears up', async (t) => {
-	const host = await startHost(t);
-	t.true(host.pids.length >= 8, 'keeper, init, zygote, idle and four spinning');
-	t.true(host.pids.every(isAlive));
-	const groups = cgroupsOf(host.stateDir);
-	t.true(groups.length > 0 && groups.every((group) => existsSync(group)));
-	host.process.kill('SIGKILL');
-	await once(host.process, 'exit');
-	const deadline = performance.now() + 1000;
-	// The host was not the parent of them: there is no event to wait for.
-	while (host.pids.some(isAlive) && performance.now() < deadline) await delay(5);
-	t.deepEqual(host.pids.filter(isAlive), []);
-	const {runtime} = await makeRuntime(t, {stateDir: host.stateDir});
-	for (const group of groups) t.false(existsSync(group), group);
-	t.is(value(t, await runtime.invoke('idle', 'again')), 'again');
-	await runtime.close();
-	t.deepEqual((await readdir(host.stateDir)).sort(), ['functions', 'packages']);
-});
+kernelTest(
+	'when its host is killed nothing of a runtime is alive a second later, and the next one clears up',
+	async (t) => {
+		const host = await startHost(t);
+		t.true(host.pids.length >= 8, 'keeper, init, zygote, idle and four spinning');
+		t.true(host.pids.every(isAlive));
+		const groups = cgroupsOf(host.stateDir);
+		t.true(groups.length > 0 && groups.every((group) => existsSync(group)));
+		host.process.kill('SIGKILL');
+		await once(host.process, 'exit');
+		const deadline = performance.now() + 1000;
+		// The host was not the parent of them: there is no event to wait for.
+		while (host.pids.some(isAlive) && performance.now() < deadline) await delay(5);
+		t.deepEqual(host.pids.filter(isAlive), []);
+		const {runtime} = await makeRuntime(t, {stateDir: host.stateDir});
+		for (const group of groups) t.false(existsSync(group), group);
+		t.is(value(t, await runtime.invoke('idle', 'again')), 'again');
+		await runtime.close();
+		t.deepEqual((await readdir(host.stateDir)).sort(), ['functions', 'packages']);
+	},
+);
 
 kernelTest('a state folder has one live owner, whom the error names', async (t) => {
 	const host = await startHost(t);
@@ -93,7 +98,7 @@ kernelTest('making and closing runtimes again and again leaves nothing', async (
 kernelTest('a runtime without a state folder leaves none', async (t) => {
 	const runtime = await createRuntime({python});
 	t.teardown(() => runtime.close());
-	const parent = path.join(process.env['TMPDIR'] ?? '/tmp', `forktree-${process.getuid?.()}`);
+	const parent = path.join(process.env.TMPDIR ?? '/tmp', `forktree-${process.getuid?.()}`);
 	const mine = async () => (await readdir(parent)).filter((name) => name.startsWith(`${process.pid}-`));
 	t.is((await mine()).length, 1);
 	await runtime.deploy('f', {'f.py': 'def f(event):\n\treturn event\n'});
@@ -109,9 +114,9 @@ kernelTest('the death of the keeper is an error of later starts, and close() sti
 	const code = 'count = 0\ndef f(event):\n\tglobal count\n\tcount += 1\n\treturn count\n';
 	await runtime.deploy('warm', {'f.py': code});
 	t.is(value(t, await runtime.invoke('warm', null)), 1);
-	const [child] = readFileSync('/proc/self/task/' + process.pid + '/children', 'utf8')
-		.split(' ')
-		.filter((pid) => pid !== '' && readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('forktree') || (pid !== '' && readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('keeper')));
+	const child = childrenOfOurs()
+		.find((each) => each.includes('keeper'))
+		?.split(' ')[0];
 	t.truthy(child);
 	process.kill(Number(child), 'SIGKILL');
 	t.is(value(t, await runtime.invoke('warm', null)), 2);

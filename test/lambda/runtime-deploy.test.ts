@@ -13,14 +13,26 @@ async function listing(): Promise<string[]> {
 	return (await readdir(fixture().stateDir, {recursive: true})).sort();
 }
 
-type Refused = {readonly code?: ErrorCode; readonly instanceOf?: typeof TypeError | typeof RangeError; readonly message?: RegExp};
+type Refused = {
+	readonly code?: ErrorCode;
+	readonly instanceOf?: typeof TypeError | typeof RangeError;
+	readonly message?: RegExp;
+};
 
 /** Deploying is refused, and leaves folder, list and the function of that name as they were. */
-async function refused(t: ExecutionContext, source: DeploySource, expected: Refused, options?: DeployOptions): Promise<void> {
+async function refused(
+	t: ExecutionContext,
+	source: DeploySource,
+	expected: Refused,
+	options?: DeployOptions,
+): Promise<void> {
 	const {runtime} = fixture();
 	const [before, listed] = [await listing(), runtime.list()];
 	const {code: errorCode, ...rest} = expected;
-	const error = await t.throwsAsync(() => runtime.deploy('kept', source, options), errorCode === undefined ? rest : {...expected});
+	const error = await t.throwsAsync(
+		() => runtime.deploy('kept', source, options),
+		errorCode === undefined ? rest : {...expected},
+	);
 	if (errorCode !== undefined) t.true(error instanceof ForktreeError);
 	t.deepEqual(await listing(), before);
 	t.deepEqual(runtime.list(), listed);
@@ -33,7 +45,12 @@ test.serial.before(async () => {
 
 kernelTest('code without an entry file is EntryFileMissing', async (t) => {
 	await refused(t, {'g.py': code}, {code: 'EntryFileMissing', message: /f\.py/});
-	await refused(t, {'f.py': code}, {code: 'EntryFileMissing', message: /other\.py/}, {env: {OL_ENTRY_FILE: 'other.py'}});
+	await refused(
+		t,
+		{'f.py': code},
+		{code: 'EntryFileMissing', message: /other\.py/},
+		{env: {OL_ENTRY_FILE: 'other.py'}},
+	);
 	await refused(t, {'f.py': code, 'ol.yaml': 'environment: {OL_ENTRY_FILE: missing.py}'}, {code: 'EntryFileMissing'});
 });
 
@@ -85,36 +102,39 @@ kernelTest('an ol.yaml that is not understood is InvalidConfig', async (t) => {
 	await refused(t, {'f.py': code, 'ol.yaml': '{'}, {code: 'InvalidConfig'});
 });
 
-kernelTest('options of the wrong type are TypeError, of the wrong range RangeError; both name the option', async (t) => {
-	const source = {'f.py': code};
-	const cases: ReadonlyArray<readonly [unknown, typeof TypeError | typeof RangeError, RegExp]> = [
-		[{limit: {}}, TypeError, /"limit"/],
-		[{limits: {memoryMb: '5'}}, TypeError, /limits\.memoryMb/],
-		[{limits: {memoryMb: 0}}, RangeError, /limits\.memoryMb/],
-		[{limits: {memoryMb: Number.NaN}}, RangeError, /limits\.memoryMb/],
-		[{limits: {memoryMb: Number.POSITIVE_INFINITY}}, RangeError, /limits\.memoryMb/],
-		[{limits: {processes: 1.5}}, RangeError, /limits\.processes/],
-		[{limits: {timeoutMs: 2 ** 31}}, RangeError, /limits\.timeoutMs/],
-		[{limits: {ram: 1}}, TypeError, /ram/],
-		[{limits: []}, TypeError, /limits/],
-		[{limits: null}, TypeError, /limits/],
-		[{env: {'A=B': 'x'}}, RangeError, /env/],
-		[{env: {A: 'x\0'}}, RangeError, /env\.A/],
-		[{env: {A: {}}}, TypeError, /env\.A/],
-		[{env: 'A=B'}, TypeError, /env/],
-		[{env: null}, TypeError, /env/],
-		[{env: {OL_ENTRY_FILE: '../f.py'}}, RangeError, /env\.OL_ENTRY_FILE/],
-		[{concurrency: 0}, RangeError, /concurrency/],
-		[{concurrency: '1'}, TypeError, /concurrency/],
-		[{reuse: 1}, TypeError, /reuse/],
-		[{zygote: 'no'}, TypeError, /zygote/],
-		[{requirements: 'numpy'}, TypeError, /requirements/],
-		[{requirements: [1]}, TypeError, /requirements/],
-	];
-	for (const [options, instanceOf, message] of cases) {
-		await refused(t, source, {instanceOf, message}, options as DeployOptions);
-	}
-});
+kernelTest(
+	'options of the wrong type are TypeError, of the wrong range RangeError; both name the option',
+	async (t) => {
+		const source = {'f.py': code};
+		const cases: ReadonlyArray<readonly [unknown, typeof TypeError | typeof RangeError, RegExp]> = [
+			[{limit: {}}, TypeError, /"limit"/],
+			[{limits: {memoryMb: '5'}}, TypeError, /limits\.memoryMb/],
+			[{limits: {memoryMb: 0}}, RangeError, /limits\.memoryMb/],
+			[{limits: {memoryMb: Number.NaN}}, RangeError, /limits\.memoryMb/],
+			[{limits: {memoryMb: Number.POSITIVE_INFINITY}}, RangeError, /limits\.memoryMb/],
+			[{limits: {processes: 1.5}}, RangeError, /limits\.processes/],
+			[{limits: {timeoutMs: 2 ** 31}}, RangeError, /limits\.timeoutMs/],
+			[{limits: {ram: 1}}, TypeError, /ram/],
+			[{limits: []}, TypeError, /limits/],
+			[{limits: null}, TypeError, /limits/],
+			[{env: {'A=B': 'x'}}, RangeError, /env/],
+			[{env: {A: 'x\0'}}, RangeError, /env\.A/],
+			[{env: {A: {}}}, TypeError, /env\.A/],
+			[{env: 'A=B'}, TypeError, /env/],
+			[{env: null}, TypeError, /env/],
+			[{env: {OL_ENTRY_FILE: '../f.py'}}, RangeError, /env\.OL_ENTRY_FILE/],
+			[{concurrency: 0}, RangeError, /concurrency/],
+			[{concurrency: '1'}, TypeError, /concurrency/],
+			[{reuse: 1}, TypeError, /reuse/],
+			[{zygote: 'no'}, TypeError, /zygote/],
+			[{requirements: 'numpy'}, TypeError, /requirements/],
+			[{requirements: [1]}, TypeError, /requirements/],
+		];
+		for (const [options, instanceOf, message] of cases) {
+			await refused(t, source, {instanceOf, message}, options as DeployOptions);
+		}
+	},
+);
 
 kernelTest('a limit that no machine has room for is refused with the option’s name', async (t) => {
 	const name = await fixture().deploy({'f.py': code}, {limits: {memoryMb: 2 ** 40}});
@@ -127,8 +147,18 @@ kernelTest('extreme limits are an outcome, not a hang', async (t) => {
 	const slow = await fixture().run(code, 1, {limits: {cpuPercent: 0.001}});
 	if (!slow.ok) t.is(slow.error.code, 'StartFailed');
 	const files = await fixture().run(code, 1, {limits: {openFiles: 1}});
-	if (!files.ok) t.true(['ImportFailed', 'HandlerError', 'StartFailed', 'ProtocolError', 'Exited'].includes(files.error.code), files.error.code);
-	for (const limits of [{openFiles: 2 ** 31}, {scratchMb: 2 ** 40}, {cpuPercent: 1e9}, {processes: 2 ** 40}, {processes: 1}]) {
+	if (!files.ok)
+		t.true(
+			['ImportFailed', 'HandlerError', 'StartFailed', 'ProtocolError', 'Exited'].includes(files.error.code),
+			files.error.code,
+		);
+	for (const limits of [
+		{openFiles: 2 ** 31},
+		{scratchMb: 2 ** 40},
+		{cpuPercent: 1e9},
+		{processes: 2 ** 40},
+		{processes: 1},
+	]) {
 		const outcome = await fixture().run(code, 1, {limits});
 		if (!outcome.ok) t.is(outcome.error.code, 'StartFailed', JSON.stringify(limits));
 	}
@@ -177,7 +207,12 @@ kernelTest('a folder, an archive, a single file and an object deploy the same', 
 	execFileSync('tar', ['-czf', path.join(folder, 'code.tar.gz'), '-C', path.join(folder, 'in'), '.']);
 	const {runtime} = fixture();
 	const versions = new Set<string>();
-	for (const source of [path.join(folder, 'in'), path.join(folder, 'code.tar.gz'), path.join(folder, 'single.py'), {'f.py': code}]) {
+	for (const source of [
+		path.join(folder, 'in'),
+		path.join(folder, 'code.tar.gz'),
+		path.join(folder, 'single.py'),
+		{'f.py': code},
+	]) {
 		versions.add(await runtime.deploy('same', source));
 		t.is(value(t, await runtime.invoke('same', 1)), 1);
 	}
@@ -186,13 +221,21 @@ kernelTest('a folder, an archive, a single file and an object deploy the same', 
 
 kernelTest('a handler finds its modules, its files and its environment', async (t) => {
 	const source = {
-		'lib/handler.py': "import os, open_me\nfrom pkg import part\ndef f(event):\n\treturn [open_me.A, part.B, open('data.txt').read(), os.environ['ONE'], os.environ['TWO'], os.getcwd()]\n",
+		'lib/handler.py':
+			"import os, open_me\nfrom pkg import part\ndef f(event):\n\treturn [open_me.A, part.B, open('data.txt').read(), os.environ['ONE'], os.environ['TWO'], os.getcwd()]\n",
 		'open_me.py': 'A = 1\n',
 		'pkg/part.py': 'B = 2\n',
 		'data.txt': 'data',
 		'ol.yaml': 'environment: {OL_ENTRY_FILE: lib/handler.py, ONE: 1.10, TWO: yaml}',
 	};
-	t.deepEqual(value(t, await fixture().run(source, null, {env: {TWO: 'option'}})), [1, 2, 'data', '1.10', 'option', '/handler']);
+	t.deepEqual(value(t, await fixture().run(source, null, {env: {TWO: 'option'}})), [
+		1,
+		2,
+		'data',
+		'1.10',
+		'option',
+		'/handler',
+	]);
 });
 
 kernelTest('deploys and removals of one name at once happen one after the other', async (t) => {
@@ -201,7 +244,10 @@ kernelTest('deploys and removals of one name at once happen one after the other'
 	await Promise.all([1, 2, 3, 4].map((n) => runtime.deploy('raced', source(n))));
 	t.is(value(t, await runtime.invoke('raced', null)), 4);
 	const results = await Promise.allSettled([runtime.remove('raced'), runtime.deploy('raced', source(5))]);
-	t.deepEqual(results.map(({status}) => status), ['fulfilled', 'fulfilled']);
+	t.deepEqual(
+		results.map(({status}) => status),
+		['fulfilled', 'fulfilled'],
+	);
 	t.is(value(t, await runtime.invoke('raced', null)), 5);
 	await runtime.remove('raced');
 	t.false((await readdir(path.join(fixture().stateDir, 'functions'))).includes('raced'));

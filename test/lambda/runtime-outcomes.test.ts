@@ -152,7 +152,9 @@ outcomeTest({
 });
 outcomeTest({
 	title: 'a grandchild that exceeds the memory limit ends the sandbox or itself, never the runtime',
-	code: onBad('import os\npid = os.fork()\nif pid == 0:\n\tx = bytearray(200 << 20)\n\tos._exit(0)\nraise MemoryError(os.waitpid(pid, 0)[1])'),
+	code: onBad(
+		'import os\npid = os.fork()\nif pid == 0:\n\tx = bytearray(200 << 20)\n\tos._exit(0)\nraise MemoryError(os.waitpid(pid, 0)[1])',
+	),
 	options: {limits: {memoryMb: 64}},
 	error: {code: 'HandlerError', message: '9'},
 	survives: true,
@@ -162,7 +164,11 @@ for (const [title, expression, message] of [
 	['NaN', "float('nan')", /^\$ is nan, which JSON lacks/],
 	['infinity in a list', "[1, float('-inf')]", /^\$\[1\] is -inf/],
 	['a set', '{1}', /^\$ is of type set, which is not JSON; use sorted\(value\)/],
-	['a nested object', "{'rows': [1, {'when': object()}]}", /^\$\['rows'\]\[1\]\['when'\] is of type object.*convert it/],
+	[
+		'a nested object',
+		"{'rows': [1, {'when': object()}]}",
+		/^\$\['rows'\]\[1\]\['when'\] is of type object.*convert it/,
+	],
 	['a foreign scalar', 'float64(1)', /^\$ is of type numpy\.float64, which is not JSON; use \.item\(\)/],
 	['a foreign array', "{'a': ndarray(1)}", /^\$\['a'\] is of type numpy\.ndarray, which is not JSON; use \.tolist\(\)/],
 	['a circle', 'circle', /^\$\[0\] contains itself/],
@@ -238,7 +244,10 @@ for (const [title, body] of [
 	['a birth that is none', "os.write(3, b'\\x00\\x00\\x00\\x00\\x01')"],
 	['an answer that is not JSON', "os.write(3, b'\\x01\\x00\\x00\\x00\\x04{')"],
 	['an error report that is not JSON', "os.write(3, b'\\x01\\x00\\x00\\x00\\x06{')"],
-	['an error with a code of its own making', "text = b'{\"code\":\"Timeout\"}'\nos.write(3, bytes([len(text), 0, 0, 0, 6]) + text)"],
+	[
+		'an error with a code of its own making',
+		'text = b\'{"code":"Timeout"}\'\nos.write(3, bytes([len(text), 0, 0, 0, 6]) + text)',
+	],
 ] as const) {
 	outcomeTest({
 		title: `a handler that writes ${title} on its channel is a ProtocolError`,

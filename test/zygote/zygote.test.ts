@@ -6,7 +6,9 @@ import {failure, py, useRuntime, value} from '../helpers/runtime.ts';
 import {provideWheels} from '../helpers/wheels.ts';
 
 provideWheels({
-	forktree_fixture_plain: {'forktree_fixture_plain.py': 'import os\nVALUE = 42\nIMPORTED_BY = os.getpid()\nprint("imported")\n'},
+	forktree_fixture_plain: {
+		'forktree_fixture_plain.py': 'import os\nVALUE = 42\nIMPORTED_BY = os.getpid()\nprint("imported")\n',
+	},
 	// What numpy does with numpy.random, which is what forktree looks for: a state of its own, seeded when imported.
 	numpy: {
 		'numpy/__init__.py': '',
@@ -20,7 +22,8 @@ provideWheels({
 		`,
 	},
 	forktree_fixture_uses: {
-		'forktree_fixture_uses.py': 'import numpy.random, random, ssl, uuid, secrets, tempfile\nnumpy.random.rand(), random.random(), ssl.RAND_bytes(1)\n',
+		'forktree_fixture_uses.py':
+			'import numpy.random, random, ssl, uuid, secrets, tempfile\nnumpy.random.rand(), random.random(), ssl.RAND_bytes(1)\n',
 	},
 	forktree_fixture_threaded: {
 		'forktree_fixture_threaded.py': py`
@@ -94,7 +97,11 @@ kernelTest('two sandboxes of one zygote draw different random numbers, and so do
 	for (let turn = 0; turn < 3; turn += 1) {
 		const outcome = await runtime.invoke(name, null);
 		t.is(outcome.start, 'forked');
-		const [own, child, pid] = value(t, outcome) as unknown as [Record<string, unknown>, Record<string, unknown>, number];
+		const [own, child, pid] = value(t, outcome) as unknown as [
+			Record<string, unknown>,
+			Record<string, unknown>,
+			number,
+		];
 		t.is(pid, 1, 'the pids are the same, and OpenSSL looks at no more');
 		drawn.push(own);
 		children.push(child);
@@ -107,7 +114,8 @@ kernelTest('two sandboxes of one zygote draw different random numbers, and so do
 
 kernelTest('the death of a zygote between calls loses nothing: warm instances answer, new ones start', async (t) => {
 	const {runtime} = fixture();
-	const code = 'import forktree_fixture_plain\ncount = 0\ndef f(event):\n\tglobal count\n\tcount += 1\n\treturn count\n';
+	const code =
+		'import forktree_fixture_plain\ncount = 0\ndef f(event):\n\tglobal count\n\tcount += 1\n\treturn count\n';
 	const name = await fixture().deploy(code, {requirements: ['forktree_fixture_plain']});
 	t.is(value(t, await runtime.invoke(name, null)), 1);
 	const {pid, packages} = await zygote(t, 'forktree_fixture_plain');
@@ -127,7 +135,9 @@ kernelTest('the death of the root zygote, too, loses nothing', async (t) => {
 	const code = 'count = 0\ndef f(event):\n\tglobal count\n\tcount += 1\n\treturn count\n';
 	const kept = await fixture().deploy(code);
 	const fresh = await fixture().deploy(code, {reuse: false});
-	const nodes = await fixture().deploy(`import forktree_fixture_plain\n${code}`, {requirements: ['forktree_fixture_plain']});
+	const nodes = await fixture().deploy(`import forktree_fixture_plain\n${code}`, {
+		requirements: ['forktree_fixture_plain'],
+	});
 	t.is(value(t, await runtime.invoke(kept, null)), 1);
 	t.is(value(t, await runtime.invoke(nodes, null)), 1);
 	const root = (await runtime.stats()).zygotes.find(({packages}) => packages === '');
@@ -161,7 +171,10 @@ kernelTest('the death of zygotes during calls loses no call', async (t) => {
 			return outcome;
 		}),
 	);
-	t.deepEqual(outcomes.map((outcome) => value(t, outcome)), events);
+	t.deepEqual(
+		outcomes.map((outcome) => value(t, outcome)),
+		events,
+	);
 	t.true(kills >= 1);
 });
 
@@ -189,13 +202,16 @@ kernelTest('a call that runs when its zygote dies goes on, and ends as it would 
 
 kernelTest('a package that leaves a thread behind is imported in the sandbox, and list() says so', async (t) => {
 	const {runtime} = fixture();
-	const code = 'import os, forktree_fixture_threaded as p, forktree_fixture_plain as q\ndef f(event):\n\treturn [p.IMPORTED_BY == os.getpid(), q.VALUE]\n';
+	const code =
+		'import os, forktree_fixture_threaded as p, forktree_fixture_plain as q\ndef f(event):\n\treturn [p.IMPORTED_BY == os.getpid(), q.VALUE]\n';
 	const requirements = ['forktree_fixture_threaded', 'forktree_fixture_plain'];
 	const name = await fixture().deploy(code, {requirements, reuse: false});
 	const outcome = await runtime.invoke(name, null);
 	t.deepEqual(value(t, outcome), [true, 42]);
 	t.is(outcome.start, 'forked');
-	t.deepEqual(runtime.list().find((each) => each.name === name)?.importedInSandbox, {forktree_fixture_threaded: 'threaded'});
+	t.deepEqual(runtime.list().find((each) => each.name === name)?.importedInSandbox, {
+		forktree_fixture_threaded: 'threaded',
+	});
 	const modules = (await runtime.stats()).zygotes.map((each) => each.modules.join());
 	t.true(modules.includes('forktree_fixture_plain'));
 	t.false(modules.some((each) => each.includes('threaded')));
@@ -208,7 +224,9 @@ for (const [distribution, words] of [
 	kernelTest(`a package whose import ends in ${words.source} is told about, and calls are served`, async (t) => {
 		const {runtime} = fixture();
 		const requirements = [distribution, 'forktree_fixture_plain'];
-		const name = await fixture().deploy('import forktree_fixture_plain as p\ndef f(event):\n\treturn p.VALUE\n', {requirements});
+		const name = await fixture().deploy('import forktree_fixture_plain as p\ndef f(event):\n\treturn p.VALUE\n', {
+			requirements,
+		});
 		const failed = next('importFailed');
 		t.is(value(t, await runtime.invoke(name, null)), 42);
 		const event = await failed;
@@ -227,12 +245,15 @@ kernelTest('a package whose import kills the interpreter fails its own functionâ
 	const {runtime} = fixture();
 	const name = await fixture().deploy('def f(event):\n\treturn event\n', {requirements: ['forktree_fixture_kills']});
 	await t.throwsAsync(() => runtime.invoke(name, 1), {code: 'ZygoteFailed'});
-	const other = await fixture().deploy('import forktree_fixture_plain\ndef f(event):\n\treturn event\n', {requirements: ['forktree_fixture_plain']});
+	const other = await fixture().deploy('import forktree_fixture_plain\ndef f(event):\n\treturn event\n', {
+		requirements: ['forktree_fixture_plain'],
+	});
 	t.is(value(t, await runtime.invoke(other, 2)), 2);
 });
 
 kernelTest('a function without packages is forked from a zygote without any', async (t) => {
-	const code = 'import sys, os\ndef f(event):\n\treturn [[name for name in sys.modules if "fixture" in name], os.listdir("/packages")]\n';
+	const code =
+		'import sys, os\ndef f(event):\n\treturn [[name for name in sys.modules if "fixture" in name], os.listdir("/packages")]\n';
 	t.deepEqual(value(t, await fixture().run(code)), [[], []]);
 });
 

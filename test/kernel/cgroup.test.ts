@@ -1,0 +1,159 @@
+import {existsSync, readFileSync} from 'node:fs';
+import path from 'node:path';
+import process from 'node:process';
+import test from 'ava';
+import {SyscallError} from '../../src/errors.ts';
+import {CgroupTree, findCgroups, findHostCgroups} from '../../src/kernel/cgroup.ts';
+import {kernelTest} from '../helpers/kernel-test.ts';
+import {LeakCheck} from '../helpers/leak-check.ts';
+
+const leaks = new LeakCheck();
+test.after.always('nothing is left', (t) => leaks.verify(t));
+
+/** A line of mountinfo for each [root, mount point, type, super options]. */
+function mountinfo(...mounts: ReadonlyArray<readonly [string, string, string, string]>): string {
+	return mounts
+		.map(
+			([root, point, type, options], index) =>
+				`${index} 1 0:${index} ${root} ${point} rw shared:1 - ${type} ${type} rw,${options}`,
+		)
+		.join('\n');
+}
+
+const v1 = (root: (name: string) => string) =>
+	['memory', 'pids', 'cpu,cpuacct'].map((name) => [root(name), `/sys/fs/cgroup/${name}`, 'cgroup', name] as const);
+const v2 = ['/', '/sys/fs/cgroup/unified', 'cgroup2', 'nsdelegate'] as const;
+const groups = (memory: string, pids: string, cpu: string) =>
+	`4:memory:${memory}\n8:pids:${pids}\n1:cpu,cpuacct:${cpu}\n0::/\n`;
+
+test('v1: a group beside our own in each hierarchy', (t) => {
+	t.deepEqual(
+		findCgroups(mountinfo(...v1(() => '/')), groups('/a/b', '/', '/c'), () => t.fail() as never),
+		{
+			mode: 'v1',
+			hierarchies: [
+				{version: 1, directory: '/sys/fs/cgroup/memory/a/b', controllers: ['memory']},
+				{version: 1, directory: '/sys/fs/cgroup/pids', controllers: ['pids']},
+				{version: 1, directory: '/sys/fs/cgroup/cpu,cpuacct/c', controllers: ['cpu']},
+			],
+		} as never,
+	);
+});
+
+test('hybrid: v1 is taken, and the v2 tree beside it left alone', (t) => {
+	const host = findCgroups(mountinfo(v2, ...v1(() => '/')), groups('/', '/', '/'), () => '\n');
+	t.is(host.mode, 'hybrid');
+	t.deepEqual(
+		host.hierarchies.map(({version, directory}) => [version, directory]),
+		[
+			[1, '/sys/fs/cgroup/memory'],
+			[1, '/sys/fs/cgroup/pids'],
+			[1, '/sys/fs/cgroup/cpu,cpuacct'],
+		],
+	);
+});
+
+test('a controller that only v2 has comes from there', (t) => {
+	const host = findCgroups(mountinfo(v2, ...v1(() => '/').slice(0, 2)), groups('/', '/', '/'), () => 'cpu io\n');
+	t.is(host.mode, 'hybrid');
+	t.deepEqual(host.hierarchies.at(-1), {version: 2, directory: '/sys/fs/cgroup/unified', controllers: ['cpu']});
+});
+
+test('v2: one tree with every controller', (t) => {
+	t.deepEqual(
+		findCgroups(
+			mountinfo(['/', '/sys/fs/cgroup', 'cgroup2', 'nsdelegate']),
+			'0::/user.slice\n',
+			() => 'cpuset cpu io memory pids\n',
+		),
+		{
+			mode: 'v2',
+			hierarchies: [{version: 2, directory: '/sys/fs/cgroup', controllers: ['memory', 'pids', 'cpu']}],
+		} as never,
+	);
+});
+
+test('in a container the mount’s root is not part of the folder', (t) => {
+	const docker = '/docker/0123456789abcdef';
+	const inside = findCgroups(mountinfo(...v1(() => docker)), groups(docker, docker, `${docker}/nested`), () => '');
+	t.deepEqual(
+		inside.hierarchies.map(({directory}) => directory),
+		['/sys/fs/cgroup/memory', '/sys/fs/cgroup/pids', '/sys/fs/cgroup/cpu,cpuacct/nested'],
+	);
+	// With a cgroup namespace roots look like /../..; nothing above the mount point may be made of that.
+	const namespaced = findCgroups(mountinfo(...v1(() => '/..')), groups('/', '/', '/'), () => '');
+	t.deepEqual(
+		namespaced.hierarchies.map(({directory}) => directory),
+		['/sys/fs/cgroup/memory', '/sys/fs/cgroup/pids', '/sys/fs/cgroup/cpu,cpuacct'],
+	);
+});
+
+test('a group outside the mount’s root, or one whose name only starts like it, is not followed', (t) => {
+	for (const [root, group] of [
+		['/docker/abc', '/docker/abcdef'],
+		['/docker/abc', '/elsewhere'],
+		['/docker/abc', '/docker'],
+	] as const) {
+		const host = findCgroups(mountinfo(...v1(() => root)), groups(group, group, group), () => '');
+		t.is(host.hierarchies[0]?.directory, '/sys/fs/cgroup/memory', group);
+	}
+});
+
+test('one v1 hierarchy with several controllers is one', (t) => {
+	const host = findCgroups(mountinfo(['/', '/cg', 'cgroup', 'memory,pids,cpu']), '1:memory,pids,cpu:/x\n', () => '');
+	t.deepEqual(host.hierarchies, [{version: 1, directory: '/cg/x', controllers: ['memory', 'pids', 'cpu']}]);
+});
+
+test('what is missing is named', (t) => {
+	t.throws(() => findCgroups('', '', () => ''), {code: 'NotSupported', message: /got none for memory, pids, cpu;/});
+	t.throws(() => findCgroups(mountinfo(v2), '0::/\n', () => 'memory cpu\n'), {
+		code: 'NotSupported',
+		message: /got none for pids;/,
+	});
+	// Not controllers of these names, but of similar ones.
+	t.throws(() => findCgroups(mountinfo(['/', '/cg', 'cgroup', 'cpuacct,cpuset']), '', () => ''), {
+		message: /for memory, pids, cpu;/,
+	});
+});
+
+const limits = {memoryMb: 10, cpuPercent: 50, processes: 7};
+
+kernelTest('a group has its limits, joins, counts and goes', async (t) => {
+	const host = findHostCgroups();
+	const tree = new CgroupTree(host, `forktree-test-${process.pid}`);
+	t.true(tree.directories.every((directory) => existsSync(directory)));
+	const group = tree.create(limits);
+	const [memory] = tree.directories;
+	if (host.mode !== 'v2') {
+		t.is(readFileSync(path.join(memory ?? '', 'sandbox-1', 'memory.limit_in_bytes'), 'utf8').trim(), String(10 << 20));
+	}
+	t.is(group.joins.length, host.hierarchies.length);
+	t.is(group.oomKills(), 0);
+	t.true(group.memory().current >= 0);
+	await group.remove();
+	await group.remove();
+	await tree.close();
+	t.false(tree.directories.some((directory) => existsSync(directory)));
+});
+
+kernelTest('a limit that the kernel refuses is a SyscallError naming the file, and leaves no group', async (t) => {
+	const tree = new CgroupTree(findHostCgroups(), `forktree-test-${process.pid}-refused`);
+	const error = t.throws(() => tree.create({...limits, cpuPercent: 1e-6}), {instanceOf: SyscallError}) as SyscallError;
+	t.is(error.errnoName, 'EINVAL');
+	t.regex(error.message, /cpu\.(cfs_quota_us|max)/);
+	await tree.close();
+	t.false(tree.directories.some((directory) => existsSync(directory)));
+});
+
+kernelTest('a tree where none can be made is NotPermitted and leaves nothing', (t) => {
+	const host = findHostCgroups();
+	const hierarchies = host.hierarchies.map((each, index) =>
+		index === host.hierarchies.length - 1 ? {...each, directory: '/proc'} : each,
+	);
+	const name = `forktree-test-${process.pid}-none`;
+	t.throws(
+		() => new CgroupTree({mode: 'v1', hierarchies: hierarchies.map((each) => ({...each, version: 1 as const}))}, name),
+		{code: 'NotPermitted'},
+	);
+	t.false(host.hierarchies.some(({directory}) => existsSync(path.join(directory, name))));
+});
