@@ -1,6 +1,7 @@
 /** A zygote seen from the host: forks leaves and child zygotes, and can be let go without harm to them. */
-import {constants} from 'node:os';
+
 import {fchownSync} from 'node:fs';
+import {constants} from 'node:os';
 import {getSystemErrorName} from 'node:util';
 import {ForktreeError, SyscallError} from '../errors.ts';
 import type {Cgroup} from '../kernel/cgroup.ts';

@@ -6,7 +6,7 @@ import path from 'node:path';
 import process from 'node:process';
 import test, {type ExecutionContext} from 'ava';
 import {execa} from 'execa';
-import {kernelTest} from '../helpers/kernel-test.ts';
+import {serialKernelTest} from '../helpers/kernel-test.ts';
 import {cgroupsOf} from '../helpers/leak-check.ts';
 import {py, python, temporaryFolder} from '../helpers/runtime.ts';
 import {Command, forktree, writeFiles} from './forktree.ts';
@@ -42,7 +42,7 @@ for (const [title, event, options, value] of [
 	['an event is JSON', ['--event', '{"ä": [1, null, "b"]}'], {}, '{"ä":[1,null,"b"]}\n'],
 	['an event comes from stdin', ['--event', '-'], {input: '"from stdin"'}, '"from stdin"\n'],
 ] as const) {
-	kernelTest(`run: ${title}; only the value is on stdout`, async (t) => {
+	serialKernelTest(`run: ${title}; only the value is on stdout`, async (t) => {
 		const {file, env} = await script(t, echo);
 		const {exitCode, stdout, stderr} = await forktree(['run', file, '--python', python, ...event], {env, ...options});
 		t.is(exitCode, 0, stderr);
@@ -51,7 +51,7 @@ for (const [title, event, options, value] of [
 	});
 }
 
-kernelTest(
+serialKernelTest(
 	'run: an event comes from a file, a function from a folder with its settings, and from an archive',
 	async (t) => {
 		const directory = await folder(t, {
@@ -77,7 +77,7 @@ kernelTest(
 	},
 );
 
-kernelTest('run: bytes are printed as they are, and marked within JSON', async (t) => {
+serialKernelTest('run: bytes are printed as they are, and marked within JSON', async (t) => {
 	const {file, env} = await script(
 		t,
 		py`
@@ -114,7 +114,7 @@ for (const [title, code, exitCode, said] of [
 	['is killed', 'import ctypes\ndef f(event):\n\tctypes.string_at(0)\n', 137, /^Killed: .*SIGSEGV\n$/],
 	['does not compile', 'def f(\n', 125, /^forktree: f\.py:1: .*\n$/],
 ] as const) {
-	kernelTest(`run: a handler that ${title} ends with ${exitCode}`, async (t) => {
+	serialKernelTest(`run: a handler that ${title} ends with ${exitCode}`, async (t) => {
 		const {file, env} = await script(t, code);
 		const timeout = exitCode === 124 ? ['--timeout', '500'] : [];
 		const result = await forktree(['run', file, ...timeout], {env});
@@ -132,7 +132,7 @@ for (const [title, args, said] of [
 		/^forktree: expected a CPython.*\n$/,
 	],
 ] as const) {
-	kernelTest(`run: 125 and one line when ${title}`, async (t) => {
+	serialKernelTest(`run: 125 and one line when ${title}`, async (t) => {
 		const {exitCode, stdout, stderr} = await forktree(args, {env: {XDG_CACHE_HOME: await folder(t, {})}});
 		t.is(exitCode, 125);
 		t.is(stdout, '');
@@ -140,7 +140,7 @@ for (const [title, args, said] of [
 	});
 }
 
-kernelTest('run --json: the whole outcome of a success and of a failure', async (t) => {
+serialKernelTest('run --json: the whole outcome of a success and of a failure', async (t) => {
 	const {file, env} = await script(t, "def f(event):\n\tprint('heard')\n\treturn 1 / event\n");
 	const success = await forktree(['run', file, '--event', '2', '--json'], {env});
 	t.is(success.exitCode, 0);
@@ -152,7 +152,7 @@ kernelTest('run --json: the whole outcome of a success and of a failure', async 
 	t.regex(failure.stderr, /ZeroDivisionError/);
 });
 
-kernelTest('run: requirements are installed once, into the shared cache', async (t) => {
+serialKernelTest('run: requirements are installed once, into the shared cache', async (t) => {
 	const {file, env} = await script(t, 'import forktree_fixture\ndef f(event):\n\treturn forktree_fixture.VALUE\n');
 	const args = ['run', file, '--python', python, '--requirement', 'forktree_fixture==1.0'];
 	const first = await forktree(args, {env: {...env, ...offline}});
@@ -167,7 +167,7 @@ kernelTest('run: requirements are installed once, into the shared cache', async 
 	t.is(again.stdout, '42\n', again.stderr);
 });
 
-kernelTest('run: a requirement that can’t be installed is 125, in one line', async (t) => {
+serialKernelTest('run: a requirement that can’t be installed is 125, in one line', async (t) => {
 	const {file, env} = await script(t, echo);
 	const result = await forktree(['run', file, '--requirement', 'forktree_fixture==9'], {env: {...env, ...offline}});
 	t.is(result.exitCode, 125);
@@ -179,7 +179,7 @@ for (const [name, code] of [
 	['SIGINT', 130],
 	['SIGTERM', 143],
 ] as const) {
-	kernelTest(`run: ${name} ends the call and leaves nothing behind`, async (t) => {
+	serialKernelTest(`run: ${name} ends the call and leaves nothing behind`, async (t) => {
 		const {file, env} = await script(t, "def f(event):\n\tprint('begun')\n\twhile True: pass\n");
 		const running = new Command(['run', file], {env});
 		await running.says(/begun/); // while the handler runs: logs are live
@@ -197,7 +197,7 @@ for (const [name, code] of [
 	});
 }
 
-kernelTest('run: SIGTERM ends an installation', async (t) => {
+serialKernelTest('run: SIGTERM ends an installation', async (t) => {
 	const index = createServer((socket) => socket.on('error', () => undefined));
 	const connected = new Promise((resolve) => index.once('connection', resolve));
 	await new Promise<void>((resolve) => index.listen(0, '127.0.0.1', resolve));
@@ -217,7 +217,7 @@ kernelTest('run: SIGTERM ends an installation', async (t) => {
 	t.deepEqual(await readdir(path.join(env.XDG_CACHE_HOME ?? '', 'forktree', 'packages')), []);
 });
 
-kernelTest('run: a reader that left is no crash', async (t) => {
+serialKernelTest('run: a reader that left is no crash', async (t) => {
 	const {file, env} = await script(t, "def f(event):\n\treturn 'x' * 2**20\n");
 	const running = new Command(['run', file], {env});
 	running.child.stdout?.destroy();
@@ -226,7 +226,7 @@ kernelTest('run: a reader that left is no crash', async (t) => {
 	t.is(exitCode, 0);
 });
 
-kernelTest('run: a full disk is reported', async (t) => {
+serialKernelTest('run: a full disk is reported', async (t) => {
 	const {file, env} = await script(t, 'def f(event):\n\treturn 1\n');
 	const full = await open('/dev/full', 'w');
 	t.teardown(() => full.close());

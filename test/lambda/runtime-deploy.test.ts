@@ -142,8 +142,14 @@ kernelTest('a limit that no machine has room for is refused with the option’s 
 });
 
 kernelTest('extreme limits are an outcome, not a hang', async (t) => {
-	const tiny = await fixture().run(code, 1, {limits: {memoryMb: 0.1}});
-	t.true(['OutOfMemory', 'StartFailed'].includes(failure(t, tiny).code), failure(t, tiny).code);
+	// So little that even telling about it can fail: then it is the start that was refused.
+	const tiny = await fixture()
+		.run(code, 1, {limits: {memoryMb: 0.1}})
+		.then(
+			(outcome) => failure(t, outcome).code,
+			(error: ForktreeError) => error.code,
+		);
+	t.true(['OutOfMemory', 'StartFailed', 'ZygoteFailed'].includes(tiny), tiny);
 	const slow = await fixture().run(code, 1, {limits: {cpuPercent: 0.001}});
 	if (!slow.ok) t.is(slow.error.code, 'StartFailed');
 	const files = await fixture().run(code, 1, {limits: {openFiles: 1}});
@@ -252,4 +258,25 @@ kernelTest('deploys and removals of one name at once happen one after the other'
 	await runtime.remove('raced');
 	t.false((await readdir(path.join(fixture().stateDir, 'functions'))).includes('raced'));
 	await t.throwsAsync(() => runtime.invoke('raced', null), {code: 'UnknownFunction'});
+});
+
+kernelTest('sandboxes that end before a busy host has looked are understood', async (t) => {
+	const {runtime} = fixture();
+	// Their birth, their answer and their end then wait for the host at the same time, in any order.
+	const pause = new Int32Array(new SharedArrayBuffer(4));
+	let busy = true;
+	const block = () => {
+		Atomics.wait(pause, 0, 0, 15);
+		if (busy) setImmediate(block);
+	};
+	block();
+	try {
+		for (let turn = 0; turn < 6; turn += 1) await runtime.deploy('busy', {'f.py': `${code}# ${turn}\n`});
+		for (let turn = 0; turn < 3; turn += 1) {
+			const name = await fixture().deploy('import os\nos._exit(8)\n');
+			t.like(failure(t, await runtime.invoke(name, null)), {code: 'Exited', exitStatus: 8});
+		}
+	} finally {
+		busy = false;
+	}
 });
