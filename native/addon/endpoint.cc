@@ -80,9 +80,18 @@ void Endpoint::Watch() {
 void Endpoint::OnPoll(uv_poll_t* handle, int status, int events) {
   Endpoint* self = static_cast<Endpoint*>(handle->data);
   Napi::HandleScope scope(self->Env());
-  if (status < 0) return self->Fail(-status);
+  if (status < 0) return self->ReadLast();
   if ((events & UV_WRITABLE) != 0) self->WritePending();
   if ((events & UV_READABLE) != 0) self->ReadAvailable(kRoundsPerPoll);
+}
+
+// The other side closed without reading all that it was sent, which libuv takes for a failure of ours: what it had
+// said before can still be read, and after that its end.
+void Endpoint::ReadLast() {
+  for (Pending& pending : pending_) CloseAll(&pending.fds);
+  pending_.clear();
+  Watch();
+  ReadAvailable(kRoundsPerPoll);
 }
 
 void Endpoint::ReadAvailable(int rounds) {

@@ -35,6 +35,7 @@ class Endpoint : public Napi::ObjectWrap<Endpoint> {
   Napi::Value Close(const Napi::CallbackInfo& info);
 
   static void OnPoll(uv_poll_t* handle, int status, int events);
+  void ReadLast();
   void ReadAvailable(int rounds);
   bool ReadOnce();
   void WritePending();

@@ -1,6 +1,6 @@
 /** Finds out what of this machine forktree can work with, by trying it, and says how to mend what it can't. */
 import {randomBytes} from 'node:crypto';
-import {readFileSync} from 'node:fs';
+import {existsSync, readFileSync} from 'node:fs';
 import {mkdtemp, rm} from 'node:fs/promises';
 import {release, tmpdir} from 'node:os';
 import path from 'node:path';
@@ -48,6 +48,8 @@ type Check = {
 	readonly run: (options: DoctorOptions) => Promise<Finding> | Finding;
 };
 
+const unprivileged = '/proc/sys/kernel/unprivileged_userns_clone';
+
 const minimumKernel = [5, 15] as const;
 
 /** By their bits, see capability.h: what the keeper, the zygotes and the cgroups take. */
@@ -94,7 +96,11 @@ const checks = {
 		fix: 'sysctl -w user.max_user_namespaces=10000',
 		run: () => {
 			const maximum = Number(readFileSync('/proc/sys/user/max_user_namespaces', 'latin1'));
-			return maximum > 0 ? ok(`at most ${maximum} of each user`) : missing('user.max_user_namespaces is 0');
+			if (!(maximum > 0)) return missing('user.max_user_namespaces is 0');
+			// Debian's own: then only the host's root may make them, but zygotes of packages are made by zygotes.
+			const restricted = existsSync(unprivileged) && readFileSync(unprivileged, 'latin1').trim() === '0';
+			if (restricted) return missing('kernel.unprivileged_userns_clone is 0', 'sysctl -w kernel.unprivileged_userns_clone=1');
+			return ok(`at most ${maximum} of each user`);
 		},
 	},
 	cgroups: {

@@ -286,10 +286,16 @@ export class LambdaFunction {
 			void making.then((late) => late.release()).catch(() => undefined);
 			throw error;
 		});
-		try {
-			return await this.#fork(zygote, undefined, 'cold', performance.now() - asked, call, limit, release);
-		} finally {
+		// Kept until its only leaf has ended: before Linux 6.15 nobody else knows how that ended.
+		const releaseBoth = () => {
 			zygote.release();
+			release();
+		};
+		try {
+			return await this.#fork(zygote, undefined, 'cold', performance.now() - asked, call, limit, releaseBoth);
+		} catch (error) {
+			zygote.release();
+			throw error;
 		}
 	}
 
@@ -323,7 +329,7 @@ export class LambdaFunction {
 		this.#host.onCreated({function: name, sandbox: sandbox.id, start});
 		const born = performance.now();
 		const loaded = await instance.answer(call);
-		setImmediate(() => zygote.refill());
+		if (start === 'forked') setImmediate(() => zygote.refill());
 		return {instance, start, phases: {...roundPhases(timings), zygoteMs, loadMs: performance.now() - born}, loaded};
 	}
 }

@@ -276,6 +276,12 @@ kernelTest('sandboxes that end before a busy host has looked are understood', as
 			const name = await fixture().deploy('import os\nos._exit(8)\n');
 			t.like(failure(t, await runtime.invoke(name, null)), {code: 'Exited', exitStatus: 8});
 		}
+		const refused = await fixture().deploy(code, {limits: {openFiles: 2 ** 31}});
+		for (let turn = 0; turn < 3; turn += 1) {
+			const error = failure(t, await runtime.invoke(refused, null));
+			t.is(error.code, 'StartFailed');
+			t.regex(error.message, /^limit open files: /);
+		}
 	} finally {
 		busy = false;
 	}
