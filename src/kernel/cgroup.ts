@@ -270,7 +270,7 @@ export class CgroupTree {
 			const {code, path: where} = error as NodeJS.ErrnoException;
 			throw new ForktreeError(
 				'NotPermitted',
-				`making a cgroup at ${where ?? 'the cgroup tree'}: ${code}; run as root, in a container with a writable cgroup tree`,
+				`making a cgroup at ${where ?? 'the cgroup tree'}: ${code}; ${remedy(host, code)}`,
 				{cause: error},
 			);
 		}
@@ -291,6 +291,13 @@ export class CgroupTree {
 		await this.zygotes.remove();
 		for (const directory of this.directories) await removeEmpty(directory);
 	}
+}
+
+function remedy(host: CgroupHost, code: string | undefined): string {
+	const root = host.hierarchies.find((each) => each.version === 2)?.directory;
+	if (code !== 'EBUSY' || root === undefined) return 'run as root, in a container with a writable cgroup tree';
+	// A v2 group that holds processes can't give controllers to groups below it, see cgroups(7).
+	return `the group at ${root} holds processes; move them to one below it: mkdir ${root}/init && for pid in $(cat ${root}/cgroup.procs); do echo $pid > ${root}/init/cgroup.procs; done`;
 }
 
 function enableControllers(directory: string, wanted: readonly Controller[]): void {

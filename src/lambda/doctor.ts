@@ -99,7 +99,8 @@ const checks = {
 			if (!(maximum > 0)) return missing('user.max_user_namespaces is 0');
 			// Debian's own: then only the host's root may make them, but zygotes of packages are made by zygotes.
 			const restricted = existsSync(unprivileged) && readFileSync(unprivileged, 'latin1').trim() === '0';
-			if (restricted) return missing('kernel.unprivileged_userns_clone is 0', 'sysctl -w kernel.unprivileged_userns_clone=1');
+			if (restricted)
+				return missing('kernel.unprivileged_userns_clone is 0', 'sysctl -w kernel.unprivileged_userns_clone=1');
 			return ok(`at most ${maximum} of each user`);
 		},
 	},

@@ -37,7 +37,7 @@ export type SandboxListener = {
 
 const endDeadlineMs = 10_000;
 /** How long the zygote's word on an exit status is waited for. */
-const statusDeadlineMs = 500;
+const statusDeadlineMs = 2000;
 const unknownEnd: ProcessEnd = {type: 'unknown'};
 
 /** A running sandbox. Everything it owns is given back exactly once, after its processes have ended. */
