@@ -52,6 +52,8 @@ export type ForkPlace = {readonly zygote: Zygote; readonly packages: LockedFolde
 
 type Node = {
 	zygote: Promise<Zygote> | undefined;
+	/** The one that `zygote` became; word of another's end is no word of this one's. */
+	live: Zygote | undefined;
 	/** Modules that are left to the handler: their import failed here, or left a thread behind. */
 	readonly excluded: Map<string, 'failed' | 'threaded'>;
 	lastUse: number;
@@ -135,6 +137,7 @@ export class ImportCache {
 		const zygote = await victim?.zygote?.catch(() => undefined);
 		if (victim === undefined || zygote === undefined) return undefined;
 		victim.zygote = undefined;
+		victim.live = undefined;
 		zygote.release();
 		return victim.megabytes;
 	}
@@ -165,7 +168,7 @@ export class ImportCache {
 	#node(set: PackageSet): Node {
 		let node = this.#nodes.get(set.key);
 		if (node === undefined) {
-			node = {zygote: undefined, excluded: new Map(), lastUse: 0, megabytes: 0};
+			node = {zygote: undefined, live: undefined, excluded: new Map(), lastUse: 0, megabytes: 0};
 			this.#nodes.set(set.key, node);
 		}
 		return node;
@@ -224,8 +227,9 @@ export class ImportCache {
 			for (const module of threaded) node.excluded.set(module, 'threaded');
 			if (failed.length === 0 && threaded.length === 0) {
 				const release = this.#charge(zygote, node);
+				node.live = zygote;
 				this.#watch(zygote, set.key, () => {
-					node.zygote = undefined;
+					if (node.live === zygote) node.zygote = undefined;
 					release();
 				});
 				this.#options.events.zygoteCreated({packages: set.key, modules, importMs});
