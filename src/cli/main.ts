@@ -3,16 +3,9 @@
 import {readFileSync} from 'node:fs';
 import process from 'node:process';
 import {Command, CommanderError, InvalidArgumentError} from 'commander';
+import type {RunOptions} from './run.ts';
 import {exitCodes, failed, ignoreBrokenPipes} from './terminal.ts';
 
-type RunFlags = {
-	readonly event: string;
-	readonly requirement: readonly string[];
-	readonly env: readonly (readonly [string, string])[];
-	readonly json?: boolean;
-	readonly timeout?: number;
-	readonly python?: string;
-};
 type DoctorFlags = {readonly json?: boolean; readonly python?: string};
 type UpFlags = {readonly path: string; readonly option: readonly (readonly [string, string])[]};
 
@@ -88,7 +81,7 @@ function buildProgram(finish: (code: number) => void): Command {
 		.option('--python <path>', 'the interpreter, CPython 3.9 or later')
 		.option('--json', 'print the whole outcome as one JSON document; bytes as {"$base64": "…"}')
 		.addHelpText('after', runHelp)
-		.action(async (path: string, flags: RunFlags) => {
+		.action(async (path: string, flags: RunOptions) => {
 			const {run} = await import('./run.ts');
 			finish(await run(path, flags));
 		});

@@ -1,25 +1,16 @@
 /** A function's `ol.yaml`, and the checks that it shares with options given in code. */
 import {isMap, isScalar, parseDocument} from 'yaml';
 import {ForktreeError} from '../errors.ts';
+import {defaultLimits, type Limits} from '../sandbox/limits.ts';
 import {pathFault, quote} from './name.ts';
 
-/** Names of the limits that a function can set. */
-export const limitNames = [
-	'memoryMb',
-	'cpuPercent',
-	'processes',
-	'openFiles',
-	'scratchMb',
-	'outputMb',
-	'timeoutMs',
-	'eventMb',
-	'resultMb',
-] as const;
+export type LimitName = keyof Limits;
 
-export type LimitName = (typeof limitNames)[number];
+/** Names of the limits that a function can set. */
+export const limitNames = Object.keys(defaultLimits) as readonly LimitName[];
 
 /** Limits that a function sets itself; those left out come from the runtime. */
-export type FunctionLimits = Readonly<Partial<Record<LimitName, number>>>;
+export type FunctionLimits = Readonly<Partial<Limits>>;
 
 /** What a function's `ol.yaml` says. */
 export type FunctionConfig = {
