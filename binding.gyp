@@ -34,7 +34,7 @@
 			# A plain shared library without Node-API; node-gyp names every loadable module .node.
 			"target_name": "guest",
 			"type": "loadable_module",
-			"sources": ["native/guest/guest.cc"],
+			"sources": ["native/guest/guest.cc", "native/guest/memory.cc"],
 			"cflags": ["-ffreestanding", "-fno-stack-protector", "-fcf-protection=none", "-fPIC", "-fvisibility=default"],
 			"ldflags": ["-nostdlib"],
 			"ldflags!": ["-rdynamic"]

@@ -68,6 +68,15 @@ struct Request {
 };
 constexpr u64 kHeadSize = 7 * sizeof(u32);
 
+// What the fork of an interpreter consists of: CPython's PyOS_ functions, and its libc's fork(3) and errno.
+struct Interpreter {
+  void (*before_fork)();
+  int (*fork)();
+  void (*after_in_child)();
+  void (*after_in_parent)();
+  const int* error_number;
+};
+
 struct IoVec {
   void* base;
   u64 size;
@@ -388,6 +397,30 @@ Failure SetUpLeaf(Request* request, Born* born) {
 #undef RUN
 }
 
+// A failure is told to the host, and ends the leaf.
+void BecomeLeaf(Request* request) {
+  Born born = {sizeof born - 5, kBornType, 0, 0, 0, {}};
+  int channel = request->fds[0];
+  Failure failure = SetUpLeaf(request, &born);
+  if (failure.step == kNoStep) return;
+  born.step = failure.step;
+  born.error = static_cast<u32>(-failure.error);
+  // The channel is at its first place until the fds were placed, then at 3, which was the zygote's control socket.
+  SendWithFd(failure.step <= kPlaceFds ? channel : kControl, &born, sizeof born, -1);
+  for (;;) Syscall(__NR_exit_group, 1);
+}
+
+void RememberLeaf(u32 id, int pid) {
+  int given = TakeNetwork();  // the leaf's copy of the pool took the same one
+  if (given >= 0) Syscall(__NR_close, given);
+  for (auto& leaf : state.leaves) {
+    if (leaf.pid != 0) continue;
+    leaf.pid = pid;
+    leaf.id = id;
+    break;
+  }
+}
+
 }  // namespace
 
 // What ctypes calls. Unless said otherwise each answers 0, or -errno.
@@ -441,39 +474,29 @@ int forktree_wait(Request* request) {
   }
 }
 
-// Before the fork of a leaf: the next child is process 1 of a pid namespace of its own.
-int forktree_before_fork() { return static_cast<int>(Syscall(__NR_unshare, CLONE_NEWPID)); }
-
-// After it, in the zygote; `pid` negative: the fork failed.
-int forktree_after_fork(Request* request, int pid) {
+// Forks a leaf: 1 in it, 0 in the zygote, else -errno. What goes wrong with the leaf is told to the host.
+int forktree_fork_leaf(Request* request, const Interpreter* python) {
+  // The next child is process 1 of a pid namespace of its own.
+  long result = Syscall(__NR_unshare, CLONE_NEWPID);
+  if (result < 0) return static_cast<int>(result);
+  python->before_fork();
+  int pid = python->fork();
+  if (pid == 0) {
+    BecomeLeaf(request);
+    // Only now: these hooks are Python, also of packages, and write to many pages.
+    python->after_in_child();
+    return 1;
+  }
+  int error = pid < 0 ? *python->error_number : 0;
+  python->after_in_parent();
   long back = Syscall(__NR_setns, state.own_pid_ns, CLONE_NEWPID);
   if (pid > 0) {
-    int given = TakeNetwork();  // the leaf's copy of the pool took the same one
-    if (given >= 0) Syscall(__NR_close, given);
-    for (auto& leaf : state.leaves) {
-      if (leaf.pid != 0) continue;
-      leaf.pid = pid;
-      leaf.id = request->id;
-      break;
-    }
+    RememberLeaf(request->id, pid);
   } else {
-    ReportTo(kForkFailed, request->id, pid);
+    ReportTo(kForkFailed, request->id, -error);
   }
   CloseFds(request);
   return static_cast<int>(back);
-}
-
-// In the leaf, straight after the fork. A failure is told to the host before it is answered.
-int forktree_leaf(Request* request) {
-  Born born = {sizeof born - 5, kBornType, 0, 0, 0, {}};
-  int channel = request->fds[0];
-  Failure failure = SetUpLeaf(request, &born);
-  if (failure.step == kNoStep) return 0;
-  born.step = failure.step;
-  born.error = static_cast<u32>(-failure.error);
-  // The channel is at its first place until the fds were placed, then at 3, which was the zygote's control socket.
-  SendWithFd(failure.step <= kPlaceFds ? channel : kControl, &born, sizeof born, -1);
-  return -1;
 }
 
 int forktree_close_fds(Request* request) {
@@ -510,10 +533,5 @@ int forktree_exec_init() {
   char* environment[] = {nullptr};
   Syscall(__NR_close_range, 0, ~0U, 0);
   return static_cast<int>(Syscall(__NR_execve, Word("/forktree/native/init"), Word(arguments), Word(environment)));
-}
-
-// Makes huge pages of an anonymous range (Linux 6.1+), so that a fork copies fewer page-table entries.
-int forktree_collapse(unsigned long start, unsigned long size) {
-  return static_cast<int>(Syscall(__NR_madvise, static_cast<long>(start), static_cast<long>(size), 25 /* MADV_COLLAPSE */));
 }
 }

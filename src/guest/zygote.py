@@ -9,6 +9,9 @@ import gc
 gc.disable()  # before anything is allocated that a collection would later dirty in every child
 
 import ctypes
+
+from . import layout  # before more is allocated
+
 import importlib
 import json
 import marshal  # noqa: F401  (a leaf loads byte code with it)
@@ -18,6 +21,7 @@ import time
 import traceback
 
 from . import hygiene, leaf
+from .layout import libc, native
 
 CONTROL = 3
 LEAF, CHILD_ZYGOTE = ord('L'), ord('Z')
@@ -44,8 +48,32 @@ class Request(ctypes.Structure):
     ]
 
 
-native = ctypes.CDLL('/forktree/native/guest.node')
-libc = ctypes.CDLL(None)
+class Interpreter(ctypes.Structure):
+    """Mirrors struct Interpreter of guest.cc."""
+
+    _fields_ = [
+        ('before_fork', ctypes.c_void_p),
+        ('fork', ctypes.c_void_p),
+        ('after_in_child', ctypes.c_void_p),
+        ('after_in_parent', ctypes.c_void_p),
+        ('error_number', ctypes.c_void_p),
+    ]
+
+
+def address(function: object) -> ctypes.c_void_p:
+    return ctypes.cast(function, ctypes.c_void_p)  # type: ignore[arg-type]
+
+
+python = ctypes.pythonapi
+libc.__errno_location.restype = ctypes.c_void_p
+interpreter = Interpreter(
+    address(python.PyOS_BeforeFork),
+    address(libc.fork),
+    address(python.PyOS_AfterFork_Child),
+    address(python.PyOS_AfterFork_Parent),
+    libc.__errno_location(),
+)
+interpreter_ref = ctypes.byref(interpreter)
 request = Request()
 request_ref = ctypes.byref(request)
 
@@ -53,10 +81,6 @@ request_ref = ctypes.byref(request)
 def check(result: int, step: str) -> None:
     if result < 0:
         raise OSError(-result, f'{step}: {os.strerror(-result)}')
-
-
-def collapse(start: int, size: int) -> int:
-    return native.forktree_collapse(ctypes.c_ulong(start), ctypes.c_ulong(size))
 
 
 def has_one_id() -> bool:
@@ -87,24 +111,17 @@ def become(spec: dict) -> None:
     leaf.flush()  # else what an import printed would be printed again by every child
     if not report['failed'] and not report['threaded']:
         hygiene.draw_fresh_randomness()  # what was imported now sets itself up here, not in each leaf
-        hygiene.settle(collapse, getattr(libc, 'malloc_trim', lambda pad: 0))
+        layout.merge_mappings()
+        hygiene.settle(native.forktree_collapse, getattr(libc, 'malloc_trim', lambda pad: 0))
     report['importMs'] = (time.monotonic() - started) * 1000
     os.write(CONTROL, b'R' + json.dumps(report).encode())
 
 
 def fork_leaf() -> bool:
     """True in the leaf, set up and unprivileged."""
-    check(native.forktree_before_fork(), 'unshare pid namespace')
-    try:
-        pid = os.fork()
-    except OSError as error:
-        pid = -(error.errno or 1)
-    if pid == 0:
-        if native.forktree_leaf(request_ref) != 0:
-            os._exit(1)
-        return True
-    check(native.forktree_after_fork(request_ref, pid), 'return to own pid namespace')
-    return False
+    result = native.forktree_fork_leaf(request_ref, interpreter_ref)
+    check(result, 'fork a leaf')
+    return result == 1
 
 
 def fork_zygote() -> bool:
@@ -169,6 +186,7 @@ def main() -> None:
 
     site.setquit()
     check(native.forktree_lock_down(1, has_one_id()), 'lock down')
+    layout.make_interpreter_huge()
     sys.path.append('/packages')
     become(json.loads(sys.argv[1]))
     serve()

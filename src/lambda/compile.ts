@@ -70,7 +70,7 @@ export async function compileCode(
 	code: LockedFolder,
 	cgroups: CgroupPool,
 ): Promise<void> {
-	const {sandbox} = await root.forkLeaf({
+	const {sandbox, born} = await root.forkLeaf({
 		code,
 		packages: undefined,
 		takeCgroup: () => cgroups.take(limits),
@@ -80,7 +80,10 @@ export async function compileCode(
 		greet: (made) => made.send(frameType.compile, JSON.stringify(files)),
 	});
 	try {
-		const codes = await answers(sandbox);
+		const answered = answers(sandbox);
+		answered.catch(() => undefined); // what hindered its birth is told instead
+		await born();
+		const codes = await answered;
 		for (const [index, file] of files.entries()) {
 			const target = path.join(directory, bytecodePath(file, cacheTag));
 			await mkdir(path.dirname(target), {recursive: true});

@@ -8,7 +8,7 @@ import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import type {ImportCache} from '../zygote/import-cache.ts';
 import {encodeLoad, frameType} from '../zygote/protocol.ts';
-import type {ForkTimings, Zygote} from '../zygote/zygote.ts';
+import type {Zygote} from '../zygote/zygote.ts';
 import {Call, type CallListener, type CallResult, type EncodedEvent, Instance} from './instance.ts';
 import type {JsonValue, Outcome, OutcomeError, OutcomeMemory, StartKind, Timings} from './outcome.ts';
 
@@ -310,7 +310,7 @@ export class LambdaFunction {
 	): Promise<Started> {
 		const {name, limits, entryFile, environment} = this.settings;
 		const load = encodeLoad(entryFile, environment);
-		const {sandbox, timings} = await zygote.forkLeaf({
+		const leaf = await zygote.forkLeaf({
 			code: this.#code,
 			packages,
 			takeCgroup: () => this.#host.cgroups.take(limits),
@@ -319,23 +319,27 @@ export class LambdaFunction {
 			maxFrame: limits.resultMb * 1024 * 1024 + frameSlack,
 			greet: (made) => made.send(frameType.load, load),
 		});
-		const instance = new Instance(sandbox, limits, () => {
+		// All that the start needs is made while the zygote forks: then nothing is left to do but to wait.
+		let isBorn = false;
+		const instance = new Instance(leaf.sandbox, limits, () => {
 			this.#instances.delete(instance);
+			if (!isBorn) return; // whoever started it is told, and gives back what was reserved
 			release();
-			this.#host.onDestroyed({function: name, sandbox: sandbox.id});
+			this.#host.onDestroyed({function: name, sandbox: leaf.sandbox.id});
 		});
 		this.#instances.add(instance);
+		const birth = leaf.born().then((timings) => {
+			isBorn = true;
+			this.#host.onCreated({function: name, sandbox: leaf.sandbox.id, start});
+			return timings;
+		});
+		const loading = instance.answer(call);
 		limit.guard(instance);
-		this.#host.onCreated({function: name, sandbox: sandbox.id, start});
-		const born = performance.now();
-		const loaded = await instance.answer(call);
+		const [{prepareMs, forkMs, isolateMs, bornAtMs}, loaded] = await Promise.all([birth, loading]);
 		if (start === 'forked') setImmediate(() => zygote.refill());
-		return {instance, start, phases: {...roundPhases(timings), zygoteMs, loadMs: performance.now() - born}, loaded};
+		const loadMs = performance.now() - bornAtMs;
+		return {instance, start, phases: {zygoteMs, prepareMs, forkMs, isolateMs, loadMs}, loaded};
 	}
-}
-
-function roundPhases({prepareMs, forkMs, isolateMs}: ForkTimings): Omit<Phases, 'zygoteMs' | 'loadMs'> {
-	return {prepareMs, forkMs, isolateMs};
 }
 
 /** What is noted of a call for its outcome. */

@@ -4,7 +4,7 @@ import {withDeadline} from '../kernel/deadline.ts';
 import {encodeFrame, FrameDecoder, FrameError} from '../kernel/frames.ts';
 import {type MemoryDetails, readMemory} from '../kernel/memory.ts';
 import type {Process, ProcessEnd} from '../kernel/process.ts';
-import {type NativeEndpoint, watch} from '../native.ts';
+import {closeFd, type NativeEndpoint, watch} from '../native.ts';
 import {Undo} from '../undo.ts';
 import type {OutputPipe} from './output.ts';
 
@@ -35,40 +35,52 @@ export type SandboxListener = {
 	broken(error: FrameError | undefined): void;
 };
 
+/** A frame with the fds that came with it, which whoever takes it owns. */
+export type FirstFrame = (
+	frame: {readonly type: number; readonly payload: Buffer; readonly fds: readonly number[]} | undefined,
+) => void;
+
 const endDeadlineMs = 10_000;
 /** How long the zygote's word on an exit status is waited for. */
 const statusDeadlineMs = 2000;
 const unknownEnd: ProcessEnd = {type: 'unknown'};
 
-/** A running sandbox. Everything it owns is given back exactly once, after its processes have ended. */
+/**
+ * A sandbox, from when it is asked for. Everything it owns is given back exactly once, after its processes have ended.
+ * Whoever asked for it says what came of that, by {@link attach} or {@link failBirth}, in any case.
+ */
 export class Sandbox {
 	readonly id: string;
+	/** Settles when it runs; rejects when it could not be made. */
+	readonly birth: Promise<void>;
 	readonly #parts: SandboxParts;
 	readonly #channel: NativeEndpoint;
 	readonly #decoder: FrameDecoder;
 	#process: Process | undefined;
+	#settleBirth!: {resolve(): void; reject(error: Error): void};
 	#listener: SandboxListener | undefined;
-	#onFds: ((fds: readonly number[]) => void) | undefined;
+	#onFirstFrame: FirstFrame | undefined;
 	#status: Promise<ProcessEnd> | undefined;
 	#ended: Promise<SandboxEnd> | undefined;
 
 	/**
 	 * @param channel our end of its channel
 	 * @param maxFrame the largest frame accepted from it, in bytes
+	 * @param onFirstFrame called with its first frame, or without one when the channel broke before it
 	 */
-	constructor(parts: SandboxParts, channel: number, maxFrame: number) {
+	constructor(parts: SandboxParts, channel: number, maxFrame: number, onFirstFrame: FirstFrame) {
 		this.id = parts.id;
 		this.#parts = parts;
 		this.#decoder = new FrameDecoder(maxFrame);
+		this.#onFirstFrame = onFirstFrame;
+		this.birth = new Promise((resolve, reject) => {
+			this.#settleBirth = {resolve, reject};
+		});
+		this.birth.catch(() => undefined); // also when nobody waits for it
 		this.#channel = watch(channel, 'socket', (event, data, fds) => {
 			if (event === 0 && Buffer.isBuffer(data)) this.#receive(data, fds ?? []);
-			else this.#listener?.broken(undefined);
+			else this.#break();
 		});
-	}
-
-	/** Waits for the fds that come with its first frame, then refuses any. */
-	expectFds(onFds: (fds: readonly number[]) => void): void {
-		this.#onFds = onFds;
 	}
 
 	listen(listener: SandboxListener): void {
@@ -102,6 +114,12 @@ export class Sandbox {
 		this.#process = process;
 		this.#status = status;
 		this.#channel.refuseFds();
+		this.#settleBirth.resolve();
+	}
+
+	/** There is no process, or none that has got to where it can be used. */
+	failBirth(error: Error): void {
+		this.#settleBirth.reject(error);
 	}
 
 	/** What its cgroup is charged. */
@@ -128,12 +146,14 @@ export class Sandbox {
 	}
 
 	async #waitForEnd(): Promise<boolean> {
+		await this.birth.catch(() => undefined);
 		if (this.#process === undefined) return false;
 		const ended = this.#process.ended.then(() => true);
 		return withDeadline(ended, statusDeadlineMs, () => new Error('still running')).catch(() => false);
 	}
 
 	async #destroy(byItself: boolean): Promise<SandboxEnd> {
+		await this.birth.catch(() => undefined);
 		const process = this.#process;
 		const {cgroup, stdout, stderr, releaseId} = this.#parts;
 		// The first process is process 1 of its pid namespace: with it the kernel kills everyone in there.
@@ -166,12 +186,26 @@ export class Sandbox {
 	}
 
 	#receive(data: Buffer, fds: readonly number[]): void {
-		if (fds.length > 0) this.#onFds?.(fds);
+		let untaken = fds;
 		try {
-			this.#decoder.push(data, (type, payload) => this.#listener?.frame(type, payload));
+			this.#decoder.push(data, (type, payload) => {
+				const onFirstFrame = this.#onFirstFrame;
+				this.#onFirstFrame = undefined;
+				if (onFirstFrame === undefined) this.#listener?.frame(type, payload);
+				else onFirstFrame({type, payload, fds: untaken});
+				untaken = [];
+			});
 		} catch (error) {
 			if (!(error instanceof FrameError)) throw error;
-			this.#listener?.broken(error);
+			this.#break(error);
 		}
+		for (const fd of untaken) closeFd(fd);
+	}
+
+	#break(error?: FrameError): void {
+		const onFirstFrame = this.#onFirstFrame;
+		this.#onFirstFrame = undefined;
+		onFirstFrame?.(undefined);
+		this.#listener?.broken(error);
 	}
 }

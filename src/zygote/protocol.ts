@@ -46,19 +46,22 @@ export type Born = {
 	/** The step that failed, if one did. */
 	readonly failedStep: string | undefined;
 	readonly errno: number;
-	/** CLOCK_MONOTONIC nanoseconds between its steps, its first moment first. */
-	readonly times: readonly bigint[];
+	/** CLOCK_MONOTONIC milliseconds between its steps, its first moment first. */
+	readonly timesMs: readonly number[];
 };
 
 /** @throws {RangeError} when the payload is too short to be one */
 export function decodeBorn(payload: Buffer): Born {
 	const step = payload.readUInt32LE(0);
 	const count = Math.min(payload.readUInt32LE(8), 9);
-	const times = Array.from({length: count}, (_each, index) => payload.readBigUInt64LE(12 + index * 8));
+	const timesMs = Array.from({length: count}, (_each, index) => {
+		const at = 12 + index * 8;
+		return (payload.readUInt32LE(at + 4) * 2 ** 32 + payload.readUInt32LE(at)) / 1e6;
+	});
 	return {
 		failedStep: step === 0 ? undefined : (leafSteps[step] ?? `step ${step}`),
 		errno: payload.readUInt32LE(4),
-		times,
+		timesMs,
 	};
 }
 

@@ -11,7 +11,7 @@ import {closeFd, type NativeEndpoint, pipe, socketPair, watch} from '../native.t
 import type {Keeper, RootPlan} from '../sandbox/keeper.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import {OutputPipe, OutputSink} from '../sandbox/output.ts';
-import {Sandbox} from '../sandbox/sandbox.ts';
+import {type FirstFrame, Sandbox, type SandboxParts} from '../sandbox/sandbox.ts';
 import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
 import {Undo} from '../undo.ts';
 import {
@@ -52,24 +52,31 @@ export type ForkTimings = {
 	readonly forkMs: number;
 	/** Its set-up, until the filter is installed. */
 	readonly isolateMs: number;
+	/** When it was set up, as `performance.now()` counts. */
+	readonly bornAtMs: number;
+};
+
+/** A leaf that the zygote was asked for. */
+export type Leaf = {
+	/** From now on its owner destroys it. */
+	readonly sandbox: Sandbox;
+	/**
+	 * Waits for its birth; of a leaf that was not born everything is given back.
+	 * @throws {ForktreeError} `ZygoteFailed`; {SyscallError} when a step of its set-up failed
+	 */
+	born(): Promise<ForkTimings>;
 };
 
 /** A leaf whose birth or end is still to be told; the two come by different sockets, in any order. */
 type PendingLeaf = {
-	born(born: Born): void;
-	fail(error: Error): void;
+	readonly sandbox: Sandbox;
 	ended(end: ProcessEnd): void;
 	hasSpoken: boolean;
 	hasEnded: boolean;
 };
 
-function now(): bigint {
-	return process.hrtime.bigint();
-}
-
-function milliseconds(from: bigint, to: bigint): number {
-	return Number(to - from) / 1e6;
-}
+/** What to add to `performance.now()` for CLOCK_MONOTONIC, in milliseconds. */
+const monotonicOffsetMs = Number(process.hrtime.bigint()) / 1e6 - performance.now();
 
 /** The options of a leaf's /tmp. An inode costs about a kilobyte that no size limit counts. */
 function scratchOptions(megabytes: number): string {
@@ -201,11 +208,13 @@ export class Zygote {
 		}
 	}
 
-	/** Forks a leaf: a sandbox with the spec's code, ready for its load frame. @throws {ForktreeError} `ZygoteFailed` */
-	async forkLeaf(spec: LeafSpec): Promise<{sandbox: Sandbox; timings: ForkTimings}> {
-		const started = now();
+	/**
+	 * Asks for a leaf: a sandbox with the spec's code, ready for its load frame once it is born.
+	 * @throws {ForktreeError} `ZygoteFailed` when it can't be asked for
+	 */
+	async forkLeaf(spec: LeafSpec): Promise<Leaf> {
+		const startedMs = performance.now();
 		const undo = new Undo();
-		let sandbox: Sandbox | undefined;
 		try {
 			const {slice, release} = this.#takeIds(1);
 			undo.push(release);
@@ -215,73 +224,39 @@ export class Zygote {
 			const [ours, theirs] = openChannels(undo, this.#firstHostId + slice.start);
 			lastSandbox += 1;
 			const id = lastSandbox;
-			const asked = now();
+			const askedMs = performance.now();
 			this.#link.send(leafRequest(id, slice.start, spec), [...theirs, ...mounts, ...cgroup.joins]);
 			// What the host needs besides is made while the zygote forks.
 			undo.release();
-			sandbox = new Sandbox(
-				{
-					id: String(id),
-					cgroup,
-					stdout: new OutputPipe(ours.stdout),
-					stderr: new OutputPipe(ours.stderr),
-					releaseId: release,
-				},
-				ours.channel,
-				spec.maxFrame,
-			);
-			const born = this.#awaitLeaf(id, sandbox);
-			spec.greet(sandbox);
+			const parts = {
+				id: String(id),
+				cgroup,
+				stdout: new OutputPipe(ours.stdout),
+				stderr: new OutputPipe(ours.stderr),
+				releaseId: release,
+			};
+			const leaf = this.#link.expectLeaf(id, parts, ours.channel, spec.maxFrame);
+			spec.greet(leaf.sandbox);
 			cgroup.closeJoins();
 			for (const fd of [...theirs, ...mounts]) closeFd(fd);
-			const {times} = await born;
-			const [first = asked, last = asked] = [times[0], times.at(-1)];
 			return {
-				sandbox,
-				timings: {
-					prepareMs: milliseconds(started, asked),
-					forkMs: milliseconds(asked, first),
-					isolateMs: milliseconds(first, last),
+				sandbox: leaf.sandbox,
+				born: async () => {
+					await waitForBirth(leaf.sandbox);
+					const firstMs = (leaf.born?.timesMs[0] ?? 0) - monotonicOffsetMs;
+					const bornAtMs = (leaf.born?.timesMs.at(-1) ?? 0) - monotonicOffsetMs;
+					return {
+						prepareMs: askedMs - startedMs,
+						forkMs: firstMs - askedMs,
+						isolateMs: bornAtMs - firstMs,
+						bornAtMs,
+					};
 				},
 			};
 		} catch (error) {
-			if (sandbox === undefined) await undo.run();
-			else if ((await sandbox.destroy()).oomKills > 0) {
-				throw new SyscallError(
-					'set up the sandbox',
-					-constants.errno.ENOMEM,
-					'ENOMEM',
-					undefined,
-					'its memory limit is too small (limits.memoryMb)',
-				);
-			}
+			await undo.run();
 			throw error;
 		}
-	}
-
-	/** The leaf's first frame; the sandbox owns the pidfd that comes with it. */
-	async #awaitLeaf(id: number, sandbox: Sandbox): Promise<Born> {
-		let told: (end: ProcessEnd) => void;
-		const status = new Promise<ProcessEnd>((resolve) => {
-			told = resolve;
-		});
-		const born = new Promise<Born>((resolve, reject) => {
-			this.#link.pending.set(id, {born: resolve, fail: reject, ended: told, hasSpoken: false, hasEnded: false});
-		});
-		sandbox.expectFds((fds) => {
-			const [pidfd, ...others] = fds;
-			for (const fd of others) closeFd(fd);
-			const process = pidfd === undefined ? undefined : openProcess(pidfd);
-			if (process !== undefined) sandbox.attach(process, status);
-		});
-		sandbox.listen({
-			frame: (type, payload) => this.#link.leafSpoke(id, type, payload),
-			broken: () => this.#link.leafBroke(id),
-		});
-		return withDeadline(born, bornDeadlineMs, () => {
-			this.#link.pending.delete(id);
-			return new ForktreeError('ZygoteFailed', `a fork took longer than ${bornDeadlineMs} ms`);
-		});
 	}
 
 	/** Makes what the next leaf needs. To be called when a start is over: it takes a core for half a millisecond. */
@@ -312,6 +287,35 @@ export class Zygote {
 	kill(): void {
 		this.#link.kill();
 	}
+}
+
+async function waitForBirth(sandbox: Sandbox): Promise<void> {
+	try {
+		await sandbox.birth;
+	} catch (error) {
+		const {oomKills} = await sandbox.destroy();
+		if (oomKills === 0) throw error;
+		const hint = 'its memory limit is too small (limits.memoryMb)';
+		throw new SyscallError('set up the sandbox', -constants.errno.ENOMEM, 'ENOMEM', undefined, hint);
+	}
+}
+
+/** What a leaf's first frame says: it was born, or what came instead. */
+function readBirth(frame: Parameters<FirstFrame>[0]): {born?: Born; process?: Process; error: Error} {
+	const [pidfd, ...others] = frame?.fds ?? [];
+	for (const fd of others) closeFd(fd);
+	const process = pidfd === undefined ? undefined : openProcess(pidfd);
+	if (frame === undefined) return {error: new ForktreeError('ZygoteFailed', 'a leaf ended before it was set up')};
+	if (frame.type !== frameType.born || frame.payload.length < 12) {
+		process?.close();
+		return {error: new ForktreeError('ZygoteFailed', 'a leaf’s first frame was not its birth')};
+	}
+	const born = decodeBorn(frame.payload);
+	const {failedStep, errno} = born;
+	if (failedStep !== undefined) {
+		return {born, error: new SyscallError(failedStep, -errno, getSystemErrorName(-errno))};
+	}
+	return {born, ...(process && {process}), error: new ForktreeError('ZygoteFailed', 'a leaf came without its pidfd')};
 }
 
 /** Clones of the folders that the leaf attaches; code first. */
@@ -345,7 +349,7 @@ function leafRequest(id: number, uid: number, spec: LeafSpec): Buffer {
 /** The control socket: who waits for what, until it closes. */
 class ZygoteLink {
 	readonly gone: Promise<Error>;
-	readonly pending = new Map<number, PendingLeaf>();
+	readonly #pending = new Map<number, PendingLeaf>();
 	readonly #socket: NativeEndpoint;
 	#process: Process | undefined;
 	#init: Process | undefined;
@@ -407,37 +411,42 @@ class ZygoteLink {
 		throw error;
 	}
 
-	leafSpoke(id: number, type: number, payload: Buffer): void {
-		const leaf = this.pending.get(id);
-		if (leaf === undefined) return;
-		this.#spoke(id, leaf);
-		if (type !== frameType.born || payload.length < 12) {
-			leaf.fail(new ForktreeError('ZygoteFailed', 'a leaf’s first frame was not its birth'));
-			return;
-		}
-		const born = decodeBorn(payload);
-		if (born.failedStep === undefined) leaf.born(born);
-		else leaf.fail(new SyscallError(born.failedStep, -born.errno, getSystemErrorName(-born.errno)));
-	}
-
-	leafBroke(id: number): void {
-		const leaf = this.pending.get(id);
-		if (leaf === undefined) return;
-		leaf.fail(new ForktreeError('ZygoteFailed', 'a leaf ended before it was set up'));
-		this.#spoke(id, leaf);
-	}
-
-	#spoke(id: number, leaf: PendingLeaf): void {
-		leaf.hasSpoken = true;
-		if (leaf.hasEnded) this.pending.delete(id);
+	/** Makes the host's side of a leaf that was asked for; the first frame tells of its birth. */
+	expectLeaf(
+		id: number,
+		parts: SandboxParts,
+		channel: number,
+		maxFrame: number,
+	): {readonly sandbox: Sandbox; born: Born | undefined} {
+		let told!: (end: ProcessEnd) => void;
+		const status = new Promise<ProcessEnd>((resolve) => {
+			told = resolve;
+		});
+		const late = setTimeout(() => {
+			sandbox.failBirth(new ForktreeError('ZygoteFailed', `a fork took longer than ${bornDeadlineMs} ms`));
+			this.#pending.delete(id);
+		}, bornDeadlineMs);
+		const sandbox = new Sandbox(parts, channel, maxFrame, (frame) => {
+			clearTimeout(late);
+			const {born, process, error} = readBirth(frame);
+			leaf.born = born;
+			if (process !== undefined) sandbox.attach(process, status);
+			else sandbox.failBirth(error);
+			pending.hasSpoken = true;
+			if (pending.hasEnded) this.#pending.delete(id);
+		});
+		const leaf: {readonly sandbox: Sandbox; born: Born | undefined} = {sandbox, born: undefined};
+		const pending: PendingLeaf = {sandbox, ended: told, hasSpoken: false, hasEnded: false};
+		this.#pending.set(id, pending);
+		return leaf;
 	}
 
 	#leafEnded(id: number, end: ProcessEnd): void {
-		const leaf = this.pending.get(id);
+		const leaf = this.#pending.get(id);
 		if (leaf === undefined) return;
 		leaf.ended(end);
 		leaf.hasEnded = true;
-		if (leaf.hasSpoken) this.pending.delete(id);
+		if (leaf.hasSpoken) this.#pending.delete(id);
 	}
 
 	#receive(data: Buffer, fds: readonly number[]): void {
@@ -459,10 +468,10 @@ class ZygoteLink {
 				this.#leafEnded(message.id, readWaitStatus(message.status));
 				break;
 			case 'forkFailed':
-				this.pending
+				this.#pending
 					.get(message.id)
-					?.fail(new ForktreeError('ZygoteFailed', `fork: ${getSystemErrorName(message.errno)}`));
-				this.pending.delete(message.id);
+					?.sandbox.failBirth(new ForktreeError('ZygoteFailed', `fork: ${getSystemErrorName(message.errno)}`));
+				this.#pending.delete(message.id);
 				break;
 			default:
 				this.kill();
@@ -474,11 +483,11 @@ class ZygoteLink {
 		if (this.#reason !== undefined) return;
 		this.#reason = error;
 		this.#socket.close();
-		for (const leaf of this.pending.values()) {
-			leaf.fail(error);
+		for (const leaf of this.#pending.values()) {
+			// What came of its birth its own channel tells, which breaks if it was not forked.
 			leaf.ended({type: 'unknown'});
 		}
-		this.pending.clear();
+		this.#pending.clear();
 		this.#settleGone(error);
 		const process = this.#process;
 		if (process !== undefined) void process.ended.then(() => process.close());

@@ -28,7 +28,7 @@ test('a birth names the step that failed', (t) => {
 	payload.writeUInt32LE(2, 8);
 	payload.writeBigUInt64LE(7n, 12);
 	payload.writeBigUInt64LE(9n, 20);
-	t.deepEqual(decodeBorn(payload), {failedStep: 'mount proc', errno: 13, times: [7n, 9n]});
+	t.deepEqual(decodeBorn(payload), {failedStep: 'mount proc', errno: 13, timesMs: [7e-6, 9e-6]});
 	payload.writeUInt32LE(0, 0);
 	t.is(decodeBorn(payload).failedStep, undefined);
 	payload.writeUInt32LE(77, 0);
@@ -39,7 +39,7 @@ test('any bytes are a birth or a RangeError', (t) => {
 	fc.assert(
 		fc.property(fc.uint8Array({maxLength: 120}), (bytes) => {
 			try {
-				return decodeBorn(Buffer.from(bytes)).times.length <= 9;
+				return decodeBorn(Buffer.from(bytes)).timesMs.length <= 9;
 			} catch (error) {
 				return error instanceof RangeError;
 			}
