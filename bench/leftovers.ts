@@ -32,13 +32,22 @@ function identity(pid: number): string | undefined {
 	return fields[19] === undefined ? undefined : `${pid} ${fields[19]}`;
 }
 
+function groupsOf(stateDir: string): string[] {
+	return JSON.parse(read(path.join(stateDir, 'cgroups.json'))) as string[];
+}
+
+/** The pids of a live runtime's keeper, inits, zygotes and sandboxes. */
+export function processesOf(stateDir: string): number[] {
+	return [...new Set(groupsOf(stateDir).flatMap(processesBelow))];
+}
+
 /**
  * Notes what a live runtime has on the host; the answer counts what is left of it.
  * @param stateDir of the runtime; packages and deployed code in it are not counted
  */
 export function watchLeftovers(stateDir: string): () => Leftovers {
-	const groups = JSON.parse(read(path.join(stateDir, 'cgroups.json'))) as string[];
-	const processes = new Set(groups.flatMap(processesBelow).map(identity));
+	const groups = groupsOf(stateDir);
+	const processes = new Set(processesOf(stateDir).map(identity));
 	const mounts = new Set(read('/proc/self/mountinfo').split('\n'));
 	return () => ({
 		mounts: read('/proc/self/mountinfo')

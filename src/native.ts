@@ -11,6 +11,8 @@ import {ForktreeError, SyscallError} from './errors.ts';
 /** An fd that Node's event loop watches; see native/addon/endpoint.h. */
 export type NativeEndpoint = {
 	send(data: Uint8Array, fds?: readonly number[]): number;
+	sendFrame(type: number, payload: Uint8Array | string): number;
+	follow(endpoints: readonly NativeEndpoint[]): void;
 	refuseFds(): void;
 	pause(): void;
 	resume(): void;
@@ -18,10 +20,21 @@ export type NativeEndpoint = {
 	close(): void;
 };
 
-type EndpointCallback = (event: 0 | 1 | 2, data: Buffer | number | undefined, fds: number[] | undefined) => void;
+type EndpointKind = 'packets' | 'frames' | 'pipe' | 'pidfd';
+type EndpointCallback = (
+	event: 0 | 1 | 2 | 3,
+	data: Buffer | string | number | undefined,
+	fds: number[] | undefined,
+	type: number,
+) => void;
 
 type Addon = {
-	readonly Endpoint: new (fd: number, kind: 'socket' | 'pipe' | 'pidfd', callback: EndpointCallback) => NativeEndpoint;
+	readonly Endpoint: new (
+		fd: number,
+		kind: EndpointKind,
+		callback: EndpointCallback,
+		maxFrame: number,
+	) => NativeEndpoint;
 	socketPair(packets: boolean): [number, number] | number;
 	pipe(): [number, number] | number;
 	spawn(path: string, args: readonly string[], fds: readonly number[]): {pid: number; pidfd: number} | number;
@@ -107,9 +120,9 @@ export function closeFd(fd: number): void {
 	checkSyscall('close', addon().close(fd));
 }
 
-/** Watches an fd, which it then owns; the callbacks run on Node's event loop. */
-export function watch(fd: number, kind: 'socket' | 'pipe' | 'pidfd', callback: EndpointCallback): NativeEndpoint {
-	return new (addon().Endpoint)(fd, kind, callback);
+/** Watches an fd, which it then owns; the callbacks run on Node's event loop. @param maxFrame in bytes, of `frames` */
+export function watch(fd: number, kind: EndpointKind, callback: EndpointCallback, maxFrame = 0): NativeEndpoint {
+	return new (addon().Endpoint)(fd, kind, callback, maxFrame);
 }
 
 function isExecutable(file: string): boolean {

@@ -2,9 +2,9 @@
 export class Undo {
 	readonly #steps: Array<() => unknown> = [];
 
-	/** Remembers how to undo the step that was just done. */
-	push(step: () => unknown): void {
-		this.#steps.push(step);
+	/** Remembers how to undo what was just done. */
+	push(...steps: ReadonlyArray<() => unknown>): void {
+		this.#steps.push(...steps);
 	}
 
 	/** Forgets every step: what was built now belongs to someone else. */

@@ -1,6 +1,7 @@
 #include "endpoint.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@ namespace {
 
 constexpr size_t kChunk = 64 * 1024;
 constexpr int kRoundsPerPoll = 16;  // then other handles get their turn
+constexpr int kRoundsPerDrain = 1024;
 constexpr size_t kMaxFds = 16;
 
 std::vector<int> TakeFds(msghdr* message) {
@@ -37,7 +39,8 @@ void CloseAll(std::vector<int>* fds) {
 
 Napi::Function Endpoint::Define(Napi::Env env) {
   return DefineClass(env, "Endpoint",
-                     {InstanceMethod("send", &Endpoint::Send), InstanceMethod("refuseFds", &Endpoint::RefuseFds),
+                     {InstanceMethod("send", &Endpoint::Send), InstanceMethod("sendFrame", &Endpoint::SendFrame),
+                      InstanceMethod("follow", &Endpoint::Follow), InstanceMethod("refuseFds", &Endpoint::RefuseFds),
                       InstanceMethod("pause", &Endpoint::Pause), InstanceMethod("resume", &Endpoint::Resume),
                       InstanceMethod("drain", &Endpoint::Drain), InstanceMethod("close", &Endpoint::Close)});
 }
@@ -46,7 +49,8 @@ Endpoint::Endpoint(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Endpoint>(
   Napi::Env env = info.Env();
   fd_ = info[0].As<Napi::Number>().Int32Value();
   std::string kind = info[1].As<Napi::String>();
-  kind_ = kind == "pipe" ? Kind::kPipe : kind == "pidfd" ? Kind::kPidfd : Kind::kSocket;
+  kind_ = kind == "pipe" ? Kind::kPipe : kind == "pidfd" ? Kind::kPidfd : kind == "frames" ? Kind::kFrames : Kind::kPackets;
+  if (kind_ == Kind::kFrames) decoder_ = FrameDecoder(static_cast<size_t>(info[3].As<Napi::Number>().Int64Value()));
   callback_ = Napi::Persistent(info[2].As<Napi::Function>());
   uv_loop_t* loop = nullptr;
   napi_get_uv_event_loop(env, &loop);
@@ -129,24 +133,79 @@ bool Endpoint::ReadOnce() {
     Emit(kEnd, Env().Undefined(), Env().Undefined());
     return false;
   }
+  std::vector<int> taken;
+  if (kind_ != Kind::kPipe && accept_fds_) taken = TakeFds(&message);
+  if (kind_ == Kind::kFrames) ReadFollowed();
+  if (fd_ < 0) {  // closed by whoever was told
+    CloseAll(&taken);
+    return false;
+  }
   Napi::Value fds = Env().Undefined();
-  if (kind_ == Kind::kSocket && accept_fds_) {
-    std::vector<int> taken = TakeFds(&message);
+  if (!taken.empty()) {
     Napi::Array list = Napi::Array::New(Env(), taken.size());
     for (size_t i = 0; i < taken.size(); i++) list.Set(static_cast<uint32_t>(i), taken[i]);
     fds = list;
   }
+  if (kind_ == Kind::kFrames) return EmitFrames(bytes, static_cast<size_t>(size), fds);
   Emit(kData, Napi::Buffer<char>::Copy(Env(), bytes, static_cast<size_t>(size)), fds);
   return true;
 }
 
-void Endpoint::Emit(Event event, Napi::Value data, Napi::Value fds) {
+// What the other side wrote to the followed ones before it sent what was just read, comes first.
+void Endpoint::ReadFollowed() {
+  constexpr size_t kMaxFollowed = 4;
+  pollfd polls[kMaxFollowed];
+  size_t count = 0;
+  for (Endpoint* each : followed_) {
+    if (count < kMaxFollowed) polls[count++] = {each->fd_, POLLIN, 0};  // a closed one has -1, which poll passes over
+  }
+  if (count == 0 || poll(polls, count, 0) <= 0) return;
+  for (size_t i = 0; i < count && i < followed_.size(); i++) {
+    if ((polls[i].revents & POLLIN) != 0) followed_[i]->ReadAvailable(kRoundsPerPoll);
+  }
+}
+
+// False when nothing more is to be read.
+bool Endpoint::EmitFrames(const char* bytes, size_t size, Napi::Value fds) {
+  decoder_.Push(bytes, size);
+  FrameDecoder::Frame frame;
+  for (;;) {
+    Napi::HandleScope scope(Env());
+    switch (decoder_.Next(&frame)) {
+      case FrameDecoder::Result::kNeedMore:
+        return true;
+      case FrameDecoder::Result::kTooLarge:
+        if (poll_ != nullptr) uv_poll_stop(poll_);
+        Emit(kTooLarge, Napi::Number::New(Env(), static_cast<double>(frame.size)), Env().Undefined(), frame.type);
+        return false;
+      case FrameDecoder::Result::kFrame: {
+        Napi::Value payload;
+        if (frame.type >= kTextType) {
+          napi_value text = nullptr;
+          // Beyond the longest string there is: as if it were beyond the limit.
+          if (napi_create_string_utf8(Env(), frame.payload, frame.size, &text) != napi_ok) {
+            Emit(kTooLarge, Napi::Number::New(Env(), static_cast<double>(frame.size)), Env().Undefined(), frame.type);
+            return false;
+          }
+          payload = Napi::Value(Env(), text);
+        } else {
+          payload = Napi::Buffer<char>::Copy(Env(), frame.payload, frame.size);
+        }
+        Emit(kData, payload, fds, frame.type);
+        fds = Env().Undefined();  // they came with the first
+        if (fd_ < 0) return false;
+      }
+    }
+  }
+}
+
+void Endpoint::Emit(Event event, Napi::Value data, Napi::Value fds, uint8_t type) {
   Napi::Env env = Env();
-  std::vector<napi_value> arguments = {Napi::Number::New(env, event), data, fds};
+  const napi_value arguments[] = {Napi::Number::New(env, event), data, fds, Napi::Number::New(env, type)};
   if (in_callback_) {
-    callback_.Call(arguments);
+    callback_.Call(env.Global(), 4, arguments);
   } else {
-    callback_.MakeCallback(env.Global(), arguments);
+    callback_.MakeCallback(env.Global(), 4, arguments);
   }
   if (env.IsExceptionPending() && !in_callback_) {
     napi_value exception;
@@ -185,19 +244,53 @@ int Endpoint::TrySend(const char* bytes, size_t size, const std::vector<int>& fd
 // send(data, fds): 0, or -errno. The fds stay the caller's, who may close them at once: what could not be sent yet
 // holds copies.
 Napi::Value Endpoint::Send(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
-  if (fd_ < 0) return Napi::Number::New(env, -EPIPE);
   Napi::Uint8Array data = info[0].As<Napi::Uint8Array>();
-  const char* bytes = reinterpret_cast<const char*>(data.Data());
-  size_t size = data.ByteLength(), sent = 0;
   std::vector<int> fds;
   if (info[1].IsArray()) {
     Napi::Array list = info[1].As<Napi::Array>();
     for (uint32_t i = 0; i < list.Length() && i < kMaxFds; i++) fds.push_back(list.Get(i).As<Napi::Number>().Int32Value());
   }
+  int result = SendOrKeep(reinterpret_cast<const char*>(data.Data()), data.ByteLength(), std::move(fds));
+  return Napi::Number::New(info.Env(), result);
+}
+
+// sendFrame(type, payload): 0, or -errno; the payload is a string or a Uint8Array.
+Napi::Value Endpoint::SendFrame(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  uint8_t type = static_cast<uint8_t>(info[0].As<Napi::Number>().Uint32Value());
+  char small[4096];
+  std::vector<char> large;
+  char* frame = small;
+  size_t size = 0;
+  if (info[1].IsString()) {
+    constexpr size_t kRoom = sizeof small - kFrameHeader;
+    // A character takes up to three bytes; what fills the room may have been cut.
+    napi_get_value_string_utf8(env, info[1], small + kFrameHeader, kRoom, &size);
+    if (size + 4 >= kRoom) {
+      napi_get_value_string_utf8(env, info[1], nullptr, 0, &size);
+      large.resize(kFrameHeader + size + 1);
+      frame = large.data();
+      napi_get_value_string_utf8(env, info[1], frame + kFrameHeader, size + 1, &size);
+    }
+  } else {
+    Napi::Uint8Array data = info[1].As<Napi::Uint8Array>();
+    size = data.ByteLength();
+    if (kFrameHeader + size > sizeof small) {
+      large.resize(kFrameHeader + size);
+      frame = large.data();
+    }
+    if (size > 0) memcpy(frame + kFrameHeader, data.Data(), size);
+  }
+  WriteFrameHeader(frame, size, type);
+  return Napi::Number::New(env, SendOrKeep(frame, kFrameHeader + size, {}));
+}
+
+int Endpoint::SendOrKeep(const char* bytes, size_t size, std::vector<int> fds) {
+  if (fd_ < 0) return -EPIPE;
+  size_t sent = 0;
   if (pending_.empty()) {
     int error = TrySend(bytes, size, fds, &sent);
-    if (error != 0 && error != EAGAIN && error != EINTR) return Napi::Number::New(env, -error);
+    if (error != 0 && error != EAGAIN && error != EINTR) return -error;
     if (error == 0) fds.clear();
   }
   if (sent < size) {
@@ -207,7 +300,18 @@ Napi::Value Endpoint::Send(const Napi::CallbackInfo& info) {
     pending_.push_back(std::move(rest));
     Watch();
   }
-  return Napi::Number::New(env, 0);
+  return 0;
+}
+
+// follow(endpoints): what those have to read by the time that a frame comes is told before it.
+Napi::Value Endpoint::Follow(const Napi::CallbackInfo& info) {
+  Napi::Array list = info[0].As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    Napi::Object object = list.Get(i).As<Napi::Object>();
+    followed_.push_back(Unwrap(object));
+    followed_objects_.push_back(Napi::Persistent(object));
+  }
+  return info.Env().Undefined();
 }
 
 // True when the first pending message went out whole.
@@ -246,11 +350,17 @@ Napi::Value Endpoint::Resume(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// Reads what is there now, calling back before it returns.
+// Reads what is there now, even when paused, calling back before it returns.
 Napi::Value Endpoint::Drain(const Napi::CallbackInfo& info) {
+  bool paused = paused_;
+  paused_ = false;
   in_callback_ = true;
-  ReadAvailable(kRoundsPerPoll);
+  ReadAvailable(kRoundsPerDrain);
   in_callback_ = false;
+  if (paused) {
+    paused_ = true;
+    Watch();
+  }
   return info.Env().Undefined();
 }
 
@@ -258,6 +368,8 @@ void Endpoint::Stop() {
   if (fd_ < 0) return;
   for (Pending& pending : pending_) CloseAll(&pending.fds);
   pending_.clear();
+  followed_.clear();
+  followed_objects_.clear();
   int fd = fd_;
   fd_ = -1;
   if (poll_ == nullptr) {

@@ -6,11 +6,16 @@
 #include <deque>
 #include <vector>
 
+#include "frames.h"
+
 namespace forktree {
 
-// JavaScript: new Endpoint(fd, kind, callback)
-//   kind      'socket' (frames and fds both ways), 'pipe' (read only) or 'pidfd' (tells once that the process ended)
-//   callback  (event, data, fds): event 0 data, 1 end (data undefined), 2 a negative errno (data is the number)
+// JavaScript: new Endpoint(fd, kind, callback, maxFrame)
+//   kind      'packets' (a socket that keeps message borders, with fds both ways), 'frames' (a stream socket, see
+//             frames.h), 'pipe' (read only) or 'pidfd' (tells once that the process ended)
+//   callback  (event, data, fds, type): event 0 data, or one frame; 1 end (data undefined); 2 a negative errno (data is
+//             the number); 3 a frame that announces more than maxFrame (data is its size), after which nothing is read
+// The payload of a frame whose type has the highest bit is text and given as a string, any other as a Buffer.
 // It owns the fd. Every method after close() does nothing.
 class Endpoint : public Napi::ObjectWrap<Endpoint> {
  public:
@@ -19,8 +24,9 @@ class Endpoint : public Napi::ObjectWrap<Endpoint> {
   ~Endpoint() override;
 
  private:
-  enum class Kind { kSocket, kPipe, kPidfd };
-  enum Event { kData = 0, kEnd = 1, kError = 2 };
+  enum class Kind { kPackets, kFrames, kPipe, kPidfd };
+  enum Event { kData = 0, kEnd = 1, kError = 2, kTooLarge = 3 };
+  static constexpr uint8_t kTextType = 128;
   struct Pending {
     std::vector<char> bytes;
     size_t sent = 0;
@@ -28,6 +34,8 @@ class Endpoint : public Napi::ObjectWrap<Endpoint> {
   };
 
   Napi::Value Send(const Napi::CallbackInfo& info);
+  Napi::Value SendFrame(const Napi::CallbackInfo& info);
+  Napi::Value Follow(const Napi::CallbackInfo& info);
   Napi::Value RefuseFds(const Napi::CallbackInfo& info);
   Napi::Value Pause(const Napi::CallbackInfo& info);
   Napi::Value Resume(const Napi::CallbackInfo& info);
@@ -38,15 +46,18 @@ class Endpoint : public Napi::ObjectWrap<Endpoint> {
   void ReadLast();
   void ReadAvailable(int rounds);
   bool ReadOnce();
+  void ReadFollowed();
+  bool EmitFrames(const char* bytes, size_t size, Napi::Value fds);
+  int SendOrKeep(const char* bytes, size_t size, std::vector<int> fds);
   void WritePending();
   bool WriteFirst();
   int TrySend(const char* bytes, size_t size, const std::vector<int>& fds, size_t* sent);
   void Watch();
-  void Emit(Event event, Napi::Value data, Napi::Value fds);
+  void Emit(Event event, Napi::Value data, Napi::Value fds, uint8_t type = 0);
   void Fail(int error);
   void Stop();
 
-  Kind kind_ = Kind::kSocket;
+  Kind kind_ = Kind::kPackets;
   int fd_ = -1;
   bool accept_fds_ = true;
   bool in_callback_ = false;
@@ -54,6 +65,9 @@ class Endpoint : public Napi::ObjectWrap<Endpoint> {
   uv_poll_t* poll_ = nullptr;
   Napi::FunctionReference callback_;
   std::deque<Pending> pending_;
+  FrameDecoder decoder_;
+  std::vector<Endpoint*> followed_;
+  std::vector<Napi::ObjectReference> followed_objects_;  // keep those from being collected
 };
 
 }  // namespace forktree

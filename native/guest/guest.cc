@@ -99,15 +99,12 @@ struct PollFd {
   short events, revents;
 };
 
-// A leaf's first frame: length and type as every frame has, then how its set-up went.
-constexpr u32 kSteps = 9;
-struct __attribute__((packed)) Born {
-  u32 length;
-  unsigned char type;
-  u32 step, error, count;
-  u64 times[kSteps];
+// What a leaf says of its set-up, with its pidfd if all went well. By a socket that all leaves of a zygote share and the
+// host looks at when it hears of one: it is not woken by a birth, which on a busy machine would take the leaf's core.
+struct Born {
+  u32 id, step, error, padding;
+  u64 began, ended;  // CLOCK_MONOTONIC nanoseconds
 };
-constexpr unsigned char kBornType = 1;
 
 // What a zygote reports by itself: op, id, value.
 struct Report {
@@ -115,12 +112,12 @@ struct Report {
   int value;
 };
 enum : u32 { kExitReport = 'X', kForkFailed = 'E' };
-// The request that never leaves this file: make network namespaces ahead.
-constexpr u32 kRefill = 'N';
+// Requests that never leave this file: fork a leaf; make network namespaces ahead.
+enum : u32 { kLeaf = 'L', kRefill = 'N' };
 
 // A process has one zygote's state; its children inherit a copy that they drop.
 struct State {
-  int own_pid_ns = -1, own_net_ns = -1, signals = -1;
+  int own_pid_ns = -1, own_net_ns = -1, signals = -1, births = -1;
   int nets[kNetPool] = {-1, -1, -1, -1};
   struct {
     int pid;
@@ -145,7 +142,11 @@ long InstallFilter(const FilterInstruction (&filter)[N]) {
   return Syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, Word(&program));
 }
 
-// Leaves only `keep` in every capability set and in the bounding set. Needs CAP_SETPCAP, so before the uid changes.
+// What a zygote keeps: it forks and isolates with it.
+constexpr u64 kZygoteCapabilities =
+    1UL << CAP_SYS_ADMIN | 1UL << CAP_SETUID | 1UL << CAP_SETGID | 1UL << CAP_SETPCAP | 1UL << CAP_NET_ADMIN;
+
+// Leaves only `keep` in the bounding set. Needs CAP_SETPCAP, so before the uid changes.
 void DropBoundingSet(u64 keep) {
   for (int capability = 0; capability <= CAP_HIGHEST; capability++) {
     if ((keep >> capability & 1) == 0 && Prctl(PR_CAPBSET_DROP, capability) < 0) break;  // EINVAL: past the last
@@ -163,13 +164,14 @@ long SetCapabilities(u64 keep) {
   return Syscall(__NR_capset, Word(&header), Word(data));
 }
 
-long SendWithFd(int socket, void* data, u64 size, int fd) {
+long SendWithFds(int socket, void* data, u64 size, const int* fds, u64 count) {
   IoVec vector = {data, size};
   struct {
     ControlHeader header;
-    int fd, padding;
-  } control = {{sizeof(ControlHeader) + sizeof(int), SOL_SOCKET, SCM_RIGHTS}, fd, 0};
-  MsgHdr message = {nullptr, 0, &vector, 1, fd < 0 ? nullptr : &control, fd < 0 ? 0 : sizeof control, 0};
+    int fds[2];
+  } control = {{sizeof(ControlHeader) + count * sizeof(int), SOL_SOCKET, SCM_RIGHTS}, {}};
+  for (u64 i = 0; i < count; i++) control.fds[i] = fds[i];
+  MsgHdr message = {nullptr, 0, &vector, 1, count == 0 ? nullptr : &control, count == 0 ? 0 : sizeof control, 0};
   return Syscall(__NR_sendmsg, socket, Word(&message), MSG_NOSIGNAL);
 }
 
@@ -310,25 +312,27 @@ Failure JoinCgroups(const Request& request, int first) {
   return {kNoStep, 0};
 }
 
+// What a leaf needs while it is set up, besides what it keeps.
+struct Needs {
+  int births, net;
+  int mounts[2];
+  int mount_count;
+};
+
 // fds: 0 null already, 1 stdout, 2 stderr, 3 channel, then what is still needed. The received ones may have any number
 // above 3, so they first move out of the way of those.
-Failure PlaceFds(Request* request, int* mounts, int mount_count, int* net) {
+Failure PlaceFds(Request* request, Needs* needs) {
   constexpr int kAside = 64;
-  int keep = 4;
-  for (int i = 0; i < 3 + mount_count; i++) STEP(kPlaceFds, Syscall(__NR_dup3, request->fds[i], kAside + i, O_CLOEXEC));
-  if (*net >= 0) STEP(kPlaceFds, Syscall(__NR_dup3, *net, kAside + 10, O_CLOEXEC));
-  STEP(kPlaceFds, Syscall(__NR_dup3, kAside, kControl, 0));
-  STEP(kPlaceFds, Syscall(__NR_dup3, kAside + 1, 1, 0));
-  STEP(kPlaceFds, Syscall(__NR_dup3, kAside + 2, 2, 0));
-  for (int i = 0; i < mount_count; i++, keep++) {
-    STEP(kPlaceFds, Syscall(__NR_dup3, kAside + 3 + i, keep, O_CLOEXEC));
-    mounts[i] = keep;
-  }
-  if (*net >= 0) {
-    STEP(kPlaceFds, Syscall(__NR_dup3, kAside + 10, keep, O_CLOEXEC));
-    *net = keep++;
-  }
-  STEP(kPlaceFds, Syscall(__NR_close_range, keep, ~0U, 0));
+  int from[7] = {request->fds[1], request->fds[2], request->fds[0], needs->births};
+  int count = 4;
+  for (int i = 0; i < needs->mount_count; i++) from[count++] = request->fds[3 + i];
+  if (needs->net >= 0) from[count++] = needs->net;
+  for (int i = 0; i < count; i++) STEP(kPlaceFds, Syscall(__NR_dup3, from[i], kAside + i, O_CLOEXEC));
+  for (int i = 0; i < count; i++) STEP(kPlaceFds, Syscall(__NR_dup3, kAside + i, 1 + i, i < 3 ? 0 : O_CLOEXEC));
+  needs->births = 4;
+  for (int i = 0; i < needs->mount_count; i++) needs->mounts[i] = 5 + i;
+  if (needs->net >= 0) needs->net = count;
+  STEP(kPlaceFds, Syscall(__NR_close_range, count + 1, ~0U, 0));
   return {kNoStep, 0};
 }
 
@@ -339,7 +343,10 @@ Failure DropPrivileges(u32 uid) {
   STEP(kDropPrivileges, Prctl(PR_SET_NO_NEW_PRIVS, 1));
   STEP(kDropPrivileges, Syscall(__NR_setgroups, 0, 0));
   STEP(kDropPrivileges, Syscall(__NR_setresgid, uid, uid, uid));
-  DropBoundingSet(0);
+  // The zygote has dropped all others.
+  for (u64 left = kZygoteCapabilities | 1UL << CAP_SETFCAP; left != 0; left &= left - 1) {
+    STEP(kDropPrivileges, Prctl(PR_CAPBSET_DROP, __builtin_ctzl(left)));
+  }
   STEP(kDropPrivileges, Syscall(__NR_setresuid, uid, uid, uid));
   STEP(kDropPrivileges, SetCapabilities(0));
   // The uid change made /proc/self belong to root; nobody else can reach it, so let its owner read it.
@@ -349,65 +356,54 @@ Failure DropPrivileges(u32 uid) {
 
 // A leaf's set-up. The order matters: cgroups first (what follows is charged there), then the network namespace while
 // the capabilities are there, mounts while the template's proc is visible, privileges, the filter last.
-Failure SetUpLeaf(Request* request, Born* born) {
-  u32 t = 0;
-  auto mark = [&] { born->times[t++] = Now(); };
-#define RUN(call)                                   \
-  do {                                              \
-    Failure failure = (call);                       \
+Failure SetUpLeaf(Request* request, Needs* needs) {
+#define RUN(call)                                \
+  do {                                           \
+    Failure failure = (call);                    \
     if (failure.step != kNoStep) return failure; \
   } while (0)
-  int mount_count = (request->flags & kHasPackages) != 0 ? 2 : 1;
-  int mounts[2] = {-1, -1};
-  int net = TakeNetwork();
-  mark();
-  RUN(JoinCgroups(*request, 3 + mount_count));
-  mark();
-  RUN(PlaceFds(request, mounts, mount_count, &net));
+  RUN(JoinCgroups(*request, 3 + needs->mount_count));
+  RUN(PlaceFds(request, needs));
   STEP(kUnshare, Syscall(__NR_unshare, CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP));
-  mark();
-  if (net >= 0) {
-    STEP(kJoinNetwork, Syscall(__NR_setns, net, CLONE_NEWNET));
-    Syscall(__NR_close, net);
+  if (needs->net >= 0) {
+    STEP(kJoinNetwork, Syscall(__NR_setns, needs->net, CLONE_NEWNET));
   } else {
     STEP(kJoinNetwork, Syscall(__NR_unshare, CLONE_NEWNET));
     STEP(kJoinNetwork, LoopbackUp());
   }
-  mark();
   STEP(kMountProc, MountProc());
   STEP(kMountScratch, Syscall(__NR_mount, Word("tmpfs"), Word("/tmp"), Word("tmpfs"), MS_NOSUID | MS_NODEV, Word(request->text)));
-  STEP(kAttachMounts, Attach(mounts[0], "/handler"));
-  if (mount_count == 2) STEP(kAttachMounts, Attach(mounts[1], "/packages"));
-  for (int i = 0; i < mount_count; i++) Syscall(__NR_close, mounts[i]);
+  STEP(kAttachMounts, Attach(needs->mounts[0], "/handler"));
+  if (needs->mount_count == 2) STEP(kAttachMounts, Attach(needs->mounts[1], "/packages"));
   STEP(kAttachMounts, Syscall(__NR_chdir, Word("/handler")));
-  mark();
   STEP(kSetHostname, Syscall(__NR_sethostname, Word("sandbox"), 7));
   u64 open_files[2] = {request->open_files, request->open_files};
   STEP(kLimitFiles, Syscall(__NR_prlimit64, 0, 7 /* RLIMIT_NOFILE */, Word(open_files), 0));
   RUN(DropPrivileges(request->uid));
-  mark();
-  long self = Syscall(__NR_pidfd_open, Syscall(__NR_getpid), 0);
-  STEP(kInstallFilter, self);
-  STEP(kInstallFilter, InstallFilter(kLeafFilter));
-  mark();
-  born->count = t;
-  SendWithFd(kControl, born, sizeof *born, static_cast<int>(self));
-  Syscall(__NR_close, self);
   return {kNoStep, 0};
 #undef RUN
 }
 
-// A failure is told to the host, and ends the leaf.
+// Tells the host how it went; a failure ends the leaf.
 void BecomeLeaf(Request* request) {
-  Born born = {sizeof born - 5, kBornType, 0, 0, 0, {}};
-  int channel = request->fds[0];
-  Failure failure = SetUpLeaf(request, &born);
-  if (failure.step == kNoStep) return;
+  Born born = {request->id, kNoStep, 0, 0, Now(), 0};
+  Needs needs = {state.births, TakeNetwork(), {-1, -1}, (request->flags & kHasPackages) != 0 ? 2 : 1};
+  Failure failure = SetUpLeaf(request, &needs);
+  long self = Syscall(__NR_pidfd_open, Syscall(__NR_getpid), 0);
+  if (failure.step == kNoStep && self < 0) failure = {kInstallFilter, self};
+  if (failure.step == kNoStep) {
+    long installed = InstallFilter(kLeafFilter);
+    if (installed < 0) failure = {kInstallFilter, installed};
+  }
   born.step = failure.step;
   born.error = static_cast<u32>(-failure.error);
-  // The channel is at its first place until the fds were placed, then at 3, which was the zygote's control socket.
-  SendWithFd(failure.step <= kPlaceFds ? channel : kControl, &born, sizeof born, -1);
-  for (;;) Syscall(__NR_exit_group, 1);
+  born.ended = Now();
+  int pidfd = static_cast<int>(self);
+  SendWithFds(needs.births, &born, sizeof born, &pidfd, self < 0 ? 0 : 1);
+  if (failure.step != kNoStep) {
+    for (;;) Syscall(__NR_exit_group, 1);
+  }
+  Syscall(__NR_close_range, kControl + 1, ~0U, 0);
 }
 
 void RememberLeaf(u32 id, int pid) {
@@ -421,6 +417,31 @@ void RememberLeaf(u32 id, int pid) {
   }
 }
 
+// 1 in the leaf, 0 in the zygote, else -errno. What goes wrong with the leaf is told to the host.
+long ForkLeaf(Request* request, const Interpreter& python) {
+  // The next child is process 1 of a pid namespace of its own.
+  long result = Syscall(__NR_unshare, CLONE_NEWPID);
+  if (result < 0) return result;
+  python.before_fork();
+  int pid = python.fork();
+  if (pid == 0) {
+    BecomeLeaf(request);
+    // Only now: these hooks are Python, also of packages, and write to many pages.
+    python.after_in_child();
+    return 1;
+  }
+  int error = pid < 0 ? *python.error_number : 0;
+  python.after_in_parent();
+  long back = Syscall(__NR_setns, state.own_pid_ns, CLONE_NEWPID);
+  if (pid > 0) {
+    RememberLeaf(request->id, pid);
+  } else {
+    ReportTo(kForkFailed, request->id, -error);
+  }
+  CloseFds(request);
+  return back;
+}
+
 }  // namespace
 
 // What ctypes calls. Unless said otherwise each answers 0, or -errno.
@@ -429,8 +450,7 @@ extern "C" {
 // First call of every zygote: gives up what it does not need, in particular CAP_SYS_PTRACE, without which it cannot
 // trace its init, which has every capability. `one_id`: its only uid is 0, and mapping a parent's 0 needs CAP_SETFCAP.
 int forktree_lock_down(int install_filter, int one_id) {
-  u64 keep = 1UL << CAP_SYS_ADMIN | 1UL << CAP_SETUID | 1UL << CAP_SETGID | 1UL << CAP_SETPCAP | 1UL << CAP_NET_ADMIN |
-             (one_id != 0 ? 1UL << CAP_SETFCAP : 0);
+  u64 keep = kZygoteCapabilities | (one_id != 0 ? 1UL << CAP_SETFCAP : 0);
   long result = Prctl(PR_SET_NO_NEW_PRIVS, 1);
   if (result < 0) return static_cast<int>(result);
   DropBoundingSet(keep);
@@ -439,7 +459,8 @@ int forktree_lock_down(int install_filter, int one_id) {
   return static_cast<int>(result);
 }
 
-// Start of every zygote, also of a forked one: own fds only, own namespaces remembered, and the host told who it is.
+// Start of every zygote, also of a forked one: own fds only, own namespaces remembered, and the host told who it is and
+// where its leaves' births are told.
 int forktree_become_zygote() {
   Syscall(__NR_close_range, kControl + 1, ~0U, 0);
   state = State();
@@ -450,16 +471,25 @@ int forktree_become_zygote() {
   Syscall(__NR_rt_sigprocmask, SIG_BLOCK, Word(&mask), 0, sizeof mask);
   state.signals = static_cast<int>(Syscall(__NR_signalfd4, -1, Word(&mask), sizeof mask, O_CLOEXEC | O_NONBLOCK));
   if (state.signals < 0) return state.signals;
+  int births[2];
+  long result = Syscall(__NR_socketpair, 1 /* AF_UNIX */, 5 /* SOCK_SEQPACKET */ | O_CLOEXEC, 0, Word(births));
+  if (result < 0) return static_cast<int>(result);
+  state.births = births[0];
   long self = Syscall(__NR_pidfd_open, Syscall(__NR_getpid), 0);
   if (self < 0) return static_cast<int>(self);
   char hello = 'B';
-  long sent = SendWithFd(kControl, &hello, 1, static_cast<int>(self));
+  int fds[2] = {static_cast<int>(self), births[1]};
+  result = SendWithFds(kControl, &hello, 1, fds, 2);
   Syscall(__NR_close, self);
-  return sent < 0 ? static_cast<int>(sent) : 0;
+  Syscall(__NR_close, births[1]);
+  return result < 0 ? static_cast<int>(result) : 0;
 }
 
-// Waits for the host's next request, reporting ended leaves meanwhile. Answers its op, 0 when the host has let go.
-int forktree_wait(Request* request) {
+// Answers the host's requests, and reports ended leaves meanwhile. Returns in a leaf that is set up, in the zygote for
+// requests that Python is to answer (with the op), when the host has let go (0), or with -errno.
+// The zygote runs no Python between two leaves: what it wrote would split huge pages, for good, which the next fork
+// would then copy piece by piece.
+int forktree_serve(Request* request, const Interpreter* python) {
   for (;;) {
     PollFd waits[2] = {{kControl, 1, 0}, {state.signals, 1, 0}};
     long ready = Syscall(__NR_ppoll, Word(waits), 2, 0, 0, 0);
@@ -469,34 +499,15 @@ int forktree_wait(Request* request) {
     long received = Receive(request);
     if (received == -EINTR || received == -EAGAIN) continue;
     if (received != 1) return static_cast<int>(received);
-    if (request->op != kRefill) return static_cast<int>(request->op);
-    Refill();
+    if (request->op == kRefill) {
+      Refill();
+    } else if (request->op == kLeaf) {
+      long forked = ForkLeaf(request, *python);
+      if (forked != 0) return forked > 0 ? static_cast<int>(kLeaf) : static_cast<int>(forked);
+    } else {
+      return static_cast<int>(request->op);
+    }
   }
-}
-
-// Forks a leaf: 1 in it, 0 in the zygote, else -errno. What goes wrong with the leaf is told to the host.
-int forktree_fork_leaf(Request* request, const Interpreter* python) {
-  // The next child is process 1 of a pid namespace of its own.
-  long result = Syscall(__NR_unshare, CLONE_NEWPID);
-  if (result < 0) return static_cast<int>(result);
-  python->before_fork();
-  int pid = python->fork();
-  if (pid == 0) {
-    BecomeLeaf(request);
-    // Only now: these hooks are Python, also of packages, and write to many pages.
-    python->after_in_child();
-    return 1;
-  }
-  int error = pid < 0 ? *python->error_number : 0;
-  python->after_in_parent();
-  long back = Syscall(__NR_setns, state.own_pid_ns, CLONE_NEWPID);
-  if (pid > 0) {
-    RememberLeaf(request->id, pid);
-  } else {
-    ReportTo(kForkFailed, request->id, -error);
-  }
-  CloseFds(request);
-  return static_cast<int>(back);
 }
 
 int forktree_close_fds(Request* request) {

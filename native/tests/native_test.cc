@@ -18,12 +18,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <set>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "../addon/frames.h"
 #include "../addon/process.h"
 #include "../keeper/keeper.h"
 
@@ -460,6 +462,40 @@ void CheckKeeper(const std::string& program, const std::string& init) {
   misplaced.End();
 }
 
+// What a decoder makes of the bytes when they come in pieces of that size: type and payload of each frame, "!" for one
+// that is too large.
+std::string Decode(const std::string& bytes, size_t piece) {
+  forktree::FrameDecoder decoder(8);
+  std::string told;
+  for (size_t at = 0; at < bytes.size(); at += piece) {
+    std::vector<char> part(bytes.begin() + static_cast<long>(at), bytes.begin() + static_cast<long>(std::min(at + piece, bytes.size())));
+    decoder.Push(part.data(), part.size());
+    forktree::FrameDecoder::Frame frame;
+    for (;;) {
+      auto result = decoder.Next(&frame);
+      if (result == forktree::FrameDecoder::Result::kNeedMore) break;
+      if (result == forktree::FrameDecoder::Result::kTooLarge) return told + "!" + std::to_string(frame.size);
+      told += std::to_string(frame.type) + std::string(frame.payload, frame.size) + ";";
+    }
+  }
+  return told;
+}
+
+void CheckFrames() {
+  auto frame = [](uint8_t type, const std::string& payload, size_t size) {
+    char header[forktree::kFrameHeader];
+    forktree::WriteFrameHeader(header, size, type);
+    return std::string(header, sizeof header) + payload;
+  };
+  std::string bytes = frame(1, "one", 3) + frame(255, "", 0) + frame(2, "whole", 5) + frame(3, "", 9) + "rest";
+  for (size_t piece = 1; piece <= bytes.size(); piece++) {
+    std::string told = Decode(bytes, piece);
+    Check(told == "1one;255;2whole;!9", "frames: in pieces of " + std::to_string(piece), told);
+  }
+  Check(Decode(frame(1, "", 0xffffffff), 2) == "!4294967295", "frames: the largest length");
+  Check(Decode("\x03", 1).empty() && Decode("", 1).empty(), "frames: less than a header");
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -473,6 +509,7 @@ int main(int count, char** arguments) {
   CheckEnds();
   CheckLocks();
   CheckMessages();
+  CheckFrames();
   if (geteuid() == 0) {
     CheckKeeper(arguments[1], arguments[2]);
   } else if (getenv("FORKTREE_MUST_RUN") != nullptr) {

@@ -1,11 +1,57 @@
 """What a process does so that forks of it are cheap and safe: settle memory before, draw fresh randomness after."""
 
+import ctypes
 import gc
 import os
 import sys
-from typing import Callable
+from typing import Any, Callable, Optional
 
 HUGE_PAGE = 2 << 20
+MT19937_WORDS = 624
+numpy_state: Optional[int] = None  # address of the key of numpy's global generator
+is_starting = True  # a zygote, or a leaf that is not set up yet
+
+
+def skip_threading_hook() -> None:
+    """Keeps the hook that ``threading`` runs in a forked child from running in a leaf's start.
+
+    It renews locks and forgets the other threads: a zygote has neither a held lock nor another thread, and the hook
+    touches two hundred pages. What is left to do is in :func:`after_start`. In forks by a handler it runs as ever.
+    To be called before ``threading`` is imported.
+    """
+    register = os.register_at_fork
+
+    def register_at_fork(**hooks: Callable[[], Any]) -> None:
+        hook = hooks.get('after_in_child')
+        if hook is not None and hook.__module__ == 'threading' and hook.__qualname__ == '_after_fork':
+            hooks['after_in_child'] = lambda: None if is_starting else hook()
+        register(**hooks)
+
+    assert 'threading' not in sys.modules
+    os.register_at_fork = register_at_fork  # type: ignore[assignment]
+
+
+def after_start() -> None:
+    """In a leaf that is set up, or a zygote: the part of threading's hook that matters."""
+    threading = sys.modules.get('threading')
+    if threading is not None:
+        threading.main_thread()._set_native_id()
+
+
+def find_numpy_state() -> None:
+    """Notes where numpy's global generator keeps its state, if it is there and looks as it should."""
+    global numpy_state
+    numpy_random = sys.modules.get('numpy.random')
+    if numpy_random is None or numpy_state is not None:
+        return
+    try:
+        generator = numpy_random.mtrand._rand._bit_generator
+        address = generator.ctypes.state_address  # of struct {uint32_t key[624]; int pos;}
+        key = generator.state['state']['key']
+        if type(generator).__name__ == 'MT19937' and ctypes.string_at(address, key.nbytes) == key.tobytes():
+            numpy_state = address
+    except (AttributeError, KeyError, TypeError):
+        pass  # another numpy: it is seeded by its own function
 
 
 def settle(collapse: Callable[[int, int], int], trim: Callable[[int], int]) -> None:
@@ -18,8 +64,9 @@ def settle(collapse: Callable[[int, int], int], trim: Callable[[int], int]) -> N
     gc.freeze()
     trim(0)
     for start, end in anonymous_ranges():
-        if collapse(start, end - start) < 0:
-            continue  # before Linux 6.1, or memory is short: only slower
+        # One by one: at some failures the kernel leaves out all that follows.
+        for huge_page in range(start, end, HUGE_PAGE):
+            collapse(huge_page, HUGE_PAGE)  # before Linux 6.1, or memory is short: only slower
 
 
 def anonymous_ranges() -> list[tuple[int, int]]:
@@ -48,6 +95,9 @@ def draw_fresh_randomness() -> None:
     if ssl is not None:
         ssl.RAND_add(os.urandom(32), 32.0)
         ssl.RAND_bytes(1)
+    if numpy_state is not None:
+        ctypes.memmove(numpy_state, os.urandom(MT19937_WORDS * 4), MT19937_WORDS * 4)
+        return
     numpy_random = modules.get('numpy.random')
     if numpy_random is not None:
         # One word: an array of them, or none, runs through five times as much code, all of it page faults after a fork.

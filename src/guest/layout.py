@@ -71,8 +71,8 @@ def merge_mappings() -> None:
         if before.access == 'r--p' and before.is_continued_by(code):
             start = before.start
         # Not what was relocated and then made read-only: it belongs to the data that follows.
-        is_constant = behind.access == 'r--p' and code.is_continued_by(behind) and not behind.is_continued_by(next_one)
-        if is_constant:
+        is_relocated = behind.is_continued_by(next_one) and next_one.access == 'rw-p'
+        if behind.access == 'r--p' and code.is_continued_by(behind) and not is_relocated:
             end = behind.end
         libc.mprotect(start, end - start, PROT_READ | PROT_EXEC)  # where it fails, it is only slower
 

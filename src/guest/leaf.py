@@ -8,6 +8,8 @@ import gc
 import json
 import marshal
 import os
+import select
+import struct
 import sys
 import traceback
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -20,14 +22,32 @@ CHANNEL = 3
 CHUNK = 1 << 16  # below malloc's threshold for mapping memory anew at each read
 HANDLER = '/handler'
 LOAD, EVENT_JSON, EVENT_BYTES, COMPILE, LIVE_EVENT_JSON, LIVE_EVENT_BYTES = 16, 17, 18, 19, 20, 21
-LOADED, FAILED, RESULT_JSON, RESULT_BYTES, ERROR, CHUNK_JSON, CHUNK_BYTES, CHUNKS_END, COMPILED = 2, 3, 4, 5, 6, 7, 8, 9, 10
+LOADED, FAILED, RESULT_JSON, RESULT_BYTES, ERROR, CHUNK_JSON, CHUNK_BYTES, CHUNKS_END, COMPILED = 2, 131, 132, 5, 134, 135, 8, 9, 10
 MAX_TEXT = 64 * 1024
 FORKTREE = os.path.dirname(__file__)
 
-encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(',', ':')).encode
-decode = json.JSONDecoder().decode
+# An event comes without white space around it, which a decoder looks for with regular expressions.
+scan = json.JSONDecoder().scan_once
 encode_ascii = json.JSONEncoder(allow_nan=False, separators=(',', ':')).encode
 received = bytearray()
+header = struct.Struct('<IB')
+# A reader of a Unix socket is also woken when what it wrote is taken; one that polls for input is not.
+waiter = select.poll()
+waiter.register(CHANNEL, select.POLLIN)
+
+
+def make_encode() -> Callable[[Any], str]:
+    """The encoder of strict JSON, set up once, where ``json`` sets one up for each value."""
+    make = getattr(json.encoder, 'c_make_encoder', None)
+    if make is None:
+        return json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(',', ':')).encode
+    base = json.JSONEncoder()
+    # Without markers a value that contains itself ends in RecursionError.
+    encoder = make(None, base.default, json.encoder.encode_basestring, None, ':', ',', False, False, False)
+    return lambda value: ''.join(encoder(value, 0))
+
+
+encode = make_encode()
 is_forked = False
 # What most handlers answer: nothing else is asked about these.
 PLAIN_TYPES = frozenset((dict, list, str, int, float, bool, type(None), bytes))
@@ -36,6 +56,8 @@ PLAIN_TYPES = frozenset((dict, list, str, int, float, bool, type(None), bytes))
 def serve() -> NoReturn:
     """Never returns: what comes above this on the stack belongs to the zygote."""
     try:
+        hygiene.is_starting = False
+        hygiene.after_start()
         hygiene.draw_fresh_randomness()
         kind, body = receive()
         if kind == COMPILE:
@@ -50,18 +72,22 @@ def serve() -> NoReturn:
 def receive() -> tuple[int, bytes]:
     """The next frame; the process ends at the host's end of file."""
     if not received:
+        waiter.poll()
         data = os.read(CHANNEL, CHUNK)
-        if len(data) >= 5 and int.from_bytes(data[:4], 'little') == len(data) - 5:
-            return data[4], data[5:]  # one whole frame, as nearly always
+        if len(data) >= 5:
+            size, kind = header.unpack_from(data)
+            if size == len(data) - 5:
+                return kind, data[5:]  # one whole frame, as nearly always
         if not data:
             os._exit(0)
         received.extend(data)
     while len(received) < 5:
         read_more()
-    size = int.from_bytes(received[:4], 'little') + 5
+    size, kind = header.unpack_from(received)
+    size += 5
     while len(received) < size:
         read_more()
-    kind, body = received[4], bytes(received[5:size])
+    body = bytes(received[5:size])
     del received[:size]
     return kind, body
 
@@ -74,7 +100,7 @@ def read_more() -> None:
 
 
 def send(kind: int, body: bytes = b'') -> None:
-    data = len(body).to_bytes(4, 'little') + bytes((kind,)) + body
+    data = header.pack(len(body), kind) + body
     written = os.write(CHANNEL, data)
     while written < len(data):
         data = memoryview(data)[written:]
@@ -103,6 +129,17 @@ def load(entry: str, *variables: str) -> Callable[[Any], Any]:
 
 def import_entry(entry: str) -> ModuleType:
     """Runs the entry file's byte code, made at deploy, without the import system's search: fewer pages are touched."""
+    module = usual_module if entry == USUAL_ENTRY else make_module(entry)
+    name = module.__name__
+    sys.modules[name] = module
+    fd = os.open(module.__cached__, os.O_RDONLY)
+    data = os.read(fd, os.fstat(fd).st_size)
+    os.close(fd)
+    exec(marshal.loads(data[16:]), module.__dict__)
+    return sys.modules[name]
+
+
+def make_module(entry: str) -> ModuleType:
     folder, _, file = entry.rpartition('/')
     name = file[: -len('.py')]
     path = f'{HANDLER}/{entry}'
@@ -111,12 +148,12 @@ def import_entry(entry: str) -> ModuleType:
     spec.has_location, spec.cached = True, cached
     module = ModuleType(name)
     module.__spec__, module.__loader__, module.__file__, module.__cached__ = spec, spec.loader, path, cached
-    sys.modules[name] = module
-    fd = os.open(cached, os.O_RDONLY)
-    data = os.read(fd, os.fstat(fd).st_size)
-    os.close(fd)
-    exec(marshal.loads(data[16:]), module.__dict__)
-    return sys.modules[name]
+    return module
+
+
+# Made in the zygote, for what most functions are.
+USUAL_ENTRY = 'f.py'
+usual_module = make_module(USUAL_ENTRY)
 
 
 def answer_events(handler: Callable[[Any], Any]) -> NoReturn:
@@ -124,10 +161,14 @@ def answer_events(handler: Callable[[Any], Any]) -> NoReturn:
     while True:
         kind, body = receive()
         if kind >= LIVE_EVENT_JSON:  # somebody reads along
-            on_streams(lambda stream: stream.reconfigure(line_buffering=True))
+            buffer_lines()
         try:
-            event = decode(body.decode()) if kind in (EVENT_JSON, LIVE_EVENT_JSON) else body
-            answer(handler(event))
+            event = scan(body.decode(), 0)[0] if kind == EVENT_JSON or kind == LIVE_EVENT_JSON else body
+            value = handler(event)
+            if type(value) in PLAIN_TYPES:
+                answer_value(value)
+            else:
+                answer(value)
         except SystemExit as error:
             leave_if_forked()
             flush()
@@ -152,9 +193,7 @@ def leave_if_forked() -> None:
 
 
 def answer(value: Any) -> None:
-    if type(value) in PLAIN_TYPES:
-        answer_value(value)
-    elif isinstance(value, (GeneratorType, AsyncGeneratorType)):
+    if isinstance(value, (GeneratorType, AsyncGeneratorType)):
         answer_chunks(value)
     elif isinstance(value, CoroutineType) or hasattr(value, '__await__'):
         import asyncio
@@ -165,7 +204,8 @@ def answer(value: Any) -> None:
 
 
 def answer_value(value: Any) -> None:
-    leave_if_forked()
+    if is_forked:
+        leave_if_forked()
     flush()
     send_value(value, RESULT_JSON, RESULT_BYTES)
 
@@ -252,14 +292,21 @@ def remedy(value: Any) -> str:
 
 
 def flush() -> None:
-    on_streams(lambda stream: stream.flush())
+    """A handler may have closed, replaced or deleted the streams: then they are left alone."""
+    try:
+        sys.stdout.flush()
+    except Exception:
+        pass
+    try:
+        sys.stderr.flush()
+    except Exception:
+        pass
 
 
-def on_streams(action: Callable[[Any], Any]) -> None:
-    """A handler may have closed, replaced or deleted them: then they are left alone."""
+def buffer_lines() -> None:
     for name in ('stdout', 'stderr'):
         try:
-            action(getattr(sys, name))
+            getattr(sys, name).reconfigure(line_buffering=True)
         except Exception:
             pass
 

@@ -106,22 +106,17 @@ def become(spec: dict) -> None:
     """Start of every zygote, also of a forked one: own descriptors, imports, hygiene, ready."""
     started = time.monotonic()
     check(native.forktree_become_zygote(), 'become zygote')
+    hygiene.after_start()
     hygiene.draw_fresh_randomness()  # same pid as the parent zygote had, in its namespace
     report = import_modules(spec['modules'])
     leaf.flush()  # else what an import printed would be printed again by every child
     if not report['failed'] and not report['threaded']:
         hygiene.draw_fresh_randomness()  # what was imported now sets itself up here, not in each leaf
+        hygiene.find_numpy_state()
         layout.merge_mappings()
         hygiene.settle(native.forktree_collapse, getattr(libc, 'malloc_trim', lambda pad: 0))
     report['importMs'] = (time.monotonic() - started) * 1000
     os.write(CONTROL, b'R' + json.dumps(report).encode())
-
-
-def fork_leaf() -> bool:
-    """True in the leaf, set up and unprivileged."""
-    result = native.forktree_fork_leaf(request_ref, interpreter_ref)
-    check(result, 'fork a leaf')
-    return result == 1
 
 
 def fork_zygote() -> bool:
@@ -166,25 +161,23 @@ def enter_child_zygote(unshared: int, mapped: int) -> None:
 
 
 def serve() -> None:
-    """Answers the host until it lets go. Returns only in a leaf."""
+    """Answers the host until it lets go. Returns only in a leaf, which is set up and unprivileged."""
     while True:
-        op = native.forktree_wait(request_ref)
+        op = native.forktree_serve(request_ref, interpreter_ref)
         if op == LEAF:
-            if fork_leaf():
-                return
-        elif op == CHILD_ZYGOTE:
+            return
+        if op == CHILD_ZYGOTE:
             if fork_zygote():
                 become(json.loads(request.text))
-        elif op == 0:
-            os._exit(0)
         else:
-            os._exit(1)
+            os._exit(0 if op == 0 else 1)
 
 
 def main() -> None:
     import site
 
     site.setquit()
+    hygiene.skip_threading_hook()
     check(native.forktree_lock_down(1, has_one_id()), 'lock down')
     layout.make_interpreter_huge()
     sys.path.append('/packages')

@@ -1,8 +1,14 @@
-/** Frames on a stream: length (4 bytes, little-endian, without the header), type (1 byte), payload. */
+/**
+ * Frames on a stream socket: length (4 bytes, little-endian, without the header), type (1 byte), payload.
+ * Of a type from 128 on the payload is UTF-8 text, of any other bytes. The addon cuts the stream into frames.
+ */
+import {getSystemErrorName} from 'node:util';
+import {type NativeEndpoint, watch} from '../native.ts';
 
-const headerSize = 5;
+/** Text or bytes, by the frame's type. */
+export type FramePayload = string | Buffer;
 
-/** Thrown by {@link FrameDecoder} when the other side breaks the format; nothing after it can be trusted. */
+/** The other side broke the format; nothing after it can be trusted. */
 export class FrameError extends Error {
 	/** The type that the frame announced. */
 	readonly type: number;
@@ -13,54 +19,53 @@ export class FrameError extends Error {
 	}
 }
 
-/** One frame as bytes. */
-export function encodeFrame(type: number, payload: Uint8Array | string): Buffer {
-	const size = Buffer.byteLength(payload);
-	const frame = Buffer.allocUnsafe(headerSize + size);
-	frame.writeUInt32LE(size, 0);
-	frame[4] = type;
-	if (typeof payload === 'string') frame.write(payload, headerSize);
-	else frame.set(payload, headerSize);
-	return frame;
-}
+/** Called for what the other side says; it is untrusted. */
+export type FrameListener = {
+	frame(type: number, payload: FramePayload): void;
+	/** The end of the stream, or something that is no frame. */
+	broken(error: FrameError | undefined): void;
+};
 
-/** Cuts a stream of bytes from an untrusted side into frames. */
-export class FrameDecoder {
-	readonly #maxSize: number;
-	#chunks: Buffer[] = [];
-	#buffered = 0;
-	#wanted = headerSize;
+/** Owns one end of a socket. */
+export class FrameChannel {
+	readonly #endpoint: NativeEndpoint;
 
 	/** @param maxSize the largest payload that is accepted, in bytes */
-	constructor(maxSize: number) {
-		this.#maxSize = maxSize;
+	constructor(fd: number, maxSize: number, listener: FrameListener) {
+		this.#endpoint = watch(
+			fd,
+			'frames',
+			(event, data, _fds, type) => {
+				if (event === 0) listener.frame(type, data as FramePayload);
+				else if (event !== 3) listener.broken(undefined);
+				else listener.broken(new FrameError(`expected a frame of at most ${maxSize} bytes, got one of ${data}`, type));
+			},
+			maxSize,
+		);
+		this.#endpoint.refuseFds(); // the kernel drops those that the other side sends
 	}
 
-	/**
-	 * Takes bytes as they came and calls back for each whole frame.
-	 * @throws {FrameError} when a frame announces more than the accepted size.
-	 */
-	push(data: Buffer, onFrame: (type: number, payload: Buffer) => void): void {
-		this.#chunks.push(data);
-		this.#buffered += data.length;
-		while (this.#buffered >= this.#wanted) {
-			const joined = this.#chunks.length === 1 ? (this.#chunks[0] as Buffer) : Buffer.concat(this.#chunks);
-			this.#chunks = [joined];
-			const size = joined.readUInt32LE(0);
-			if (size > this.#maxSize) {
-				throw new FrameError(
-					`expected a frame of at most ${this.#maxSize} bytes, got one of ${size}`,
-					joined[4] as number,
-				);
-			}
-			this.#wanted = headerSize + size;
-			if (joined.length < this.#wanted) return;
-			const payload = joined.subarray(headerSize, this.#wanted);
-			const rest = joined.subarray(this.#wanted);
-			this.#chunks = rest.length === 0 ? [] : [rest];
-			this.#buffered = rest.length;
-			this.#wanted = headerSize;
-			onFrame(joined[4] as number, payload);
-		}
+	/** Sends a frame; what can't be sent now is sent when there is room. @returns why it can't be sent at all, if so */
+	send(type: number, payload: Uint8Array | string): string | undefined {
+		const sent = this.#endpoint.sendFrame(type, payload);
+		return sent < 0 ? getSystemErrorName(sent) : undefined;
+	}
+
+	/** From now on, what those have to read by the time that a frame comes is told before it. */
+	follow(endpoints: readonly NativeEndpoint[]): void {
+		this.#endpoint.follow(endpoints);
+	}
+
+	/** Stops taking frames in; a side that goes on sending waits. */
+	pause(): void {
+		this.#endpoint.pause();
+	}
+
+	resume(): void {
+		this.#endpoint.resume();
+	}
+
+	close(): void {
+		this.#endpoint.close();
 	}
 }

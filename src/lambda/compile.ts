@@ -3,6 +3,7 @@ import {chmod, mkdir, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
 import {withDeadline} from '../kernel/deadline.ts';
+import type {FramePayload} from '../kernel/frames.ts';
 import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
 import {defaultLimits} from '../sandbox/limits.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
@@ -21,8 +22,8 @@ function bytecodePath(file: string, cacheTag: string): string {
 	return path.join(dir, '__pycache__', `${name}.${cacheTag}.pyc`);
 }
 
-function syntaxError(payload: Buffer): ForktreeError {
-	const {file, line, message} = JSON.parse(payload.toString('utf8')) as Record<string, unknown>;
+function syntaxError(payload: FramePayload): ForktreeError {
+	const {file, line, message} = JSON.parse(String(payload)) as Record<string, unknown>;
 	return new ForktreeError(
 		'InvalidSyntax',
 		`${String(file)}${typeof line === 'number' ? `:${line}` : ''}: ${String(message)}`,
@@ -35,7 +36,7 @@ async function answers(sandbox: Sandbox): Promise<Buffer[]> {
 	const done = new Promise<void>((resolve, reject) => {
 		sandbox.listen({
 			frame(type, payload) {
-				if (type === frameType.chunkBytes) codes.push(payload);
+				if (type === frameType.chunkBytes && typeof payload !== 'string') codes.push(payload);
 				else if (type === frameType.compiled) resolve();
 				else if (type === frameType.failed) reject(syntaxError(payload));
 				else reject(new ForktreeError('InvalidSyntax', 'compiling the code failed'));

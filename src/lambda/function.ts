@@ -336,7 +336,12 @@ export class LambdaFunction {
 		const loading = instance.answer(call);
 		limit.guard(instance);
 		const [{prepareMs, forkMs, isolateMs, bornAtMs}, loaded] = await Promise.all([birth, loading]);
-		if (start === 'forked') setImmediate(() => zygote.refill());
+		setImmediate(() => {
+			if (start === 'forked') zygote.refill();
+			this.#host.cgroups.refill(limits);
+			this.#code.refill();
+			packages?.refill();
+		});
 		const loadMs = performance.now() - bornAtMs;
 		return {instance, start, phases: {zygoteMs, prepareMs, forkMs, isolateMs, loadMs}, loaded};
 	}

@@ -1,6 +1,6 @@
 /** One sandbox with a loaded handler: takes one event at a time and answers with what became of it. */
 import type {OutcomeCode} from '../errors.ts';
-import type {FrameError} from '../kernel/frames.ts';
+import type {FrameError, FramePayload} from '../kernel/frames.ts';
 import type {MemoryDetails} from '../kernel/memory.ts';
 import type {Limits} from '../sandbox/limits.ts';
 import {OutputSink} from '../sandbox/output.ts';
@@ -68,9 +68,14 @@ const answerTypes: ReadonlySet<number> = new Set([
 	frameType.chunkBytes,
 ]);
 
-function decodeError(payload: Buffer): OutcomeError {
+/** Whether it takes more bytes than that. A character takes up to three, so that most need not be counted. */
+function isLarger(payload: FramePayload, bytes: number): boolean {
+	return payload.length * 3 > bytes && Buffer.byteLength(payload) > bytes;
+}
+
+function decodeError(payload: FramePayload): OutcomeError {
 	try {
-		const value = JSON.parse(payload.toString('utf8')) as Record<string, unknown>;
+		const value = JSON.parse(String(payload)) as Record<string, unknown>;
 		const text = (name: string) => (typeof value[name] === 'string' ? (value[name] as string) : '');
 		if (!guestCodes.has(text('code'))) throw new TypeError('unknown code');
 		const {status} = value;
@@ -121,8 +126,10 @@ export class Instance {
 	}
 
 	/** Waits for what becomes of the event; or, before the first one, until the handler's module is loaded. */
-	async answer(call: Call): Promise<CallResult> {
-		if (this.#broken !== undefined) return {ok: false, error: plainError('Evicted', 'the instance had ended')};
+	answer(call: Call): Promise<CallResult> {
+		if (this.#broken !== undefined) {
+			return Promise.resolve({ok: false, error: plainError('Evicted', 'the instance had ended')});
+		}
 		const result = new Promise<CallResult>((settle) => {
 			this.#waiting = {call, chunks: [], chunkBytes: 0, untaken: 0, settle};
 		});
@@ -157,7 +164,7 @@ export class Instance {
 		waiting?.settle({ok: false, error});
 	}
 
-	#take(type: number, payload: Buffer): void {
+	#take(type: number, payload: FramePayload): void {
 		const waiting = this.#waiting;
 		if (this.#broken !== undefined) return;
 		if (waiting === undefined) {
@@ -170,7 +177,7 @@ export class Instance {
 				break;
 			case frameType.resultJson:
 			case frameType.resultBytes: {
-				const value = this.#decode(type === frameType.resultJson, payload);
+				const value = this.#decode(payload);
 				if (value !== undefined) this.#settle({ok: true, value});
 				return;
 			}
@@ -179,7 +186,7 @@ export class Instance {
 				break;
 			case frameType.chunkJson:
 			case frameType.chunkBytes:
-				this.#takeChunk(waiting, type === frameType.chunkJson, payload);
+				this.#takeChunk(waiting, payload);
 				break;
 			case frameType.failed:
 			case frameType.error:
@@ -190,10 +197,10 @@ export class Instance {
 		}
 	}
 
-	#takeChunk(waiting: Waiting, isJson: boolean, payload: Buffer): void {
-		const chunk = this.#decode(isJson, payload);
+	#takeChunk(waiting: Waiting, payload: FramePayload): void {
+		const chunk = this.#decode(payload);
 		if (chunk === undefined) return;
-		waiting.chunkBytes += payload.length;
+		waiting.chunkBytes += Buffer.byteLength(payload);
 		if (waiting.chunkBytes > this.#limits.resultMb * mebibyte) {
 			this.#tooLarge();
 			return;
@@ -214,14 +221,14 @@ export class Instance {
 	}
 
 	/** Undefined: the call has ended by it. */
-	#decode(isJson: boolean, payload: Buffer): JsonValue | Uint8Array | undefined {
-		if (payload.length > this.#limits.resultMb * mebibyte) {
+	#decode(payload: FramePayload): JsonValue | Uint8Array | undefined {
+		if (isLarger(payload, this.#limits.resultMb * mebibyte)) {
 			this.#tooLarge();
 			return undefined;
 		}
-		if (!isJson) return new Uint8Array(payload);
+		if (typeof payload !== 'string') return new Uint8Array(payload);
 		try {
-			return JSON.parse(payload.toString('utf8')) as JsonValue;
+			return JSON.parse(payload) as JsonValue;
 		} catch {
 			this.#breach('expected strict JSON');
 			return undefined;
@@ -247,8 +254,6 @@ export class Instance {
 	}
 
 	#settle(result: CallResult): void {
-		this.sandbox.stdout.drain();
-		this.sandbox.stderr.drain();
 		const waiting = this.#waiting;
 		this.#waiting = undefined;
 		if (waiting !== undefined && waiting.untaken > 0) this.sandbox.resumeReading();

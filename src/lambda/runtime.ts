@@ -186,8 +186,13 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	 * @throws {ForktreeError} `UnknownFunction`, `Aborted`, `BudgetExceeded`, or what forktree itself failed at
 	 * @throws {RangeError} when the event is too large
 	 */
-	async invoke(name: string, event: JsonValue | Uint8Array, options: InvokeOptions = {}): Promise<Outcome> {
-		return this.#invoke(name, event, options, undefined);
+	invoke(name: string, event: JsonValue | Uint8Array, options: InvokeOptions = {}): Promise<Outcome> {
+		// Not an async function: each of them on the way takes another round of the microtask queue.
+		try {
+			return this.#invoke(name, event, options, undefined);
+		} catch (error) {
+			return Promise.reject(error);
+		}
 	}
 
 	/**

@@ -18,17 +18,16 @@ export class CgroupPool {
 
 	/** A group with these limits; the caller removes it. */
 	take(limits: CgroupLimits): Cgroup {
-		const key = `${limits.memoryMb} ${limits.cpuPercent} ${limits.processes}`;
+		return this.#ready.get(keyOf(limits))?.pop() ?? this.#tree.create(limits);
+	}
+
+	/** Makes groups for the next starts with these limits. To be called when a start is over: it takes its time. */
+	refill(limits: CgroupLimits): void {
+		if (this.#closed) return;
+		const key = keyOf(limits);
 		const ready = this.#ready.get(key) ?? [];
 		this.#ready.delete(key);
 		this.#ready.set(key, ready);
-		setImmediate(() => this.#refill(key, limits));
-		return ready.pop() ?? this.#tree.create(limits);
-	}
-
-	#refill(key: string, limits: CgroupLimits): void {
-		const ready = this.#ready.get(key);
-		if (ready === undefined || this.#closed) return;
 		try {
 			while (ready.length < readyGroups) ready.push(this.#tree.create(limits));
 		} catch {
@@ -47,4 +46,8 @@ export class CgroupPool {
 		this.#ready.clear();
 		await Promise.all(waiting.map((group) => group.remove()));
 	}
+}
+
+function keyOf({memoryMb, cpuPercent, processes}: CgroupLimits): string {
+	return `${memoryMb} ${cpuPercent} ${processes}`;
 }

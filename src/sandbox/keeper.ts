@@ -47,7 +47,7 @@ export class Keeper {
 		} finally {
 			closeFd(theirs);
 		}
-		this.#socket = watch(ours, 'socket', (event, data, fds) => this.#receive(event, data, fds));
+		this.#socket = watch(ours, 'packets', (event, data, fds) => this.#receive(event, data, fds));
 		void this.#process.ended.then(() => this.#process.reap());
 	}
 
@@ -129,7 +129,7 @@ export class Keeper {
 		});
 	}
 
-	#receive(event: 0 | 1 | 2, data: Buffer | number | undefined, fds: number[] = []): void {
+	#receive(event: 0 | 1 | 2 | 3, data: Buffer | string | number | undefined, fds: number[] = []): void {
 		if (event !== 0 || !Buffer.isBuffer(data)) {
 			this.#fail(new ForktreeError('SandboxDead', 'the keeper process ended'));
 			return;

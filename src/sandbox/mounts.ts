@@ -22,20 +22,17 @@ export class LockedFolder {
 	static async create(keeper: Keeper, id: string, directory: string): Promise<LockedFolder> {
 		await keeper.lock(id, directory);
 		const folder = new LockedFolder(keeper, id);
-		folder.#refill();
+		folder.refill();
 		return folder;
 	}
 
 	/** A detached mount as an fd; the caller closes it. */
 	async take(): Promise<number> {
-		const ready = this.#ready.pop();
-		if (ready === undefined) return this.#keeper.clone(this.#id);
-		// After the start that takes this one, which is waiting: not before it.
-		setImmediate(() => this.#refill());
-		return ready;
+		return this.#ready.pop() ?? this.#keeper.clone(this.#id);
 	}
 
-	#refill(): void {
+	/** Makes clones for the next starts. To be called when a start is over: it wakes the keeper. */
+	refill(): void {
 		while (!this.#closed && this.#ready.length + this.#making < readyClones) {
 			this.#making += 1;
 			this.#keeper

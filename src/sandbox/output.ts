@@ -45,11 +45,11 @@ export class OutputSink {
 
 /** The host's end of a sandbox's stdout or stderr. What comes while nobody listens is dropped. */
 export class OutputPipe {
-	readonly #endpoint: NativeEndpoint;
+	readonly endpoint: NativeEndpoint;
 	#sink: OutputSink | undefined;
 
 	constructor(readEnd: number) {
-		this.#endpoint = watch(readEnd, 'pipe', (event, data) => {
+		this.endpoint = watch(readEnd, 'pipe', (event, data) => {
 			if (event === 0 && Buffer.isBuffer(data)) this.#sink?.push(data);
 		});
 	}
@@ -61,10 +61,10 @@ export class OutputPipe {
 
 	/** Takes in what the sandbox has written up to now. */
 	drain(): void {
-		this.#endpoint.drain();
+		this.endpoint.drain();
 	}
 
 	close(): void {
-		this.#endpoint.close();
+		this.endpoint.close();
 	}
 }

@@ -1,10 +1,9 @@
 /** One live sandbox: its channel, its output, its process, its cgroup and its uid, owned together and ended together. */
 import type {Cgroup, CgroupMemory} from '../kernel/cgroup.ts';
 import {withDeadline} from '../kernel/deadline.ts';
-import {encodeFrame, FrameDecoder, FrameError} from '../kernel/frames.ts';
+import {FrameChannel, type FrameError, type FramePayload} from '../kernel/frames.ts';
 import {type MemoryDetails, readMemory} from '../kernel/memory.ts';
 import type {Process, ProcessEnd} from '../kernel/process.ts';
-import {closeFd, type NativeEndpoint, watch} from '../native.ts';
 import {Undo} from '../undo.ts';
 import type {OutputPipe} from './output.ts';
 
@@ -16,6 +15,8 @@ export type SandboxParts = {
 	readonly stderr: OutputPipe;
 	/** Gives its uid back. */
 	readonly releaseId: () => void;
+	/** Called when its birth is to be known: it speaks or has broken (it may be born), or it is to end (it will be). */
+	readonly askBirth: (state: 'maybe' | 'later') => void;
 };
 
 /** How a sandbox ended. */
@@ -30,15 +31,10 @@ export type SandboxEnd = {
 
 /** Called for what the sandbox says; it is untrusted. */
 export type SandboxListener = {
-	frame(type: number, payload: Buffer): void;
+	frame(type: number, payload: FramePayload): void;
 	/** The channel broke: its end of file, or something that is no frame. */
 	broken(error: FrameError | undefined): void;
 };
-
-/** A frame with the fds that came with it, which whoever takes it owns. */
-export type FirstFrame = (
-	frame: {readonly type: number; readonly payload: Buffer; readonly fds: readonly number[]} | undefined,
-) => void;
 
 const endDeadlineMs = 10_000;
 /** How long the zygote's word on an exit status is waited for. */
@@ -54,33 +50,36 @@ export class Sandbox {
 	/** Settles when it runs; rejects when it could not be made. */
 	readonly birth: Promise<void>;
 	readonly #parts: SandboxParts;
-	readonly #channel: NativeEndpoint;
-	readonly #decoder: FrameDecoder;
+	readonly #channel: FrameChannel;
 	#process: Process | undefined;
 	#settleBirth!: {resolve(): void; reject(error: Error): void};
 	#listener: SandboxListener | undefined;
-	#onFirstFrame: FirstFrame | undefined;
+	#isKnown = false;
 	#status: Promise<ProcessEnd> | undefined;
 	#ended: Promise<SandboxEnd> | undefined;
 
 	/**
 	 * @param channel our end of its channel
 	 * @param maxFrame the largest frame accepted from it, in bytes
-	 * @param onFirstFrame called with its first frame, or without one when the channel broke before it
 	 */
-	constructor(parts: SandboxParts, channel: number, maxFrame: number, onFirstFrame: FirstFrame) {
+	constructor(parts: SandboxParts, channel: number, maxFrame: number) {
 		this.id = parts.id;
 		this.#parts = parts;
-		this.#decoder = new FrameDecoder(maxFrame);
-		this.#onFirstFrame = onFirstFrame;
 		this.birth = new Promise((resolve, reject) => {
 			this.#settleBirth = {resolve, reject};
 		});
 		this.birth.catch(() => undefined); // also when nobody waits for it
-		this.#channel = watch(channel, 'socket', (event, data, fds) => {
-			if (event === 0 && Buffer.isBuffer(data)) this.#receive(data, fds ?? []);
-			else this.#break();
+		this.#channel = new FrameChannel(channel, maxFrame, {
+			frame: (type, payload) => {
+				if (!this.#isKnown) this.#parts.askBirth('maybe');
+				this.#listener?.frame(type, payload);
+			},
+			broken: (error) => {
+				if (!this.#isKnown) this.#parts.askBirth('maybe');
+				this.#listener?.broken(error);
+			},
 		});
+		this.#channel.follow([parts.stdout.endpoint, parts.stderr.endpoint]);
 	}
 
 	listen(listener: SandboxListener): void {
@@ -97,7 +96,7 @@ export class Sandbox {
 
 	/** Sends a frame; what can't be sent shows as the channel's end. */
 	send(type: number, payload: Uint8Array | string): void {
-		this.#channel.send(encodeFrame(type, payload));
+		this.#channel.send(type, payload);
 	}
 
 	/** Stops taking frames in; a sandbox that goes on sending waits. */
@@ -113,12 +112,13 @@ export class Sandbox {
 	attach(process: Process, status: Promise<ProcessEnd>): void {
 		this.#process = process;
 		this.#status = status;
-		this.#channel.refuseFds();
+		this.#isKnown = true;
 		this.#settleBirth.resolve();
 	}
 
 	/** There is no process, or none that has got to where it can be used. */
 	failBirth(error: Error): void {
+		this.#isKnown = true;
 		this.#settleBirth.reject(error);
 	}
 
@@ -153,6 +153,7 @@ export class Sandbox {
 	}
 
 	async #destroy(byItself: boolean): Promise<SandboxEnd> {
+		if (!this.#isKnown) this.#parts.askBirth('later');
 		await this.birth.catch(() => undefined);
 		const process = this.#process;
 		const {cgroup, stdout, stderr, releaseId} = this.#parts;
@@ -183,29 +184,5 @@ export class Sandbox {
 		const word = this.#status ?? Promise.resolve(unknownEnd);
 		const told = await withDeadline(word, statusDeadlineMs, () => new Error('no word')).catch(() => unknownEnd);
 		return told.type === 'unknown' && this.#process !== undefined ? this.#process.end() : told;
-	}
-
-	#receive(data: Buffer, fds: readonly number[]): void {
-		let untaken = fds;
-		try {
-			this.#decoder.push(data, (type, payload) => {
-				const onFirstFrame = this.#onFirstFrame;
-				this.#onFirstFrame = undefined;
-				if (onFirstFrame === undefined) this.#listener?.frame(type, payload);
-				else onFirstFrame({type, payload, fds: untaken});
-				untaken = [];
-			});
-		} catch (error) {
-			if (!(error instanceof FrameError)) throw error;
-			this.#break(error);
-		}
-		for (const fd of untaken) closeFd(fd);
-	}
-
-	#break(error?: FrameError): void {
-		const onFirstFrame = this.#onFirstFrame;
-		this.#onFirstFrame = undefined;
-		onFirstFrame?.(undefined);
-		this.#listener?.broken(error);
 	}
 }

@@ -1,17 +1,15 @@
 /** What host and guest say to each other: messages to and from a zygote, and the types of a leaf's frames. */
 
-/** Types of the frames on a leaf's channel; src/guest/leaf.py and native/guest/guest.cc hold the same numbers. */
+/** Types of the frames on a leaf's channel; src/guest/leaf.py holds the same numbers. From 128 on: text, see frames.ts. */
 export const frameType = {
-	/** Set-up went well or not; the only frame with an fd: the leaf's pidfd. */
-	born: 1,
 	/** The handler's module is loaded; events can come. */
 	loaded: 2,
 	/** It could not be loaded, or a file does not compile. */
-	failed: 3,
-	resultJson: 4,
+	failed: 131,
+	resultJson: 132,
 	resultBytes: 5,
-	error: 6,
-	chunkJson: 7,
+	error: 134,
+	chunkJson: 135,
 	chunkBytes: 8,
 	/** A generator has ended; its chunks are the answer. */
 	chunksEnd: 9,
@@ -41,27 +39,31 @@ const leafSteps = [
 	'install seccomp filter',
 ] as const;
 
-/** What a leaf says first. */
-export type Born = {
+/** How a leaf's set-up went; its pidfd comes with it. */
+export type Birth = {
+	readonly id: number;
 	/** The step that failed, if one did. */
 	readonly failedStep: string | undefined;
 	readonly errno: number;
-	/** CLOCK_MONOTONIC milliseconds between its steps, its first moment first. */
-	readonly timesMs: readonly number[];
+	/** CLOCK_MONOTONIC milliseconds. */
+	readonly beganMs: number;
+	readonly endedMs: number;
 };
 
-/** @throws {RangeError} when the payload is too short to be one */
-export function decodeBorn(payload: Buffer): Born {
-	const step = payload.readUInt32LE(0);
-	const count = Math.min(payload.readUInt32LE(8), 9);
-	const timesMs = Array.from({length: count}, (_each, index) => {
-		const at = 12 + index * 8;
-		return (payload.readUInt32LE(at + 4) * 2 ** 32 + payload.readUInt32LE(at)) / 1e6;
-	});
+function readTimeMs(data: Buffer, at: number): number {
+	return (data.readUInt32LE(at + 4) * 2 ** 32 + data.readUInt32LE(at)) / 1e6;
+}
+
+/** Undefined: not something that a leaf says. */
+export function decodeBirth(data: Buffer): Birth | undefined {
+	if (data.length !== 32) return undefined;
+	const step = data.readUInt32LE(4);
 	return {
+		id: data.readUInt32LE(0),
 		failedStep: step === 0 ? undefined : (leafSteps[step] ?? `step ${step}`),
-		errno: payload.readUInt32LE(4),
-		timesMs,
+		errno: data.readUInt32LE(8),
+		beganMs: readTimeMs(data, 16),
+		endedMs: readTimeMs(data, 24),
 	};
 }
 

@@ -11,15 +11,14 @@ import {closeFd, type NativeEndpoint, pipe, socketPair, watch} from '../native.t
 import type {Keeper, RootPlan} from '../sandbox/keeper.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import {OutputPipe, OutputSink} from '../sandbox/output.ts';
-import {type FirstFrame, Sandbox, type SandboxParts} from '../sandbox/sandbox.ts';
+import {Sandbox, type SandboxParts} from '../sandbox/sandbox.ts';
 import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
 import {Undo} from '../undo.ts';
 import {
-	type Born,
-	decodeBorn,
+	type Birth,
+	decodeBirth,
 	decodeZygoteMessage,
 	encodeRequest,
-	frameType,
 	type ZygoteReport,
 	type ZygoteSpec,
 } from './protocol.ts';
@@ -28,6 +27,8 @@ import {
 const firstLeafId = 1000;
 const bornDeadlineMs = 10_000;
 const importDeadlineMs = 120_000;
+/** How many places wait ready: one start takes one, and it is made again afterwards. */
+const readyPlaces = 2;
 const maxErrorBytes = 16 * 1024;
 
 /** What a leaf gets. */
@@ -42,6 +43,16 @@ export type LeafSpec = {
 	readonly maxFrame: number;
 	/** Called with the sandbox before the zygote is asked: what it sends now, the leaf finds when it looks. */
 	readonly greet: (sandbox: Sandbox) => void;
+};
+
+/** What a leaf needs whatever its code: an id, and both ends of its channel, stdout and stderr. */
+type Place = {
+	readonly uid: number;
+	/** Gives the id back. */
+	readonly release: () => void;
+	readonly ours: {readonly channel: number; readonly stdout: number; readonly stderr: number};
+	/** In the order of the request. */
+	readonly theirs: readonly number[];
 };
 
 /** Milliseconds of a leaf's start. */
@@ -70,9 +81,15 @@ export type Leaf = {
 /** A leaf whose birth or end is still to be told; the two come by different sockets, in any order. */
 type PendingLeaf = {
 	readonly sandbox: Sandbox;
+	readonly status: Promise<ProcessEnd>;
 	ended(end: ProcessEnd): void;
-	hasSpoken: boolean;
+	/** How its birth went, once that is known. */
+	birth: Birth | undefined;
+	isBorn: boolean;
+	/** Somebody waits for its birth, who is to be woken by it. */
+	isAwaited: boolean;
 	hasEnded: boolean;
+	readonly late: NodeJS.Timeout;
 };
 
 /** What to add to `performance.now()` for CLOCK_MONOTONIC, in milliseconds. */
@@ -98,6 +115,7 @@ export class Zygote {
 	readonly #ids: IdAllocator;
 	/** The host's id of its id 0. */
 	readonly #firstHostId: number;
+	readonly #places: Place[] = [];
 	#descendants = 0;
 	#settleDrained!: () => void;
 
@@ -111,7 +129,10 @@ export class Zygote {
 		this.drained = new Promise((resolve) => {
 			this.#settleDrained = resolve;
 		});
-		void this.gone.then(() => this.#checkDrained());
+		void this.gone.then(() => {
+			this.#closePlaces();
+			this.#checkDrained();
+		});
 	}
 
 	#takeIds(count: number): {slice: IdRange; release: () => void} {
@@ -216,16 +237,15 @@ export class Zygote {
 		const startedMs = performance.now();
 		const undo = new Undo();
 		try {
-			const {slice, release} = this.#takeIds(1);
-			undo.push(release);
+			const {uid, release, ours, theirs} = this.#places.pop() ?? this.#makePlace();
+			undo.push(release, () => [...Object.values(ours), ...theirs].forEach(closeFd));
 			const mounts = await takeMounts(spec, undo);
 			const cgroup = spec.takeCgroup();
 			undo.push(() => cgroup.remove());
-			const [ours, theirs] = openChannels(undo, this.#firstHostId + slice.start);
 			lastSandbox += 1;
 			const id = lastSandbox;
 			const askedMs = performance.now();
-			this.#link.send(leafRequest(id, slice.start, spec), [...theirs, ...mounts, ...cgroup.joins]);
+			this.#link.send(leafRequest(id, uid, spec), [...theirs, ...mounts, ...cgroup.joins]);
 			// What the host needs besides is made while the zygote forks.
 			undo.release();
 			const parts = {
@@ -243,8 +263,8 @@ export class Zygote {
 				sandbox: leaf.sandbox,
 				born: async () => {
 					await waitForBirth(leaf.sandbox);
-					const firstMs = (leaf.born?.timesMs[0] ?? 0) - monotonicOffsetMs;
-					const bornAtMs = (leaf.born?.timesMs.at(-1) ?? 0) - monotonicOffsetMs;
+					const firstMs = (leaf.birth?.beganMs ?? 0) - monotonicOffsetMs;
+					const bornAtMs = (leaf.birth?.endedMs ?? 0) - monotonicOffsetMs;
 					return {
 						prepareMs: askedMs - startedMs,
 						forkMs: firstMs - askedMs,
@@ -259,12 +279,30 @@ export class Zygote {
 		}
 	}
 
-	/** Makes what the next leaf needs. To be called when a start is over: it takes a core for half a millisecond. */
+	/** Makes what the next leaves need. To be called when a start is over: it takes a core for half a millisecond. */
 	refill(): void {
 		try {
 			this.#link.send(encodeRequest({op: 'refill', id: 0, packages: false, text: ''}), []);
+			while (this.#places.length < readyPlaces) this.#places.push(this.#makePlace());
 		} catch (error) {
 			if (!(error instanceof ForktreeError)) throw error; // it is gone: its end is told elsewhere
+		}
+	}
+
+	#makePlace(): Place {
+		const {slice, release} = this.#takeIds(1);
+		try {
+			return {uid: slice.start, release, ...openChannels(this.#firstHostId + slice.start)};
+		} catch (error) {
+			release();
+			throw error;
+		}
+	}
+
+	#closePlaces(): void {
+		for (const {release, ours, theirs} of this.#places.splice(0)) {
+			for (const fd of [...Object.values(ours), ...theirs]) closeFd(fd);
+			release();
 		}
 	}
 
@@ -300,24 +338,6 @@ async function waitForBirth(sandbox: Sandbox): Promise<void> {
 	}
 }
 
-/** What a leaf's first frame says: it was born, or what came instead. */
-function readBirth(frame: Parameters<FirstFrame>[0]): {born?: Born; process?: Process; error: Error} {
-	const [pidfd, ...others] = frame?.fds ?? [];
-	for (const fd of others) closeFd(fd);
-	const process = pidfd === undefined ? undefined : openProcess(pidfd);
-	if (frame === undefined) return {error: new ForktreeError('ZygoteFailed', 'a leaf ended before it was set up')};
-	if (frame.type !== frameType.born || frame.payload.length < 12) {
-		process?.close();
-		return {error: new ForktreeError('ZygoteFailed', 'a leaf’s first frame was not its birth')};
-	}
-	const born = decodeBorn(frame.payload);
-	const {failedStep, errno} = born;
-	if (failedStep !== undefined) {
-		return {born, error: new SyscallError(failedStep, -errno, getSystemErrorName(-errno))};
-	}
-	return {born, ...(process && {process}), error: new ForktreeError('ZygoteFailed', 'a leaf came without its pidfd')};
-}
-
 /** Clones of the folders that the leaf attaches; code first. */
 async function takeMounts(spec: LeafSpec, undo: Undo): Promise<number[]> {
 	const mounts: number[] = [];
@@ -326,19 +346,23 @@ async function takeMounts(spec: LeafSpec, undo: Undo): Promise<number[]> {
 	return mounts;
 }
 
-/** A leaf's channel, stdout and stderr: our ends, and theirs in the order of the request. */
-function openChannels(undo: Undo, owner: number): [{channel: number; stdout: number; stderr: number}, number[]] {
+/** Pipes and sockets for a leaf whose id that is on the host. */
+function openChannels(owner: number): Pick<Place, 'ours' | 'theirs'> {
 	const open: number[] = [];
-	undo.push(() => open.forEach(closeFd));
-	const [channel, channelEnd] = socketPair(false);
-	open.push(channel, channelEnd);
-	const [stdout, stdoutEnd] = pipe();
-	open.push(stdout, stdoutEnd);
-	const [stderr, stderrEnd] = pipe();
-	open.push(stderr, stderrEnd);
-	// So that /dev/stdout and /dev/stderr can be opened by name.
-	for (const end of [stdoutEnd, stderrEnd]) fchownSync(end, owner, owner);
-	return [{channel, stdout, stderr}, [channelEnd, stdoutEnd, stderrEnd]];
+	try {
+		const [channel, channelEnd] = socketPair(false);
+		open.push(channel, channelEnd);
+		const [stdout, stdoutEnd] = pipe();
+		open.push(stdout, stdoutEnd);
+		const [stderr, stderrEnd] = pipe();
+		open.push(stderr, stderrEnd);
+		// So that /dev/stdout and /dev/stderr can be opened by name.
+		for (const end of [stdoutEnd, stderrEnd]) fchownSync(end, owner, owner);
+		return {ours: {channel, stdout, stderr}, theirs: [channelEnd, stdoutEnd, stderrEnd]};
+	} catch (error) {
+		for (const fd of open) closeFd(fd);
+		throw error;
+	}
 }
 
 function leafRequest(id: number, uid: number, spec: LeafSpec): Buffer {
@@ -353,6 +377,7 @@ class ZygoteLink {
 	readonly #socket: NativeEndpoint;
 	#process: Process | undefined;
 	#init: Process | undefined;
+	#births: NativeEndpoint | undefined;
 	#settleGone!: (error: Error) => void;
 	#settleBorn!: () => void;
 	#settleReady!: (report: ZygoteReport) => void;
@@ -370,7 +395,7 @@ class ZygoteLink {
 		this.#ready = new Promise((resolve) => {
 			this.#settleReady = resolve;
 		});
-		this.#socket = watch(socket, 'socket', (event, data, fds) => {
+		this.#socket = watch(socket, 'packets', (event, data, fds) => {
 			if (event === 0 && Buffer.isBuffer(data)) this.#receive(data, fds ?? []);
 			else this.#fail(new ForktreeError('ZygoteFailed', 'the zygote’s process ended'));
 		});
@@ -411,34 +436,85 @@ class ZygoteLink {
 		throw error;
 	}
 
-	/** Makes the host's side of a leaf that was asked for; the first frame tells of its birth. */
+	/** Makes the host's side of a leaf that was asked for. */
 	expectLeaf(
 		id: number,
-		parts: SandboxParts,
+		parts: Omit<SandboxParts, 'askBirth'>,
 		channel: number,
 		maxFrame: number,
-	): {readonly sandbox: Sandbox; born: Born | undefined} {
-		let told!: (end: ProcessEnd) => void;
+	): {readonly sandbox: Sandbox; readonly birth: Birth | undefined} {
+		let ended!: (end: ProcessEnd) => void;
 		const status = new Promise<ProcessEnd>((resolve) => {
-			told = resolve;
+			ended = resolve;
 		});
+		const askBirth = (state: 'maybe' | 'later') => this.#askBirth(id, state);
+		const sandbox = new Sandbox({...parts, askBirth}, channel, maxFrame);
 		const late = setTimeout(() => {
-			sandbox.failBirth(new ForktreeError('ZygoteFailed', `a fork took longer than ${bornDeadlineMs} ms`));
-			this.#pending.delete(id);
+			this.#askBirth(id, 'maybe', `a fork took longer than ${bornDeadlineMs} ms`);
 		}, bornDeadlineMs);
-		const sandbox = new Sandbox(parts, channel, maxFrame, (frame) => {
-			clearTimeout(late);
-			const {born, process, error} = readBirth(frame);
-			leaf.born = born;
-			if (process !== undefined) sandbox.attach(process, status);
-			else sandbox.failBirth(error);
-			pending.hasSpoken = true;
-			if (pending.hasEnded) this.#pending.delete(id);
-		});
-		const leaf: {readonly sandbox: Sandbox; born: Born | undefined} = {sandbox, born: undefined};
-		const pending: PendingLeaf = {sandbox, ended: told, hasSpoken: false, hasEnded: false};
-		this.#pending.set(id, pending);
+		const leaf: PendingLeaf = {
+			sandbox,
+			status,
+			ended,
+			birth: undefined,
+			isBorn: false,
+			isAwaited: false,
+			hasEnded: false,
+			late,
+		};
+		this.#pending.set(id, leaf);
 		return leaf;
+	}
+
+	/** Looks whether a leaf was born. `maybe`: if not, it won't be; `later`: it is waited for. */
+	#askBirth(id: number, state: 'maybe' | 'later', words = 'a leaf ended before it was set up'): void {
+		this.#births?.drain();
+		const leaf = this.#pending.get(id);
+		if (leaf === undefined || leaf.isBorn) return;
+		if (state === 'later') {
+			leaf.isAwaited = true;
+			this.#births?.resume();
+		} else this.#settleBirth(id, leaf, {error: new ForktreeError('ZygoteFailed', words)});
+	}
+
+	#receiveBirth(data: Buffer, fds: readonly number[]): void {
+		const [pidfd, ...others] = fds;
+		for (const fd of others) closeFd(fd);
+		const process = pidfd === undefined ? undefined : openProcess(pidfd);
+		const birth = decodeBirth(data);
+		const leaf = birth && this.#pending.get(birth.id);
+		if (birth === undefined || leaf === undefined || leaf.isBorn) {
+			process?.close();
+			return;
+		}
+		leaf.birth = birth;
+		const {failedStep, errno} = birth;
+		if (failedStep !== undefined) {
+			process?.close();
+			this.#settleBirth(birth.id, leaf, {error: new SyscallError(failedStep, -errno, getSystemErrorName(-errno))});
+		} else if (process === undefined) {
+			this.#settleBirth(birth.id, leaf, {error: new ForktreeError('ZygoteFailed', 'a leaf came without its pidfd')});
+		} else {
+			this.#settleBirth(birth.id, leaf, {process});
+		}
+	}
+
+	#settleBirth(id: number, leaf: PendingLeaf, result: {process: Process} | {error: Error}): void {
+		clearTimeout(leaf.late);
+		leaf.isBorn = true;
+		if ('process' in result) leaf.sandbox.attach(result.process, leaf.status);
+		else leaf.sandbox.failBirth(result.error);
+		if (leaf.hasEnded) this.#pending.delete(id);
+		if (this.#reason !== undefined) this.#closeBirths();
+		else if (leaf.isAwaited && ![...this.#pending.values()].some((other) => other.isAwaited && !other.isBorn)) {
+			this.#births?.pause();
+		}
+	}
+
+	/** Once the zygote has ended: when no birth is waited for any more. */
+	#closeBirths(): void {
+		if ([...this.#pending.values()].every((leaf) => leaf.isBorn)) this.#births?.close();
+		else this.#births?.resume();
 	}
 
 	#leafEnded(id: number, end: ProcessEnd): void {
@@ -446,17 +522,13 @@ class ZygoteLink {
 		if (leaf === undefined) return;
 		leaf.ended(end);
 		leaf.hasEnded = true;
-		if (leaf.hasSpoken) this.#pending.delete(id);
+		if (leaf.isBorn) this.#pending.delete(id);
 	}
 
 	#receive(data: Buffer, fds: readonly number[]): void {
-		const [pidfd, ...others] = fds;
-		for (const fd of others) closeFd(fd);
 		const message = decodeZygoteMessage(data);
-		if (pidfd !== undefined) {
-			if (message?.type === 'born' && this.#process === undefined) this.#process = openProcess(pidfd);
-			else closeFd(pidfd);
-		}
+		if (message?.type === 'born' && this.#process === undefined) this.#takeOver(fds);
+		else for (const fd of fds) closeFd(fd);
 		switch (message?.type) {
 			case 'born':
 				this.#settleBorn();
@@ -468,9 +540,7 @@ class ZygoteLink {
 				this.#leafEnded(message.id, readWaitStatus(message.status));
 				break;
 			case 'forkFailed':
-				this.#pending
-					.get(message.id)
-					?.sandbox.failBirth(new ForktreeError('ZygoteFailed', `fork: ${getSystemErrorName(message.errno)}`));
+				this.#askBirth(message.id, 'maybe', `fork: ${getSystemErrorName(message.errno)}`);
 				this.#pending.delete(message.id);
 				break;
 			default:
@@ -479,15 +549,28 @@ class ZygoteLink {
 		}
 	}
 
+	/** Its pidfd, and the socket by which its leaves' births are told, which is read only when there is reason to. */
+	#takeOver([pidfd, births, ...others]: readonly number[]): void {
+		for (const fd of others) closeFd(fd);
+		if (pidfd !== undefined) this.#process = openProcess(pidfd);
+		if (births === undefined) return;
+		this.#births = watch(births, 'packets', (event, data, fds) => {
+			if (event === 0 && Buffer.isBuffer(data)) this.#receiveBirth(data, fds ?? []);
+			else this.#births?.pause();
+		});
+		this.#births.pause();
+	}
+
 	#fail(error: Error): void {
 		if (this.#reason !== undefined) return;
 		this.#reason = error;
 		this.#socket.close();
-		for (const leaf of this.#pending.values()) {
-			// What came of its birth its own channel tells, which breaks if it was not forked.
+		for (const [id, leaf] of this.#pending) {
 			leaf.ended({type: 'unknown'});
+			leaf.hasEnded = true;
+			if (leaf.isBorn) this.#pending.delete(id);
 		}
-		this.#pending.clear();
+		this.#closeBirths();
 		this.#settleGone(error);
 		const process = this.#process;
 		if (process !== undefined) void process.ended.then(() => process.close());
