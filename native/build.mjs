@@ -6,7 +6,7 @@ import process from 'node:process';
 import {fileURLToPath} from 'node:url';
 
 const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..');
-const products = ['forktree.node', 'keeper', 'init', 'guest.node'];
+const products = ['forktree.node', 'keeper', 'init', 'launcher', 'guest.node'];
 const built = path.join(root, 'build', 'Release');
 
 /** What the products are made of. */

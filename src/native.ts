@@ -11,7 +11,7 @@ import {ForktreeError, SyscallError} from './errors.ts';
 /** An fd that Node's event loop watches; see native/addon/endpoint.h. */
 export type NativeEndpoint = {
 	send(data: Uint8Array, fds?: readonly number[]): number;
-	sendFrame(type: number, payload: Uint8Array | string): number;
+	sendFrame(type: number, payload: Uint8Array | string, fds?: readonly number[]): number;
 	follow(endpoints: readonly NativeEndpoint[]): void;
 	refuseFds(): void;
 	pause(): void;

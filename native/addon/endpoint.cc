@@ -30,6 +30,14 @@ std::vector<int> TakeFds(msghdr* message) {
   return fds;
 }
 
+std::vector<int> ReadFds(Napi::Value value) {
+  std::vector<int> fds;
+  if (!value.IsArray()) return fds;
+  Napi::Array list = value.As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length() && i < kMaxFds; i++) fds.push_back(list.Get(i).As<Napi::Number>().Int32Value());
+  return fds;
+}
+
 void CloseAll(std::vector<int>* fds) {
   for (int fd : *fds) close(fd);
   fds->clear();
@@ -245,16 +253,11 @@ int Endpoint::TrySend(const char* bytes, size_t size, const std::vector<int>& fd
 // holds copies.
 Napi::Value Endpoint::Send(const Napi::CallbackInfo& info) {
   Napi::Uint8Array data = info[0].As<Napi::Uint8Array>();
-  std::vector<int> fds;
-  if (info[1].IsArray()) {
-    Napi::Array list = info[1].As<Napi::Array>();
-    for (uint32_t i = 0; i < list.Length() && i < kMaxFds; i++) fds.push_back(list.Get(i).As<Napi::Number>().Int32Value());
-  }
-  int result = SendOrKeep(reinterpret_cast<const char*>(data.Data()), data.ByteLength(), std::move(fds));
+  int result = SendOrKeep(reinterpret_cast<const char*>(data.Data()), data.ByteLength(), ReadFds(info[1]));
   return Napi::Number::New(info.Env(), result);
 }
 
-// sendFrame(type, payload): 0, or -errno; the payload is a string or a Uint8Array.
+// sendFrame(type, payload, fds): 0, or -errno; the payload is a string or a Uint8Array.
 Napi::Value Endpoint::SendFrame(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   uint8_t type = static_cast<uint8_t>(info[0].As<Napi::Number>().Uint32Value());
@@ -282,7 +285,7 @@ Napi::Value Endpoint::SendFrame(const Napi::CallbackInfo& info) {
     if (size > 0) memcpy(frame + kFrameHeader, data.Data(), size);
   }
   WriteFrameHeader(frame, size, type);
-  return Napi::Number::New(env, SendOrKeep(frame, kFrameHeader + size, {}));
+  return Napi::Number::New(env, SendOrKeep(frame, kFrameHeader + size, ReadFds(info[2])));
 }
 
 int Endpoint::SendOrKeep(const char* bytes, size_t size, std::vector<int> fds) {

@@ -25,19 +25,19 @@ from .layout import libc, native
 
 CONTROL = 3
 LEAF, CHILD_ZYGOTE = ord('L'), ord('Z')
-HAS_PACKAGES = 1
 MAX_FDS = 16
 MAX_TEXT = 65536
 
 
 class Request(ctypes.Structure):
-    """Mirrors struct Request of guest.cc."""
+    """Mirrors struct Request of launcher.h."""
 
     _fields_ = [
         ('op', ctypes.c_uint32),
         ('id', ctypes.c_uint32),
         ('uid', ctypes.c_uint32),
         ('flags', ctypes.c_uint32),
+        ('mount_count', ctypes.c_uint32),
         ('range_start', ctypes.c_uint32),
         ('range_count', ctypes.c_uint32),
         ('open_files', ctypes.c_uint32),
@@ -48,8 +48,8 @@ class Request(ctypes.Structure):
     ]
 
 
-class Interpreter(ctypes.Structure):
-    """Mirrors struct Interpreter of guest.cc."""
+class ForkParts(ctypes.Structure):
+    """Mirrors struct ForkParts of launcher.h."""
 
     _fields_ = [
         ('before_fork', ctypes.c_void_p),
@@ -66,14 +66,14 @@ def address(function: object) -> ctypes.c_void_p:
 
 python = ctypes.pythonapi
 libc.__errno_location.restype = ctypes.c_void_p
-interpreter = Interpreter(
+fork_parts = ForkParts(
     address(python.PyOS_BeforeFork),
     address(libc.fork),
     address(python.PyOS_AfterFork_Child),
     address(python.PyOS_AfterFork_Parent),
     libc.__errno_location(),
 )
-interpreter_ref = ctypes.byref(interpreter)
+fork_parts_ref = ctypes.byref(fork_parts)
 request = Request()
 request_ref = ctypes.byref(request)
 
@@ -151,8 +151,8 @@ def enter_child_zygote(unshared: int, mapped: int) -> None:
     if os.fork():
         os._exit(0)
     check(native.forktree_mount_proc(), 'mount proc')  # process 1 of the new pid namespace
-    if request.flags & HAS_PACKAGES:
-        check(native.forktree_attach_packages(request.fds[1]), 'attach packages')
+    if request.mount_count:
+        check(native.forktree_attach(request.fds[1], b'/packages'), 'attach packages')
     if os.fork():
         native.forktree_exec_init()
         os._exit(1)
@@ -163,7 +163,7 @@ def enter_child_zygote(unshared: int, mapped: int) -> None:
 def serve() -> None:
     """Answers the host until it lets go. Returns only in a leaf, which is set up and unprivileged."""
     while True:
-        op = native.forktree_serve(request_ref, interpreter_ref)
+        op = native.forktree_serve(request_ref, fork_parts_ref)
         if op == LEAF:
             return
         if op == CHILD_ZYGOTE:

@@ -45,9 +45,9 @@ export class FrameChannel {
 		this.#endpoint.refuseFds(); // the kernel drops those that the other side sends
 	}
 
-	/** Sends a frame; what can't be sent now is sent when there is room. @returns why it can't be sent at all, if so */
-	send(type: number, payload: Uint8Array | string): string | undefined {
-		const sent = this.#endpoint.sendFrame(type, payload);
+	/** Sends a frame; what can't be sent now is sent when there is room. The fds stay the caller's. @returns why it can't be sent at all, if so */
+	send(type: number, payload: Uint8Array | string, fds?: readonly number[]): string | undefined {
+		const sent = this.#endpoint.sendFrame(type, payload, fds);
 		return sent < 0 ? getSystemErrorName(sent) : undefined;
 	}
 

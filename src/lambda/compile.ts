@@ -5,10 +5,11 @@ import {ForktreeError} from '../errors.ts';
 import {withDeadline} from '../kernel/deadline.ts';
 import type {FramePayload} from '../kernel/frames.ts';
 import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
+import type {Leaf} from '../sandbox/leaf.ts';
 import {defaultLimits} from '../sandbox/limits.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
-import type {Sandbox} from '../sandbox/sandbox.ts';
 import {frameType} from '../zygote/protocol.ts';
+import {pythonLeaf} from '../zygote/python-leaf.ts';
 import type {Zygote} from '../zygote/zygote.ts';
 
 const compileDeadlineMs = 60_000;
@@ -31,10 +32,10 @@ function syntaxError(payload: FramePayload): ForktreeError {
 }
 
 /** What the sandbox answers: the byte code of each file in order. */
-async function answers(sandbox: Sandbox): Promise<Buffer[]> {
+async function answers(leaf: Leaf): Promise<Buffer[]> {
 	const codes: Buffer[] = [];
 	const done = new Promise<void>((resolve, reject) => {
-		sandbox.listen({
+		leaf.listen({
 			frame(type, payload) {
 				if (type === frameType.chunkBytes && typeof payload !== 'string') codes.push(payload);
 				else if (type === frameType.compiled) resolve();
@@ -71,9 +72,8 @@ export async function compileCode(
 	code: LockedFolder,
 	cgroups: CgroupPool,
 ): Promise<void> {
-	const {sandbox, born} = await root.forkLeaf({
-		code,
-		packages: undefined,
+	const {leaf, born} = await root.forkLeaf({
+		...pythonLeaf(code, undefined),
 		takeCgroup: () => cgroups.take(limits),
 		scratchMb: 1,
 		openFiles: limits.openFiles,
@@ -81,7 +81,7 @@ export async function compileCode(
 		greet: (made) => made.send(frameType.compile, JSON.stringify(files)),
 	});
 	try {
-		const answered = answers(sandbox);
+		const answered = answers(leaf);
 		answered.catch(() => undefined); // what hindered its birth is told instead
 		await born();
 		const codes = await answered;
@@ -94,6 +94,6 @@ export async function compileCode(
 			await chmod(target, 0o644);
 		}
 	} finally {
-		await sandbox.destroy();
+		await leaf.destroy();
 	}
 }

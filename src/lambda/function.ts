@@ -8,6 +8,7 @@ import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import type {ImportCache} from '../zygote/import-cache.ts';
 import {encodeLoad, frameType} from '../zygote/protocol.ts';
+import {pythonLeaf} from '../zygote/python-leaf.ts';
 import type {Zygote} from '../zygote/zygote.ts';
 import {Call, type CallListener, type CallResult, type EncodedEvent, Instance} from './instance.ts';
 import type {JsonValue, Outcome, OutcomeError, OutcomeMemory, StartKind, Timings} from './outcome.ts';
@@ -310,9 +311,8 @@ export class LambdaFunction {
 	): Promise<Started> {
 		const {name, limits, entryFile, environment} = this.settings;
 		const load = encodeLoad(entryFile, environment);
-		const leaf = await zygote.forkLeaf({
-			code: this.#code,
-			packages,
+		const {leaf, born} = await zygote.forkLeaf({
+			...pythonLeaf(this.#code, packages),
 			takeCgroup: () => this.#host.cgroups.take(limits),
 			scratchMb: limits.scratchMb,
 			openFiles: limits.openFiles,
@@ -321,16 +321,16 @@ export class LambdaFunction {
 		});
 		// All that the start needs is made while the zygote forks: then nothing is left to do but to wait.
 		let isBorn = false;
-		const instance = new Instance(leaf.sandbox, limits, () => {
+		const instance = new Instance(leaf, limits, () => {
 			this.#instances.delete(instance);
 			if (!isBorn) return; // whoever started it is told, and gives back what was reserved
 			release();
-			this.#host.onDestroyed({function: name, sandbox: leaf.sandbox.id});
+			this.#host.onDestroyed({function: name, sandbox: leaf.id});
 		});
 		this.#instances.add(instance);
-		const birth = leaf.born().then((timings) => {
+		const birth = born().then((timings) => {
 			isBorn = true;
-			this.#host.onCreated({function: name, sandbox: leaf.sandbox.id, start});
+			this.#host.onCreated({function: name, sandbox: leaf.id, start});
 			return timings;
 		});
 		const loading = instance.answer(call);
@@ -398,7 +398,7 @@ class CallRecord {
 			},
 			logs: {stdout: call.stdout.text, stderr: call.stderr.text},
 			limitsHit: Instance.limitsHit(call),
-			sandbox: this.#instance?.sandbox.id ?? '',
+			sandbox: this.#instance?.leaf.id ?? '',
 		};
 	}
 }

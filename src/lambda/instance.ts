@@ -2,9 +2,9 @@
 import type {OutcomeCode} from '../errors.ts';
 import type {FrameError, FramePayload} from '../kernel/frames.ts';
 import type {MemoryDetails} from '../kernel/memory.ts';
+import type {Leaf, LeafEnd} from '../sandbox/leaf.ts';
 import type {Limits} from '../sandbox/limits.ts';
 import {OutputSink} from '../sandbox/output.ts';
-import type {Sandbox, SandboxEnd} from '../sandbox/sandbox.ts';
 import {frameType} from '../zygote/protocol.ts';
 import type {JsonValue, LimitHit, OutcomeError, OutcomeMemory} from './outcome.ts';
 
@@ -93,20 +93,20 @@ function decodeError(payload: FramePayload): OutcomeError {
 
 /** Owns a sandbox. */
 export class Instance {
-	readonly sandbox: Sandbox;
+	readonly leaf: Leaf;
 	readonly #limits: Limits;
-	readonly #onEnd: (end: SandboxEnd) => void;
+	readonly #onEnd: (end: LeafEnd) => void;
 	#waiting: Waiting | undefined;
 	#broken: FrameError | 'end' | undefined;
 	#memory: OutcomeMemory | undefined;
 	#ended = false;
 
 	/** @param onEnd called once when the sandbox has ended and everything is given back */
-	constructor(sandbox: Sandbox, limits: Limits, onEnd: (end: SandboxEnd) => void) {
-		this.sandbox = sandbox;
+	constructor(leaf: Leaf, limits: Limits, onEnd: (end: LeafEnd) => void) {
+		this.leaf = leaf;
 		this.#limits = limits;
 		this.#onEnd = onEnd;
-		sandbox.listen({
+		leaf.listen({
 			frame: (type, payload) => this.#take(type, payload),
 			broken: (error) => void this.#break(error),
 		});
@@ -121,8 +121,8 @@ export class Instance {
 	hand(event: EncodedEvent, {onStdout, onStderr}: CallListener): void {
 		const isJson = typeof event === 'string';
 		const isLive = onStdout !== undefined || onStderr !== undefined;
-		if (isLive) this.sandbox.send(isJson ? frameType.liveEventJson : frameType.liveEventBytes, event);
-		else this.sandbox.send(isJson ? frameType.eventJson : frameType.eventBytes, event);
+		if (isLive) this.leaf.send(isJson ? frameType.liveEventJson : frameType.liveEventBytes, event);
+		else this.leaf.send(isJson ? frameType.eventJson : frameType.eventBytes, event);
 	}
 
 	/** Waits for what becomes of the event; or, before the first one, until the handler's module is loaded. */
@@ -133,16 +133,16 @@ export class Instance {
 		const result = new Promise<CallResult>((settle) => {
 			this.#waiting = {call, chunks: [], chunkBytes: 0, untaken: 0, settle};
 		});
-		this.sandbox.stdout.direct(call.stdout);
-		this.sandbox.stderr.direct(call.stderr);
+		this.leaf.streams?.stdout.direct(call.stdout);
+		this.leaf.streams?.stderr.direct(call.stderr);
 		return result;
 	}
 
 	/** What its cgroup is charged, or was when it ended. */
 	memory(details: boolean): OutcomeMemory {
 		if (this.#memory !== undefined) return this.#memory;
-		const {current, peak} = this.sandbox.memory();
-		const counted: MemoryDetails | undefined = details ? this.sandbox.memoryDetails() : undefined;
+		const {current, peak} = this.leaf.memory();
+		const counted: MemoryDetails | undefined = details ? this.leaf.memoryDetails() : undefined;
 		return {currentMiB: current / mebibyte, peakMiB: peak === undefined ? undefined : peak / mebibyte, ...counted};
 	}
 
@@ -160,7 +160,7 @@ export class Instance {
 		const waiting = this.#waiting;
 		this.#waiting = undefined;
 		this.#noteMemory();
-		this.#gone(await this.sandbox.destroy());
+		this.#gone(await this.leaf.destroy());
 		waiting?.settle({ok: false, error});
 	}
 
@@ -213,10 +213,10 @@ export class Instance {
 		const taken = onChunk(chunk);
 		if (taken === undefined) return;
 		waiting.untaken += 1;
-		this.sandbox.pauseReading();
+		this.leaf.pauseReading();
 		void taken.finally(() => {
 			waiting.untaken -= 1;
-			if (waiting.untaken === 0 && this.#waiting === waiting) this.sandbox.resumeReading();
+			if (waiting.untaken === 0 && this.#waiting === waiting) this.leaf.resumeReading();
 		});
 	}
 
@@ -256,7 +256,7 @@ export class Instance {
 	#settle(result: CallResult): void {
 		const waiting = this.#waiting;
 		this.#waiting = undefined;
-		if (waiting !== undefined && waiting.untaken > 0) this.sandbox.resumeReading();
+		if (waiting !== undefined && waiting.untaken > 0) this.leaf.resumeReading();
 		waiting?.settle(result);
 	}
 
@@ -265,7 +265,7 @@ export class Instance {
 		if (this.#broken !== undefined) return;
 		this.#broken = error ?? 'end';
 		this.#noteMemory();
-		const end = await (error === undefined ? this.sandbox.finish() : this.sandbox.destroy());
+		const end = await (error === undefined ? this.leaf.finish() : this.leaf.destroy());
 		this.#gone(end);
 		const waiting = this.#waiting;
 		this.#waiting = undefined;
@@ -276,7 +276,7 @@ export class Instance {
 		return answerTypes.has(type) ? this.#tooLargeError() : plainError('ProtocolError', message);
 	}
 
-	#explain(end: SandboxEnd): OutcomeError {
+	#explain(end: LeafEnd): OutcomeError {
 		if (!end.byItself) return plainError('ProtocolError', 'the handler closed its channel');
 		if (end.oomKills > 0 && end.process.type !== 'exited') {
 			const peak = this.#memory?.peakMiB;
@@ -301,7 +301,7 @@ export class Instance {
 		this.#memory ??= this.memory(false);
 	}
 
-	#gone(end: SandboxEnd): void {
+	#gone(end: LeafEnd): void {
 		if (this.#ended) return;
 		this.#ended = true;
 		this.#onEnd(end);

@@ -195,7 +195,7 @@ export class ImportCache {
 
 	async #spawn(spec: ZygoteSpec, siteDir: string | undefined, ids: IdRange): Promise<Zygote> {
 		const {keeper, interpreter, liveness} = this.#options;
-		return Zygote.spawnRoot(keeper, planRoot(interpreter, spec, siteDir), spec, ids, liveness);
+		return Zygote.spawnRoot(spec, {keeper, plan: planRoot(interpreter, spec, siteDir), ids, liveness});
 	}
 
 	async #makeRoot(): Promise<Zygote> {

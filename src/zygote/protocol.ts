@@ -1,4 +1,4 @@
-/** What host and guest say to each other: messages to and from a zygote, and the types of a leaf's frames. */
+/** What host and Python say to each other: what a zygote is to import and how that went, and the types of a leaf's frames. */
 
 /** Types of the frames on a leaf's channel; src/guest/leaf.py holds the same numbers. From 128 on: text, see frames.ts. */
 export const frameType = {
@@ -23,79 +23,6 @@ export const frameType = {
 	liveEventBytes: 21,
 } as const;
 
-/** The steps of a leaf's set-up, numbered as in guest.cc. */
-const leafSteps = [
-	'none',
-	'join cgroups',
-	'place fds',
-	'unshare namespaces',
-	'join network namespace',
-	'mount proc',
-	'mount scratch',
-	'attach code and packages',
-	'set hostname',
-	'limit open files',
-	'drop privileges',
-	'install seccomp filter',
-] as const;
-
-/** How a leaf's set-up went; its pidfd comes with it. */
-export type Birth = {
-	readonly id: number;
-	/** The step that failed, if one did. */
-	readonly failedStep: string | undefined;
-	readonly errno: number;
-	/** CLOCK_MONOTONIC milliseconds. */
-	readonly beganMs: number;
-	readonly endedMs: number;
-};
-
-function readTimeMs(data: Buffer, at: number): number {
-	return (data.readUInt32LE(at + 4) * 2 ** 32 + data.readUInt32LE(at)) / 1e6;
-}
-
-/** Undefined: not something that a leaf says. */
-export function decodeBirth(data: Buffer): Birth | undefined {
-	if (data.length !== 32) return undefined;
-	const step = data.readUInt32LE(4);
-	return {
-		id: data.readUInt32LE(0),
-		failedStep: step === 0 ? undefined : (leafSteps[step] ?? `step ${step}`),
-		errno: data.readUInt32LE(8),
-		beganMs: readTimeMs(data, 16),
-		endedMs: readTimeMs(data, 24),
-	};
-}
-
-const hasPackages = 1;
-
-/** What a zygote can be asked for; `refill`: make network namespaces for the next leaves. */
-const operations = {leaf: 'L', zygote: 'Z', refill: 'N'} as const;
-
-/** Asks a zygote for something. */
-export type ZygoteRequest = {
-	readonly op: keyof typeof operations;
-	readonly id: number;
-	readonly uid?: number;
-	/** Files that one process may have open. */
-	readonly openFiles?: number;
-	readonly packages: boolean;
-	readonly range?: {readonly start: number; readonly count: number};
-	readonly text: string;
-};
-
-export function encodeRequest(request: ZygoteRequest): Buffer {
-	const head = Buffer.alloc(28);
-	head.writeUInt32LE(operations[request.op].charCodeAt(0), 0);
-	head.writeUInt32LE(request.id, 4);
-	head.writeUInt32LE(request.uid ?? 0, 8);
-	head.writeUInt32LE(request.packages ? hasPackages : 0, 12);
-	head.writeUInt32LE(request.range?.start ?? 0, 16);
-	head.writeUInt32LE(request.range?.count ?? 0, 20);
-	head.writeUInt32LE(request.openFiles ?? 0, 24);
-	return Buffer.concat([head, Buffer.from(request.text)]);
-}
-
 /** What a zygote imports. */
 export type ZygoteSpec = {readonly modules: readonly string[]};
 
@@ -106,13 +33,6 @@ export type ZygoteReport = {
 	readonly threaded: readonly string[];
 	readonly importMs: number;
 };
-
-/** What a zygote says. */
-export type ZygoteMessage =
-	| {readonly type: 'born'}
-	| {readonly type: 'ready'; readonly report: ZygoteReport}
-	| {readonly type: 'leafEnded'; readonly id: number; readonly status: number}
-	| {readonly type: 'forkFailed'; readonly id: number; readonly errno: number};
 
 function isReport(value: unknown): value is ZygoteReport {
 	const report = value as Partial<ZygoteReport> | null;
@@ -127,22 +47,14 @@ function isReport(value: unknown): value is ZygoteReport {
 	);
 }
 
-/** Undefined: not something that a zygote says. */
-export function decodeZygoteMessage(data: Buffer): ZygoteMessage | undefined {
-	const op = String.fromCharCode(data[0] ?? 0);
-	if (op === 'B') return {type: 'born'};
-	if (op === 'R') {
-		try {
-			const report: unknown = JSON.parse(data.toString('utf8', 1));
-			return isReport(report) ? {type: 'ready', report} : undefined;
-		} catch {
-			return undefined;
-		}
+/** Undefined: not a report. */
+export function decodeReport(text: string): ZygoteReport | undefined {
+	try {
+		const report: unknown = JSON.parse(text);
+		return isReport(report) ? report : undefined;
+	} catch {
+		return undefined;
 	}
-	if (data.length !== 12) return undefined;
-	const [id, value] = [data.readUInt32LE(4), data.readInt32LE(8)];
-	if (op === 'X') return {type: 'leafEnded', id, status: value};
-	return op === 'E' ? {type: 'forkFailed', id, errno: value} : undefined;
 }
 
 /** What a leaf needs to load its handler: its entry file and variables, as NUL-separated words. */

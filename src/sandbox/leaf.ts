@@ -7,12 +7,15 @@ import type {Process, ProcessEnd} from '../kernel/process.ts';
 import {Undo} from '../undo.ts';
 import type {OutputPipe} from './output.ts';
 
-/** What a {@link Sandbox} is made of; it owns all of it. */
-export type SandboxParts = {
+/** The two streams that a process prints to. */
+export type Streams = {readonly stdout: OutputPipe; readonly stderr: OutputPipe};
+
+/** What a {@link Leaf} is made of; it owns all of it. */
+export type LeafParts = {
 	readonly id: string;
 	readonly cgroup: Cgroup;
-	readonly stdout: OutputPipe;
-	readonly stderr: OutputPipe;
+	/** What its first process prints; undefined when that goes nowhere. */
+	readonly streams: Streams | undefined;
 	/** Gives its uid back. */
 	readonly releaseId: () => void;
 	/** Called when its birth is to be known: it speaks or has broken (it may be born), or it is to end (it will be). */
@@ -20,7 +23,7 @@ export type SandboxParts = {
 };
 
 /** How a sandbox ended. */
-export type SandboxEnd = {
+export type LeafEnd = {
 	/** Known only of a sandbox that ended by itself. */
 	readonly process: ProcessEnd;
 	/** False: it was still running and had to be killed. */
@@ -30,7 +33,7 @@ export type SandboxEnd = {
 };
 
 /** Called for what the sandbox says; it is untrusted. */
-export type SandboxListener = {
+export type LeafListener = {
 	frame(type: number, payload: FramePayload): void;
 	/** The channel broke: its end of file, or something that is no frame. */
 	broken(error: FrameError | undefined): void;
@@ -45,24 +48,24 @@ const unknownEnd: ProcessEnd = {type: 'unknown'};
  * A sandbox, from when it is asked for. Everything it owns is given back exactly once, after its processes have ended.
  * Whoever asked for it says what came of that, by {@link attach} or {@link failBirth}, in any case.
  */
-export class Sandbox {
+export class Leaf {
 	readonly id: string;
 	/** Settles when it runs; rejects when it could not be made. */
 	readonly birth: Promise<void>;
-	readonly #parts: SandboxParts;
+	readonly #parts: LeafParts;
 	readonly #channel: FrameChannel;
 	#process: Process | undefined;
 	#settleBirth!: {resolve(): void; reject(error: Error): void};
-	#listener: SandboxListener | undefined;
+	#listener: LeafListener | undefined;
 	#isKnown = false;
 	#status: Promise<ProcessEnd> | undefined;
-	#ended: Promise<SandboxEnd> | undefined;
+	#ended: Promise<LeafEnd> | undefined;
 
 	/**
 	 * @param channel our end of its channel
 	 * @param maxFrame the largest frame accepted from it, in bytes
 	 */
-	constructor(parts: SandboxParts, channel: number, maxFrame: number) {
+	constructor(parts: LeafParts, channel: number, maxFrame: number) {
 		this.id = parts.id;
 		this.#parts = parts;
 		this.birth = new Promise((resolve, reject) => {
@@ -79,24 +82,26 @@ export class Sandbox {
 				this.#listener?.broken(error);
 			},
 		});
-		this.#channel.follow([parts.stdout.endpoint, parts.stderr.endpoint]);
+		if (parts.streams !== undefined) {
+			this.#channel.follow([parts.streams.stdout.endpoint, parts.streams.stderr.endpoint]);
+		}
 	}
 
-	listen(listener: SandboxListener): void {
+	listen(listener: LeafListener): void {
 		this.#listener = listener;
 	}
 
-	get stdout(): OutputPipe {
-		return this.#parts.stdout;
+	get streams(): Streams | undefined {
+		return this.#parts.streams;
 	}
 
-	get stderr(): OutputPipe {
-		return this.#parts.stderr;
+	get cgroup(): Cgroup {
+		return this.#parts.cgroup;
 	}
 
-	/** Sends a frame; what can't be sent shows as the channel's end. */
-	send(type: number, payload: Uint8Array | string): void {
-		this.#channel.send(type, payload);
+	/** Sends a frame, perhaps with fds, which stay the caller's; what can't be sent shows as the channel's end. */
+	send(type: number, payload: Uint8Array | string, fds?: readonly number[]): void {
+		this.#channel.send(type, payload, fds);
 	}
 
 	/** Stops taking frames in; a sandbox that goes on sending waits. */
@@ -134,13 +139,13 @@ export class Sandbox {
 	}
 
 	/** Kills whatever runs in it and gives everything back. The same promise however often it is called. */
-	async destroy(): Promise<SandboxEnd> {
+	async destroy(): Promise<LeafEnd> {
 		this.#ended ??= this.#destroy(false);
 		return this.#ended;
 	}
 
 	/** As {@link destroy}, for a sandbox whose channel broke: first it is given the moment to end by itself. */
-	async finish(): Promise<SandboxEnd> {
+	async finish(): Promise<LeafEnd> {
 		this.#ended ??= this.#waitForEnd().then((byItself) => this.#destroy(byItself));
 		return this.#ended;
 	}
@@ -152,11 +157,11 @@ export class Sandbox {
 		return withDeadline(ended, statusDeadlineMs, () => new Error('still running')).catch(() => false);
 	}
 
-	async #destroy(byItself: boolean): Promise<SandboxEnd> {
+	async #destroy(byItself: boolean): Promise<LeafEnd> {
 		if (!this.#isKnown) this.#parts.askBirth('later');
 		await this.birth.catch(() => undefined);
 		const process = this.#process;
-		const {cgroup, stdout, stderr, releaseId} = this.#parts;
+		const {cgroup, streams, releaseId} = this.#parts;
 		// The first process is process 1 of its pid namespace: with it the kernel kills everyone in there.
 		process?.signal('SIGKILL');
 		if (process !== undefined) {
@@ -166,15 +171,15 @@ export class Sandbox {
 				() => new Error(`sandbox ${this.id} was killed and did not end`),
 			);
 		}
-		stdout.drain();
-		stderr.drain();
+		streams?.stdout.drain();
+		streams?.stderr.drain();
 		const end = {process: byItself ? await this.#readEnd() : unknownEnd, byItself, oomKills: cgroup.oomKills()};
 		const undo = new Undo();
 		undo.push(releaseId);
 		undo.push(() => cgroup.remove());
 		undo.push(() => process?.close());
-		undo.push(() => stderr.close());
-		undo.push(() => stdout.close());
+		undo.push(() => streams?.stderr.close());
+		undo.push(() => streams?.stdout.close());
 		undo.push(() => this.#channel.close());
 		await undo.run();
 		return end;

@@ -1,0 +1,289 @@
+#include "supervisor.h"
+
+#include "kernel.h"
+#include "launcher.h"
+#include "syscalls.h"
+
+namespace {
+
+constexpr u32 kMaxFrame = 1 << 20;
+constexpr int kMaxRuns = 256;
+constexpr int kMaxWords = 16384;
+constexpr u32 kHeader = 5;
+constexpr int kStreams = 3;
+
+// Types of frames, as in src/sandbox/supervisor-protocol.ts.
+enum : u32 { kRun = 32, kKill = 33, kRunFailed = 41, kExited = 42 };
+// Steps of a run that can fail.
+enum : u32 { kRead = 1, kFork, kLimit, kChangeFolder, kExecute };
+
+enum : int { SIGNAL_BLOCK = 0, SIGNAL_SET = 2, RLIMIT_CPU = 0, RLIMIT_CORE = 4, ENOENT = 2, EACCES = 13, ENOTDIR = 20, EAGAIN_ERROR = 11 };
+
+// The frame `kRun`: this, then NUL-terminated words: working folder, arguments, variables. Its fds are 0, 1 and 2.
+struct Run {
+  u32 id, argument_count, variable_count, cpu_seconds;
+};
+struct Kill {
+  u32 id, signal;  // id 0: everything
+};
+struct __attribute__((packed)) RunFailed {
+  u32 length;
+  unsigned char type;
+  u32 id, step, error;
+};
+struct __attribute__((packed)) Exited {
+  u32 length;
+  unsigned char type;
+  u32 id, status;
+  u64 user_us, system_us, peak_kib;
+};
+struct ResourceUsage {  // struct rusage
+  long user[2], system[2], peak_kib, others[13];
+};
+
+struct {
+  u32 id;
+  int pid;
+} runs[kMaxRuns];
+
+struct {
+  u32 size;
+  unsigned char type;
+  int fds[kStreams];
+  int fd_count;
+  char bytes[kMaxFrame + 1];
+} frame;
+
+char* words[kMaxWords + 2];
+
+[[noreturn]] void Exit(int status) {
+  for (;;) Syscall(__NR_exit_group, status);
+}
+
+void Send(const void* data, u64 size) { Syscall(__NR_sendto, kControl, Word(data), static_cast<long>(size), 0x4000 /* MSG_NOSIGNAL */); }
+
+void CloseFrameFds() {
+  for (int i = 0; i < frame.fd_count; i++) Syscall(__NR_close, frame.fds[i]);
+  frame.fd_count = 0;
+}
+
+// Reads exactly that much; the fds come with the first byte of a frame. False: the host has gone.
+bool ReadExactly(char* to, u64 size) {
+  while (size > 0) {
+    IoVec vector = {to, size};
+    struct {
+      ControlHeader header;
+      int fds[kStreams + 1];
+    } control = {};
+    MsgHdr message = {nullptr, 0, &vector, 1, &control, sizeof control, 0};
+    long got = Syscall(__NR_recvmsg, kControl, Word(&message), MSG_CMSG_CLOEXEC);
+    if (got == -EINTR) continue;
+    if (got <= 0) return false;
+    if (message.control_size >= sizeof(ControlHeader) && control.header.type == SCM_RIGHTS) {
+      CloseFrameFds();
+      frame.fd_count = static_cast<int>((control.header.size - sizeof(ControlHeader)) / sizeof(int));
+      if (frame.fd_count > kStreams) return false;
+      for (int i = 0; i < frame.fd_count; i++) frame.fds[i] = control.fds[i];
+    }
+    to += got;
+    size -= static_cast<u64>(got);
+  }
+  return true;
+}
+
+bool ReadFrame() {
+  unsigned char header[kHeader];
+  if (!ReadExactly(reinterpret_cast<char*>(header), kHeader)) return false;
+  frame.size = static_cast<u32>(header[0]) | static_cast<u32>(header[1]) << 8 | static_cast<u32>(header[2]) << 16 |
+               static_cast<u32>(header[3]) << 24;
+  frame.type = header[4];
+  if (frame.size > kMaxFrame) return false;
+  if (!ReadExactly(frame.bytes, frame.size)) return false;
+  frame.bytes[frame.size] = 0;
+  return true;
+}
+
+u64 Length(const char* text) {
+  u64 length = 0;
+  while (text[length] != 0) length++;
+  return length;
+}
+
+bool HasSlash(const char* text) {
+  for (; *text != 0; text++) {
+    if (*text == '/') return true;
+  }
+  return false;
+}
+
+// The value of PATH among the variables, or where programs usually are.
+const char* SearchPath(char** variables) {
+  for (; *variables != nullptr; variables++) {
+    const char* each = *variables;
+    if (each[0] == 'P' && each[1] == 'A' && each[2] == 'T' && each[3] == 'H' && each[4] == '=') return each + 5;
+  }
+  return "/usr/local/bin:/usr/bin:/bin";
+}
+
+// As execvp(3): answers why none of the candidates could be executed.
+long Execute(char** arguments, char** variables) {
+  const char* name = arguments[0];
+  if (HasSlash(name)) return Syscall(__NR_execve, Word(name), Word(arguments), Word(variables));
+  char candidate[4096];
+  long result = -ENOENT;
+  u64 name_length = Length(name);
+  for (const char* path = SearchPath(variables); *path != 0;) {
+    u64 length = 0;
+    while (path[length] != 0 && path[length] != ':') length++;
+    if (length > 0 && length + name_length + 2 <= sizeof candidate) {
+      u64 at = 0;
+      for (u64 i = 0; i < length; i++) candidate[at++] = path[i];
+      candidate[at++] = '/';
+      for (u64 i = 0; i <= name_length; i++) candidate[at++] = name[i];
+      long tried = Syscall(__NR_execve, Word(candidate), Word(arguments), Word(variables));
+      if (tried == -EACCES) result = tried;
+      if (tried != -ENOENT && tried != -ENOTDIR && tried != -EACCES) return tried;
+    }
+    path += length;
+    if (*path == ':') path++;
+  }
+  return result;
+}
+
+struct Failure {
+  u32 step;
+  long error;
+};
+
+// In the child.
+Failure Become(const Run& run, char** arguments, char** variables, const char* folder) {
+  Syscall(__NR_setsid);
+  unsigned long none = 0;
+  Syscall(__NR_rt_sigprocmask, SIGNAL_SET, Word(&none), 0, sizeof none);
+  u64 no_core[2] = {0, 0};
+  Syscall(__NR_prlimit64, 0, RLIMIT_CORE, Word(no_core), 0);
+  if (run.cpu_seconds > 0) {
+    u64 seconds[2] = {run.cpu_seconds, run.cpu_seconds + 1};
+    long limited = Syscall(__NR_prlimit64, 0, RLIMIT_CPU, Word(seconds), 0);
+    if (limited < 0) return {kLimit, limited};
+  }
+  long changed = Syscall(__NR_chdir, Word(folder));
+  if (changed < 0) return {kChangeFolder, changed};
+  return {kExecute, Execute(arguments, variables)};
+}
+
+void TellFailure(u32 id, u32 step, long error) {
+  RunFailed failed = {sizeof failed - kHeader, kRunFailed, id, step, static_cast<u32>(-error)};
+  Send(&failed, sizeof failed);
+}
+
+// Cuts the frame's words; answers their number, or -1 when the frame is not what it says.
+int CutWords(u32 wanted) {
+  if (wanted > kMaxWords) return -1;
+  u32 count = 0;
+  for (u32 at = sizeof(Run); at < frame.size && count < wanted; at += static_cast<u32>(Length(frame.bytes + at)) + 1) {
+    words[count++] = frame.bytes + at;
+  }
+  return count == wanted ? static_cast<int>(count) : -1;
+}
+
+void StartRun() {
+  Run run = *reinterpret_cast<Run*>(frame.bytes);
+  int slot = 0;
+  while (slot < kMaxRuns && runs[slot].pid != 0) slot++;
+  u32 wanted = 1 + run.argument_count + run.variable_count;
+  if (frame.size < sizeof(Run) || frame.fd_count != kStreams || run.argument_count == 0 || CutWords(wanted) < 0) {
+    return TellFailure(run.id, kRead, -EPROTO);
+  }
+  if (slot == kMaxRuns) return TellFailure(run.id, kFork, -EAGAIN_ERROR);
+  // words: folder, arguments, variables; each list ends with a null pointer, so the variables move up by one.
+  char** arguments = words + 1;
+  for (u32 i = wanted; i > 1 + run.argument_count; i--) words[i] = words[i - 1];
+  words[1 + run.argument_count] = nullptr;
+  char** variables = words + 2 + run.argument_count;
+  words[wanted + 1] = nullptr;
+  int report[2];
+  long piped = Syscall(__NR_pipe2, Word(report), O_CLOEXEC);
+  if (piped < 0) return TellFailure(run.id, kFork, piped);
+  long pid = Syscall(__NR_clone, SIGCHLD);
+  if (pid == 0) {
+    for (int i = 0; i < kStreams; i++) Syscall(__NR_dup3, frame.fds[i], 100 + i, 0);
+    Syscall(__NR_dup3, report[1], 100 + kStreams, O_CLOEXEC);
+    for (int i = 0; i < kStreams; i++) Syscall(__NR_dup3, 100 + i, i, 0);
+    Syscall(__NR_dup3, 100 + kStreams, kStreams, O_CLOEXEC);
+    Syscall(__NR_close_range, kStreams + 1, ~0U, 0);
+    Failure failure = Become(run, arguments, variables, words[0]);
+    Syscall(__NR_write, kStreams, Word(&failure), sizeof failure);
+    Exit(127);
+  }
+  Syscall(__NR_close, report[1]);
+  Failure failure = {0, 0};
+  if (pid < 0) {
+    failure = {kFork, pid};
+  } else {
+    while (Syscall(__NR_read, report[0], Word(&failure), sizeof failure) == -EINTR) {
+    }
+    if (failure.step == 0) {
+      runs[slot].id = run.id;
+      runs[slot].pid = static_cast<int>(pid);
+    }
+  }
+  Syscall(__NR_close, report[0]);
+  if (failure.step != 0) TellFailure(run.id, failure.step, failure.error);
+}
+
+void KillRun() {
+  Kill kill = *reinterpret_cast<Kill*>(frame.bytes);
+  if (frame.size < sizeof(Kill)) return;
+  if (kill.id == 0) Syscall(__NR_kill, -1, kill.signal);
+  for (auto& run : runs) {
+    if (run.pid != 0 && run.id == kill.id) Syscall(__NR_kill, -run.pid, kill.signal);
+  }
+}
+
+u64 Microseconds(const long (&time)[2]) { return static_cast<u64>(time[0]) * 1000000 + static_cast<u64>(time[1]); }
+
+// Reaps all that have ended; of orphans nobody is told.
+void Reap() {
+  for (;;) {
+    int status = 0;
+    ResourceUsage usage = {};
+    long pid = Syscall(__NR_wait4, -1, Word(&status), WNOHANG, Word(&usage));
+    if (pid <= 0) return;
+    for (auto& run : runs) {
+      if (run.pid != pid) continue;
+      run.pid = 0;
+      Exited exited = {sizeof exited - kHeader, kExited, run.id, static_cast<u32>(status), Microseconds(usage.user),
+                       Microseconds(usage.system), static_cast<u64>(usage.peak_kib)};
+      Send(&exited, sizeof exited);
+      break;
+    }
+  }
+}
+
+}  // namespace
+
+void Supervise() {
+  // What runs here has the same id: it shall not look into this process.
+  Prctl(PR_SET_DUMPABLE, 0);
+  Syscall(__NR_dup3, 0, 1, 0);
+  Syscall(__NR_dup3, 0, 2, 0);
+  unsigned long mask = 1UL << (SIGCHLD - 1);
+  Syscall(__NR_rt_sigprocmask, SIGNAL_BLOCK, Word(&mask), 0, sizeof mask);
+  int signals = static_cast<int>(Syscall(__NR_signalfd4, -1, Word(&mask), sizeof mask, O_CLOEXEC | O_NONBLOCK));
+  for (;;) {
+    PollFd waits[2] = {{kControl, 1, 0}, {signals, 1, 0}};
+    Syscall(__NR_ppoll, Word(waits), 2, 0, 0, 0);
+    if (waits[1].revents != 0) {
+      char drained[256];
+      while (Syscall(__NR_read, signals, Word(drained), sizeof drained) > 0) {
+      }
+    }
+    Reap();
+    if (waits[0].revents == 0) continue;
+    if (!ReadFrame()) Exit(0);
+    if (frame.type == kRun) StartRun();
+    if (frame.type == kKill) KillRun();
+    CloseFrameFds();
+  }
+}

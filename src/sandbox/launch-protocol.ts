@@ -1,0 +1,124 @@
+/** What the host and a launcher say to each other, one packet a message; native/guest/launcher.h has the same layouts. */
+import type {IdRange} from './uid-range.ts';
+
+/** The steps of a leaf's set-up, numbered as in launcher.cc. */
+const leafSteps = [
+	'none',
+	'join cgroups',
+	'place fds',
+	'unshare namespaces',
+	'join network namespace',
+	'mount proc',
+	'mount scratch',
+	'attach mounts',
+	'set hostname',
+	'limit open files',
+	'drop privileges',
+	'install seccomp filter',
+] as const;
+
+/** How a leaf's set-up went; its pidfd comes with it. */
+export type Birth = {
+	readonly id: number;
+	/** The step that failed, if one did. */
+	readonly failedStep: string | undefined;
+	readonly errno: number;
+	/** CLOCK_MONOTONIC milliseconds. */
+	readonly beganMs: number;
+	readonly endedMs: number;
+};
+
+function readTimeMs(data: Buffer, at: number): number {
+	return (data.readUInt32LE(at + 4) * 2 ** 32 + data.readUInt32LE(at)) / 1e6;
+}
+
+/** Undefined: not something that a leaf says. */
+export function decodeBirth(data: Buffer): Birth | undefined {
+	if (data.length !== 32) return undefined;
+	const step = data.readUInt32LE(4);
+	return {
+		id: data.readUInt32LE(0),
+		failedStep: step === 0 ? undefined : (leafSteps[step] ?? `step ${step}`),
+		errno: data.readUInt32LE(8),
+		beganMs: readTimeMs(data, 16),
+		endedMs: readTimeMs(data, 24),
+	};
+}
+
+/** Bits of a leaf's request, as in launcher.h. */
+const leafFlags = {noStreams: 1, sharedNetwork: 2, noFilter: 4} as const;
+
+/** Asks for a leaf. */
+export type LeafRequest = {
+	readonly id: number;
+	readonly uid: number;
+	/** Files that one process may have open. */
+	readonly openFiles: number;
+	/** Mount options of /tmp; undefined: none is mounted. */
+	readonly scratch: string | undefined;
+	readonly hostname: string;
+	/** Working folder. */
+	readonly folder: string;
+	/** Where the mounts are attached, in the order of their fds. */
+	readonly targets: readonly string[];
+	/** Whether stdout and stderr come with it. */
+	readonly streams: boolean;
+	/** Whether it gets a network namespace of its own. */
+	readonly ownNetwork: boolean;
+	readonly filter: boolean;
+};
+
+type Head = {op: string; id?: number; uid?: number; flags?: number; mounts?: number; openFiles?: number};
+
+function encode(
+	{op, id = 0, uid = 0, flags = 0, mounts = 0, openFiles = 0}: Head,
+	range: IdRange,
+	text: string,
+): Buffer {
+	const head = Buffer.alloc(32);
+	const words = [op.charCodeAt(0), id, uid, flags, mounts, range.start, range.count, openFiles];
+	for (const [index, word] of words.entries()) head.writeUInt32LE(word, index * 4);
+	return Buffer.concat([head, Buffer.from(text)]);
+}
+
+const noRange: IdRange = {start: 0, count: 0};
+
+/** fds: channel, stdout and stderr if there are any, mounts, cgroups. */
+export function encodeLeafRequest(leaf: LeafRequest): Buffer {
+	const flags =
+		(leaf.streams ? 0 : leafFlags.noStreams) |
+		(leaf.ownNetwork ? 0 : leafFlags.sharedNetwork) |
+		(leaf.filter ? 0 : leafFlags.noFilter);
+	const text = [leaf.scratch ?? '', leaf.hostname, leaf.folder, ...leaf.targets, ''].join('\0');
+	const {id, uid, openFiles} = leaf;
+	return encode({op: 'L', id, uid, flags, mounts: leaf.targets.length, openFiles}, noRange, text);
+}
+
+/** Asks for a child zygote with ids of its own. fds: control socket, and the packages' mount if there is one. */
+export function encodeZygoteRequest(range: IdRange, hasPackages: boolean, spec: unknown): Buffer {
+	return encode({op: 'Z', mounts: hasPackages ? 1 : 0}, range, JSON.stringify(spec));
+}
+
+/** Asks for network namespaces for the next leaves. */
+export function encodeRefillRequest(): Buffer {
+	return encode({op: 'N'}, noRange, '');
+}
+
+/** What a launcher says. */
+export type LauncherMessage =
+	| {readonly type: 'born'}
+	/** What it said with it is for whoever started it. */
+	| {readonly type: 'ready'; readonly words: string}
+	| {readonly type: 'leafEnded'; readonly id: number; readonly status: number}
+	| {readonly type: 'forkFailed'; readonly id: number; readonly errno: number};
+
+/** Undefined: not something that a launcher says. */
+export function decodeLauncherMessage(data: Buffer): LauncherMessage | undefined {
+	const op = String.fromCharCode(data[0] ?? 0);
+	if (op === 'B') return {type: 'born'};
+	if (op === 'R') return {type: 'ready', words: data.toString('utf8', 1)};
+	if (data.length !== 12) return undefined;
+	const [id, value] = [data.readUInt32LE(4), data.readInt32LE(8)];
+	if (op === 'X') return {type: 'leafEnded', id, status: value};
+	return op === 'E' ? {type: 'forkFailed', id, errno: value} : undefined;
+}

@@ -1,0 +1,95 @@
+import test from 'ava';
+import fc from 'fast-check';
+import {
+	decodeBirth,
+	decodeLauncherMessage,
+	encodeLeafRequest,
+	encodeRefillRequest,
+	encodeZygoteRequest,
+} from '../../src/sandbox/launch-protocol.ts';
+
+const leaf = {
+	id: 5,
+	uid: 1000,
+	openFiles: 64,
+	scratch: 'size=1k',
+	hostname: 'h',
+	folder: '/',
+	targets: ['/a', '/b'],
+	streams: true,
+	ownNetwork: true,
+	filter: true,
+};
+
+function words(data: Buffer): number[] {
+	return Array.from({length: 8}, (_each, index) => data.readUInt32LE(index * 4));
+}
+
+test('a request is eight words and text', (t) => {
+	const request = encodeLeafRequest(leaf);
+	t.deepEqual(words(request), ['L'.charCodeAt(0), 5, 1000, 0, 2, 0, 0, 64]);
+	t.is(request.toString('utf8', 32), 'size=1k\0h\0/\0/a\0/b\0');
+	const zygote = encodeZygoteRequest({start: 7, count: 9}, true, {modules: []});
+	t.deepEqual(words(zygote), ['Z'.charCodeAt(0), 0, 0, 0, 1, 7, 9, 0]);
+	t.is(zygote.toString('utf8', 32), '{"modules":[]}');
+	t.deepEqual(words(encodeRefillRequest()), ['N'.charCodeAt(0), 0, 0, 0, 0, 0, 0, 0]);
+});
+
+for (const [title, change, flags] of [
+	['without streams', {streams: false}, 1],
+	['with its launcher’s network', {ownNetwork: false}, 2],
+	['without a filter', {filter: false}, 4],
+] as const) {
+	test(`a leaf ${title} is asked for by a bit`, (t) => t.is(words(encodeLeafRequest({...leaf, ...change}))[3], flags));
+}
+
+test('without scratch its word is empty', (t) => {
+	t.is(encodeLeafRequest({...leaf, scratch: undefined, targets: []}).toString('utf8', 32), '\0h\0/\0');
+});
+
+test('a birth names the step that failed', (t) => {
+	const data = Buffer.alloc(32);
+	data.writeUInt32LE(3, 0);
+	data.writeUInt32LE(5, 4);
+	data.writeUInt32LE(13, 8);
+	data.writeBigUInt64LE(7n, 16);
+	data.writeBigUInt64LE(2n ** 33n, 24);
+	const times = {beganMs: 7e-6, endedMs: 2 ** 33 / 1e6};
+	t.deepEqual(decodeBirth(data), {id: 3, failedStep: 'mount proc', errno: 13, ...times});
+	data.writeUInt32LE(0, 4);
+	t.is(decodeBirth(data)?.failedStep, undefined);
+	data.writeUInt32LE(77, 4);
+	t.is(decodeBirth(data)?.failedStep, 'step 77');
+});
+
+test('any bytes are a birth or none', (t) => {
+	fc.assert(
+		fc.property(fc.uint8Array({maxLength: 40}), (bytes) => {
+			return (decodeBirth(Buffer.from(bytes)) === undefined) === (bytes.length !== 32);
+		}),
+	);
+	t.pass();
+});
+
+test('the messages of a launcher are read', (t) => {
+	const message = (op: string, id: number, value: number) => {
+		const data = Buffer.alloc(12);
+		data.write(op);
+		data.writeUInt32LE(id, 4);
+		data.writeInt32LE(value, 8);
+		return data;
+	};
+	t.deepEqual(decodeLauncherMessage(Buffer.from('B')), {type: 'born'});
+	t.deepEqual(decodeLauncherMessage(Buffer.from('Rwords')), {type: 'ready', words: 'words'});
+	t.deepEqual(decodeLauncherMessage(message('X', 3, 256)), {type: 'leafEnded', id: 3, status: 256});
+	t.deepEqual(decodeLauncherMessage(message('E', 4, -11)), {type: 'forkFailed', id: 4, errno: -11});
+});
+
+for (const [title, data] of [
+	['nothing', ''],
+	['an unknown letter', 'Q'],
+	['an end that is too short', 'X1234567890'],
+	['an end that is too long', 'X123456789012'],
+] as const) {
+	test(`${title} is no message`, (t) => t.is(decodeLauncherMessage(Buffer.from(data)), undefined));
+}
