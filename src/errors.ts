@@ -4,6 +4,7 @@
 export const errorCodes = {
 	Aborted: 'the caller’s AbortSignal fired',
 	BudgetExceeded: 'the memory budget stayed taken until the deadline',
+	Capacity: 'the memory budget is taken, and the pool does not wait',
 	EntryFileMissing: 'the deployed code has no entry file',
 	InstallFailed: 'a requirement could not be installed; the message holds the installer’s own words',
 	InvalidConfig: 'the function’s ol.yaml is not valid',
@@ -52,6 +53,21 @@ export class ForktreeError extends Error {
 	constructor(code: ErrorCode, message: string, options?: {cause?: unknown}) {
 		super(message, options);
 		this.code = code;
+	}
+}
+
+/** A sandbox was used after its end. */
+export class SandboxDeadError extends ForktreeError {
+	override readonly name = 'SandboxDeadError';
+	/** Which sandbox. */
+	readonly sandbox: string;
+	/** Why it ended. */
+	readonly reason: string;
+
+	constructor(sandbox: string, reason: string) {
+		super('SandboxDead', `sandbox ${sandbox} has ended: ${reason}`);
+		this.sandbox = sandbox;
+		this.reason = reason;
 	}
 }
 

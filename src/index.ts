@@ -1,5 +1,13 @@
 /** The public names. */
-export {type ErrorCode, errorCodes, ForktreeError, type OutcomeCode, outcomeCodes, SyscallError} from './errors.ts';
+export {
+	type ErrorCode,
+	errorCodes,
+	ForktreeError,
+	type OutcomeCode,
+	outcomeCodes,
+	SandboxDeadError,
+	SyscallError,
+} from './errors.ts';
 export {
 	type DoctorCheck,
 	type DoctorCheckName,
@@ -32,3 +40,12 @@ export {
 export type {DeploySource} from './lambda/source.ts';
 export type {ChunkStream} from './lambda/stream.ts';
 export type {Limits} from './sandbox/limits.ts';
+export type {ExecError, ExecErrorCode, ExecLimitHit, ExecOptions, ExecResult} from './sandbox/run.ts';
+export type {Sandbox, SandboxEvents, SandboxStats} from './sandbox/sandbox.ts';
+export type {SandboxLimits, SandboxMount, SandboxOptions, SandboxPoolOptions} from './sandbox/sandbox-options.ts';
+export {
+	createSandboxPool,
+	type SandboxPool,
+	type SandboxPoolEvents,
+	type SandboxPoolStats,
+} from './sandbox/sandbox-pool.ts';

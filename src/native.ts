@@ -36,7 +36,7 @@ type Addon = {
 		maxFrame: number,
 	) => NativeEndpoint;
 	socketPair(packets: boolean): [number, number] | number;
-	pipe(): [number, number] | number;
+	pipe(writing: boolean): [number, number] | number;
 	spawn(path: string, args: readonly string[], fds: readonly number[]): {pid: number; pidfd: number} | number;
 	signal(pidfd: number, signal: number): number;
 	exitStatus(pidfd: number): number;
@@ -110,9 +110,9 @@ export function socketPair(packets: boolean): [number, number] {
 	return checkPair('socketpair', addon().socketPair(packets));
 }
 
-/** A pipe: read end (non-blocking), write end; both close-on-exec. */
-export function pipe(): [number, number] {
-	return checkPair('pipe', addon().pipe());
+/** A pipe: read end, write end; both close-on-exec. Ours is the read end unless `writing`, and does not block. */
+export function pipe(writing = false): [number, number] {
+	return checkPair('pipe', addon().pipe(writing));
 }
 
 /** Closes an fd that nothing else owns. */

@@ -26,11 +26,11 @@ Napi::Value SocketPair(const Napi::CallbackInfo& info) {
   return Pair(info.Env(), socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, pair), pair);
 }
 
-// pipe(): [read end, non-blocking; write end], or -errno
+// pipe(writing): [read end, write end], or -errno; ours, which does not block, is the one that is read or written
 Napi::Value Pipe(const Napi::CallbackInfo& info) {
   int pair[2];
   int result = pipe2(pair, O_CLOEXEC);
-  if (result == 0) fcntl(pair[0], F_SETFL, O_NONBLOCK);
+  if (result == 0) fcntl(pair[info[0].ToBoolean() ? 1 : 0], F_SETFL, O_NONBLOCK);
   return Pair(info.Env(), result, pair);
 }
 

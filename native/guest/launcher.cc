@@ -303,6 +303,8 @@ Failure SetUpLeaf(const Request& request, Needs* needs) {
   u64 open_files[2] = {request.open_files, request.open_files};
   STEP(kLimitFiles, Syscall(__NR_prlimit64, 0, 7 /* RLIMIT_NOFILE */, Word(open_files), 0));
   RUN(DropPrivileges(request.uid));
+  // As its user, who so owns it.
+  if ((request.flags & kWorkFolder) != 0) STEP(kMountScratch, Syscall(__NR_mkdirat, AT_FDCWD, Word("/tmp/work"), 0700));
   return {kNoStep, 0};
 #undef RUN
 }

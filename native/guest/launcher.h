@@ -7,8 +7,9 @@ constexpr int kControl = 3;  // the control socket; in a leaf its channel
 constexpr int kMaxFds = 16;
 constexpr int kMaxText = 65536;
 
-// Bits of Request::flags: no stdout and stderr come with it; the launcher's own network; no filter.
-enum : u32 { kNoStreams = 1, kSharedNetwork = 2, kNoFilter = 4 };
+// Bits of Request::flags: no stdout and stderr come with it; the launcher's own network; no filter; a
+// folder of its own in /tmp.
+enum : u32 { kNoStreams = 1, kSharedNetwork = 2, kNoFilter = 4, kWorkFolder = 8 };
 
 // Requests: fork a leaf; make network namespaces ahead. Any other is the program's own.
 enum : u32 { kLeaf = 'L', kRefill = 'N' };

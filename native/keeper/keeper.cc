@@ -5,6 +5,7 @@
 #include "keeper.h"
 
 #include <errno.h>
+#include <linux/mount.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -33,47 +34,54 @@ struct Keeper {
 
 std::string Place(const Keeper& keeper, const std::string& id) { return keeper.mount_point + "/" + id; }
 
-// In a throw-away child: binds the folder read-only, copies the mount namespace into a new user namespace, which locks
-// those flags for good, and sends a clone of the mount. No id map is needed.
-void LockInChild(const std::string& source, int report) {
+// In a throw-away child: attaches a clone of the folder's mount with the flags it shall have, copies the mount namespace
+// into a new user namespace, which locks those flags for good, and sends a clone of that. No id map is needed.
+void LockInChild(const std::string& source, bool read_only, const std::string& place, int report) {
   auto steps = [&]() -> Outcome {
     TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
     TRY("make mounts private", "/", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
-    TRY("bind", source, mount(source.c_str(), source.c_str(), nullptr, MS_BIND, nullptr));
-    TRY("make read-only", source,
-        mount(nullptr, source.c_str(), nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, nullptr));
+    // The path is resolved once: who swaps a link on it afterwards changes nothing.
+    Fd folder(open(source.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    TRY("open", source, folder.get());
+    Fd tree(OpenTree("", AT_EMPTY_PATH, folder.get()));
+    TRY("clone mount", source, tree.get());
+    mount_attr attributes = {};
+    attributes.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (read_only ? MOUNT_ATTR_RDONLY : 0);
+    TRY("set mount flags", source,
+        syscall(SYS_mount_setattr, tree.get(), "", AT_EMPTY_PATH, &attributes, sizeof attributes));
+    TRY("attach", place, MoveMount(tree.get(), place.c_str()));
     TRY("unshare user namespace", "", unshare(CLONE_NEWUSER | CLONE_NEWNS));
-    int tree = OpenTree(source.c_str(), 0);
-    TRY("clone mount", source, tree);
-    return Outcome::Ok({}, Fd(tree));
+    int locked = OpenTree(place.c_str(), 0);
+    TRY("clone mount", place, locked);
+    return Outcome::Ok({}, Fd(locked));
   };
   Send(report, steps());
   _exit(0);
 }
 
-Outcome Lock(Keeper& keeper, const std::string& id, const std::string& source) {
+Outcome LockAt(Keeper& keeper, const std::string& id, const std::string& source, bool read_only, const std::string& place) {
   int pair[2];
   TRY("socketpair", "", socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
   Fd ours(pair[0]), theirs(pair[1]);
   pid_t child = fork();
   TRY("fork", "", child);
-  if (child == 0) LockInChild(source, theirs.get());
+  if (child == 0) LockInChild(source, read_only, place, theirs.get());
   theirs.Close();
   Outcome made = Receive(ours.get());
   waitpid(child, nullptr, 0);
   if (!made.ok) return made;
-  std::string place = Place(keeper, id);
-  struct stat status;
-  TRY("stat", source, stat(source.c_str(), &status));
-  TRY("make mount point", place, mkdir(place.c_str(), 0700));
   // A detached mount of another namespace can be attached but not cloned, so it is attached here once.
-  if (MoveMount(made.fd.get(), place.c_str()) < 0) {
-    Outcome failed = Outcome::Failed("attach", errno, place);
-    rmdir(place.c_str());
-    return failed;
-  }
+  TRY("attach", place, MoveMount(made.fd.get(), place.c_str()));
   keeper.locked[id] = std::move(made.fd);
   return Outcome::Ok();
+}
+
+Outcome Lock(Keeper& keeper, const std::string& id, const std::string& source, bool read_only) {
+  std::string place = Place(keeper, id);
+  TRY("make mount point", place, mkdir(place.c_str(), 0700));
+  Outcome locked = LockAt(keeper, id, source, read_only, place);
+  if (!locked.ok) rmdir(place.c_str());
+  return locked;
 }
 
 Outcome Unlock(Keeper& keeper, const std::string& id) {
@@ -106,7 +114,8 @@ Outcome Spawn(Keeper& keeper, const Words& words, const std::vector<Fd>& fds) {
 Outcome Handle(Keeper& keeper, const Words& words, const std::vector<Fd>& fds) {
   const std::string& op = words.empty() ? "" : words[0];
   if (op == "join") return Join(fds);
-  if (op == "lock" && words.size() == 3) return Lock(keeper, words[1], words[2]);
+  if (op == "lock" && words.size() == 3) return Lock(keeper, words[1], words[2], true);
+  if (op == "lock-writable" && words.size() == 3) return Lock(keeper, words[1], words[2], false);
   if (op == "unlock" && words.size() == 2) return Unlock(keeper, words[1]);
   if (op == "clone" && words.size() == 2) return Clone(keeper, words[1]);
   if (op == "spawn") return Spawn(keeper, words, fds);

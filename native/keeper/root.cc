@@ -83,9 +83,10 @@ Outcome BindReadOnly(const std::string& source, const std::string& target) {
 Outcome MakeDevices(const std::string& root) {
   struct Device {
     const char* name;
-    unsigned minor;
+    unsigned major, minor;
   };
-  constexpr Device kDevices[] = {{"null", 3}, {"zero", 5}, {"full", 7}, {"random", 8}, {"urandom", 9}};
+  // A tty is that of whoever opens it; in a sandbox, which has none, that fails with ENXIO.
+  constexpr Device kDevices[] = {{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
   constexpr const char* kLinks[][2] = {{"/proc/self/fd", "fd"},
                                        {"/proc/self/fd/0", "stdin"},
                                        {"/proc/self/fd/1", "stdout"},
@@ -96,7 +97,7 @@ Outcome MakeDevices(const std::string& root) {
   TRY("mount tmpfs", folder, mount("tmpfs", folder.c_str(), "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k,nr_inodes=32"));
   for (const Device& device : kDevices) {
     std::string path = folder + "/" + device.name;
-    TRY("mknod", path, mknod(path.c_str(), S_IFCHR | 0666, makedev(1, device.minor)));
+    TRY("mknod", path, mknod(path.c_str(), S_IFCHR | 0666, makedev(device.major, device.minor)));
     TRY("chmod", path, chmod(path.c_str(), 0666));
   }
   for (const auto& link : kLinks) {
@@ -120,8 +121,22 @@ Outcome MountDeadProc(const std::string& root) {
   return status == 0 ? Outcome::Ok() : Outcome::Failed("mount proc", WEXITSTATUS(status), path);
 }
 
+// Folders one over the other, the topmost first, read-only: there is no upper one.
+Outcome MountLayers(const std::string& lowers, const std::string& target) {
+  TRY("mkdir", target, mkdir(target.c_str(), 0755));
+  std::string options = "lowerdir=" + lowers;
+  TRY("mount overlay", target, mount("overlay", target.c_str(), "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, options.c_str()));
+  return Outcome::Ok();
+}
+
+// What the operations come to, besides the root.
+struct Plan {
+  size_t exec = 0;  // the index of what follows `exec`
+  bool own_network = true;
+};
+
 // The plan's operations; each is a word and its arguments. `exec` is the last.
-Outcome Assemble(const Words& words, size_t at, const std::string& root, size_t* exec) {
+Outcome Assemble(const Words& words, size_t at, const std::string& root, Plan* plan) {
   while (at < words.size() && words[at] != "exec") {
     const std::string& op = words[at];
     if (at + 2 >= words.size()) return Outcome::Failed("understand plan", EINVAL, op);
@@ -139,6 +154,10 @@ Outcome Assemble(const Words& words, size_t at, const std::string& root, size_t*
       done = WriteFile(target, first, O_CREAT | O_EXCL);
     } else if (op == "link") {
       TRY("symlink", target, symlink(first.c_str(), target.c_str()));
+    } else if (op == "overlay") {
+      done = MountLayers(first, target);
+    } else if (op == "share") {
+      plan->own_network = first != "network";
     } else if (op == "dir") {
       TRY("mkdir", target, mkdir(target.c_str(), 0755));
     } else {
@@ -147,7 +166,7 @@ Outcome Assemble(const Words& words, size_t at, const std::string& root, size_t*
     if (!done.ok) return done;
     at += 3;
   }
-  *exec = at + 1;
+  plan->exec = at + 1;
   return Outcome::Ok();
 }
 
@@ -228,7 +247,7 @@ Outcome RunInit(const Words& words, size_t exec, Fds fds) {
 
 // In the helper: assembles the root, enters it, makes the init as the keeper's child, and ends.
 Outcome RunHelper(const Words& words, const std::string& root, Fds fds) {
-  size_t exec = 0;
+  Plan plan;
   umask(022);
   const rlimit no_core = {0, 0};
   TRY("setrlimit", "RLIMIT_CORE", setrlimit(RLIMIT_CORE, &no_core));
@@ -236,18 +255,18 @@ Outcome RunHelper(const Words& words, const std::string& root, Fds fds) {
   TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
   TRY("make mounts private", "/", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
   TRY("mount tmpfs", root, mount("tmpfs", root.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=2m"));
-  Outcome assembled = Assemble(words, 3, root, &exec);
+  Outcome assembled = Assemble(words, 3, root, &plan);
   if (assembled.ok) assembled = MakeDevices(root);
   if (assembled.ok) assembled = MountDeadProc(root);
   if (assembled.ok) assembled = Enter(root);
   if (!assembled.ok) return assembled;
   int pidfd = -1;
-  pid_t init = Clone3(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET |
-                          CLONE_NEWCGROUP | CLONE_PARENT,
+  pid_t init = Clone3(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP |
+                          CLONE_PARENT | (plan.own_network ? CLONE_NEWNET : 0),
                       &pidfd, 0);
   TRY("clone3", "", init);
   if (init == 0) {
-    Report(fds.report, RunInit(words, exec, fds));
+    Report(fds.report, RunInit(words, plan.exec, fds));
     _exit(1);
   }
   Report(fds.report, Outcome::Ok({std::to_string(init)}, Fd(pidfd)));

@@ -3,18 +3,26 @@
  * Each controller is looked for once. On v1 and hybrid hosts the v2 tree is not used: moving a process there waits for
  * an RCU grace period, while a v1 `tasks` file that the process itself writes to does not.
  */
-import {closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, writeFileSync} from 'node:fs';
+import {closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, writeFileSync, writeSync} from 'node:fs';
 import {rmdir} from 'node:fs/promises';
+import {constants} from 'node:os';
 import path from 'node:path';
 import {ForktreeError, SyscallError} from '../errors.ts';
 import {readNumber} from '../native.ts';
 import {parseMountinfo} from './mountinfo.ts';
 
-const controllers = ['memory', 'pids', 'cpu'] as const;
-type Controller = (typeof controllers)[number];
+const limiting = ['memory', 'pids', 'cpu'] as const;
+/** On v1 these have hierarchies of their own; every v2 group can freeze and counts its time. */
+const managing = ['freezer', 'cpuacct'] as const;
+type Controller = (typeof limiting)[number] | (typeof managing)[number];
 
 /** What a group limits. */
-export type CgroupLimits = {readonly memoryMb: number; readonly cpuPercent: number; readonly processes: number};
+export type CgroupLimits = {
+	readonly memoryMb: number;
+	readonly swapMb: number;
+	readonly cpuPercent: number;
+	readonly processes: number;
+};
 
 /** `v1`: only v1 hierarchies; `hybrid`: v1 controllers beside a v2 tree; `v2`: one tree. */
 export type CgroupMode = 'v1' | 'hybrid' | 'v2';
@@ -36,6 +44,7 @@ function ownDirectory(mountPoint: string, root: string, group: string): string {
 
 /**
  * Finds the controllers.
+ * @param managed whether groups are also to be frozen and their time counted
  * @param mountinfo text of /proc/self/mountinfo
  * @param groups text of /proc/self/cgroup
  * @param v2Controllers reads `cgroup.controllers` of a v2 mount point
@@ -45,19 +54,21 @@ export function findCgroups(
 	mountinfo: string,
 	groups: string,
 	v2Controllers: (mountPoint: string) => string,
+	managed = false,
 ): CgroupHost {
 	const mounts = parseMountinfo(mountinfo);
 	const v2 = mounts.find((mount) => mount.type === 'cgroup2');
 	const inV2 = v2 === undefined ? [] : v2Controllers(v2.mountPoint).trim().split(' ');
 	const hierarchies = new Map<string, {version: 1 | 2; directory: string; controllers: Controller[]}>();
 	const missing: string[] = [];
-	for (const controller of controllers) {
+	const wanted: readonly Controller[] = managed ? [...limiting, ...managing] : limiting;
+	for (const controller of wanted) {
 		const v1 = mounts.find((mount) => mount.type === 'cgroup' && mount.superOptions.includes(controller));
 		let found: {version: 1 | 2; directory: string} | undefined;
 		if (v1 !== undefined) {
 			const line = groups.split('\n').find((each) => each.split(':')[1]?.split(',').includes(controller));
 			found = {version: 1, directory: ownDirectory(v1.mountPoint, v1.root, line?.split(':').slice(2).join(':') ?? '/')};
-		} else if (v2 !== undefined && inV2.includes(controller)) {
+		} else if (v2 !== undefined && inV2.includes(isManaging(controller) ? 'memory' : controller)) {
 			found = {version: 2, directory: v2.mountPoint};
 		}
 		if (found === undefined) {
@@ -71,7 +82,7 @@ export function findCgroups(
 	if (missing.length > 0) {
 		throw new ForktreeError(
 			'NotSupported',
-			`expected the cgroup controllers ${controllers.join(', ')}, got none for ${missing.join(', ')}; mount cgroup2 on /sys/fs/cgroup, or give the container its own cgroup namespace`,
+			`expected the cgroup controllers ${wanted.join(', ')}, got none for ${missing.join(', ')}; mount cgroup2 on /sys/fs/cgroup, or give the container its own cgroup namespace`,
 		);
 	}
 	const all = [...hierarchies.values()];
@@ -79,34 +90,42 @@ export function findCgroups(
 	return {mode, hierarchies: all};
 }
 
+function isManaging(controller: Controller): boolean {
+	return (managing as readonly Controller[]).includes(controller);
+}
+
 /** {@link findCgroups} of the running host. */
-export function findHostCgroups(): CgroupHost {
+export function findHostCgroups(managed = false): CgroupHost {
 	return findCgroups(
 		readFileSync('/proc/self/mountinfo', 'utf8'),
 		readFileSync('/proc/self/cgroup', 'utf8'),
 		(mountPoint) => readFileSync(path.join(mountPoint, 'cgroup.controllers'), 'utf8'),
+		managed,
 	);
 }
 
 /** The control files that set `limits`, as [file, value]. */
 function settings(version: 1 | 2, controller: Controller, limits: CgroupLimits): Array<[string, string]> {
 	const bytes = String(Math.round(limits.memoryMb * mebibyte));
+	const swap = Math.round(limits.swapMb * mebibyte);
 	const quota = String(Math.round((limits.cpuPercent / 100) * cpuPeriodUs));
 	switch (controller) {
 		case 'memory':
 			return version === 1
 				? [
 						['memory.limit_in_bytes', bytes],
-						['memory.memsw.limit_in_bytes', bytes],
+						['memory.memsw.limit_in_bytes', String(Number(bytes) + swap)],
 					]
 				: [
 						['memory.max', bytes],
-						['memory.swap.max', '0'],
+						['memory.swap.max', String(swap)],
 					];
 		case 'pids':
 			return [['pids.max', String(limits.processes)]];
 		case 'cpu':
 			return version === 1 ? [['cpu.cfs_quota_us', quota]] : [['cpu.max', `${quota} ${cpuPeriodUs}`]];
+		default:
+			return [];
 	}
 }
 
@@ -141,13 +160,16 @@ export type CgroupMemory = {
 export class Cgroup {
 	readonly #hierarchies: readonly Hierarchy[];
 	readonly #joins: number[] = [];
-	readonly #numbers = new Map<string, number>();
+	/** Control files that stay open between uses. */
+	readonly #open = new Map<string, number>();
 	readonly #memory: Hierarchy;
+	readonly #limits: CgroupLimits | undefined;
 
 	/** Makes the group. @throws what the kernel says; then nothing is left. */
 	constructor(parents: readonly Hierarchy[], name: string, limits: CgroupLimits | undefined) {
 		this.#hierarchies = parents.map((parent) => ({...parent, directory: path.join(parent.directory, name)}));
-		this.#memory = this.#hierarchies.find((each) => each.controllers.includes('memory')) as Hierarchy;
+		this.#memory = this.#of('memory');
+		this.#limits = limits;
 		try {
 			for (const {version, directory, controllers: here} of this.#hierarchies) {
 				mkdirSync(directory, 0o755);
@@ -174,17 +196,34 @@ export class Cgroup {
 		for (const fd of this.#joins.splice(0)) closeSync(fd);
 	}
 
+	#of(controller: Controller): Hierarchy {
+		return this.#hierarchies.find((each) => each.controllers.includes(controller)) as Hierarchy;
+	}
+
+	#file(directory: string, file: string, flags: string): number {
+		const name = path.join(directory, file);
+		let fd = this.#open.get(name);
+		if (fd === undefined) {
+			fd = openSync(name, flags);
+			this.#open.set(name, fd);
+		}
+		return fd;
+	}
+
 	/** Reads a number from a control file that stays open between calls. */
-	#read(file: string): number | undefined {
+	#read(file: string, {directory} = this.#memory): number | undefined {
 		try {
-			let fd = this.#numbers.get(file);
-			if (fd === undefined) {
-				fd = openSync(path.join(this.#memory.directory, file), 'r');
-				this.#numbers.set(file, fd);
-			}
-			return readNumber(fd);
+			return readNumber(this.#file(directory, file, 'r'));
 		} catch {
 			return undefined;
+		}
+	}
+
+	#write({directory}: Hierarchy, file: string, value: string): void {
+		try {
+			writeSync(this.#file(directory, file, 'r+'), value, 0);
+		} catch (error) {
+			throw syscallError(`write ${value} to`, error, path.join(directory, file));
 		}
 	}
 
@@ -203,11 +242,85 @@ export class Cgroup {
 		return Number(/^oom_kill (\d+)$/m.exec(text)?.[1] ?? 0);
 	}
 
+	/** How often it was refused a process for its limit of them. */
+	processRefusals(): number {
+		const text = readFileSync(path.join(this.#of('pids').directory, 'pids.events'), 'latin1');
+		return Number(/^max (\d+)$/m.exec(text)?.[1] ?? 0);
+	}
+
+	/** CPU time that was used in it, in milliseconds; for a group of a tree that is managed. */
+	cpuMs(): number {
+		const {version, directory} = this.#of('cpuacct');
+		if (version === 1) return (this.#read('cpuacct.usage', {directory} as Hierarchy) ?? 0) / 1e6;
+		const text = readFileSync(path.join(directory, 'cpu.stat'), 'latin1');
+		return Number(/^usage_usec (\d+)$/m.exec(text)?.[1] ?? 0) / 1000;
+	}
+
+	/** Who is in it, as the host counts. */
+	pids(): number[] {
+		const text = readFileSync(path.join(this.#of('pids').directory, 'cgroup.procs'), 'latin1');
+		return text.split('\n').filter(Boolean).map(Number);
+	}
+
+	/** Stops everything in it; for a group of a tree that is managed. @throws {SyscallError} when that does not come about */
+	freeze(): void {
+		const freezer = this.#of('freezer');
+		if (freezer.version === 1) this.#write(freezer, 'freezer.state', 'FROZEN');
+		else this.#write(freezer, 'cgroup.freeze', '1');
+		// The change's event is held back by the kernel for some ten milliseconds; looking again takes microseconds.
+		const deadline = Date.now() + freezeDeadlineMs;
+		while (!this.#isFrozen(freezer)) {
+			if (Date.now() > deadline) {
+				this.thaw();
+				throw new SyscallError('freeze', -constants.errno.EBUSY, 'EBUSY', freezer.directory);
+			}
+		}
+	}
+
+	#isFrozen({version, directory}: Hierarchy): boolean {
+		const [file, word] = version === 1 ? ['freezer.state', 'FROZEN'] : ['cgroup.events', 'frozen 1'];
+		return readFileSync(path.join(directory, file as string), 'latin1').includes(word as string);
+	}
+
+	/** Lets it go on. */
+	thaw(): void {
+		const freezer = this.#of('freezer');
+		if (freezer.version === 1) this.#write(freezer, 'freezer.state', 'THAWED');
+		else this.#write(freezer, 'cgroup.freeze', '0');
+	}
+
+	/**
+	 * Lowers its memory limit to what it uses, rounded up to a MiB.
+	 * @returns the new limit in MiB; its own limit, when the kernel did not take a lower one
+	 */
+	lowerMemory(): number {
+		const own = (this.#limits as CgroupLimits).memoryMb;
+		const used = Math.min(own, Math.ceil(this.memory().current / mebibyte) + 1);
+		try {
+			this.#limitMemory(used);
+			return used;
+		} catch (error) {
+			if (!(error instanceof SyscallError)) throw error;
+			this.restoreMemory();
+			return own; // it grew meanwhile
+		}
+	}
+
+	/** Sets the limit that it was made with. */
+	restoreMemory(): void {
+		this.#limitMemory((this.#limits as CgroupLimits).memoryMb);
+	}
+
+	#limitMemory(megabytes: number): void {
+		const bytes = String(Math.round(megabytes * mebibyte));
+		this.#write(this.#memory, this.#memory.version === 1 ? 'memory.limit_in_bytes' : 'memory.max', bytes);
+	}
+
 	/** Removes the group, which must be empty. */
 	async remove(): Promise<void> {
 		this.closeJoins();
-		for (const fd of this.#numbers.values()) closeSync(fd);
-		this.#numbers.clear();
+		for (const fd of this.#open.values()) closeSync(fd);
+		this.#open.clear();
 		await Promise.all(this.#hierarchies.map(async ({directory}) => removeEmpty(directory)));
 	}
 }
@@ -221,6 +334,7 @@ function removeIfThere(directory: string): void {
 }
 
 const removeDeadlineMs = 5000;
+const freezeDeadlineMs = 1000;
 
 /**
  * A process that has ended may count for a moment longer (its pidfd is readable before its last thread has left the
@@ -303,7 +417,7 @@ function remedy(host: CgroupHost, code: string | undefined): string {
 function enableControllers(directory: string, wanted: readonly Controller[]): void {
 	const file = path.join(directory, 'cgroup.subtree_control');
 	const enabled = readFileSync(file, 'utf8').trim().split(' ');
-	const missing = wanted.filter((controller) => !enabled.includes(controller));
+	const missing = wanted.filter((controller) => !isManaging(controller) && !enabled.includes(controller));
 	if (missing.length > 0) writeFileSync(file, missing.map((controller) => `+${controller}`).join(' '));
 }
 

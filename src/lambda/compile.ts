@@ -15,7 +15,7 @@ import type {Zygote} from '../zygote/zygote.ts';
 const compileDeadlineMs = 60_000;
 /** Byte code is a few times the size of its source. */
 const maxFrame = 256 * 1024 * 1024;
-const limits = {...defaultLimits, memoryMb: 1024};
+const limits = {...defaultLimits, memoryMb: 1024, swapMb: 0};
 
 /** Where Python looks for the byte code of a source file. */
 function bytecodePath(file: string, cacheTag: string): string {

@@ -110,7 +110,7 @@ const checks = {
 			const host = findHostCgroups();
 			const tree = new CgroupTree(host, `forktree-doctor-${randomBytes(6).toString('hex')}`);
 			try {
-				await tree.create({memoryMb: 16, cpuPercent: 100, processes: 4}).remove();
+				await tree.create({memoryMb: 16, swapMb: 0, cpuPercent: 100, processes: 4}).remove();
 			} finally {
 				await tree.close();
 			}

@@ -313,7 +313,7 @@ export class LambdaFunction {
 		const load = encodeLoad(entryFile, environment);
 		const {leaf, born} = await zygote.forkLeaf({
 			...pythonLeaf(this.#code, packages),
-			takeCgroup: () => this.#host.cgroups.take(limits),
+			takeCgroup: () => this.#host.cgroups.take({...limits, swapMb: 0}),
 			scratchMb: limits.scratchMb,
 			openFiles: limits.openFiles,
 			maxFrame: limits.resultMb * 1024 * 1024 + frameSlack,
@@ -338,7 +338,7 @@ export class LambdaFunction {
 		const [{prepareMs, forkMs, isolateMs, bornAtMs}, loaded] = await Promise.all([birth, loading]);
 		setImmediate(() => {
 			if (start === 'forked') zygote.refill();
-			this.#host.cgroups.refill(limits);
+			this.#host.cgroups.refill({...limits, swapMb: 0});
 			this.#code.refill();
 			packages?.refill();
 		});

@@ -4,19 +4,13 @@ import {createHash, randomBytes} from 'node:crypto';
 import {EventEmitter} from 'node:events';
 import {mkdir, readdir, readFile, rename, rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
-import process from 'node:process';
 import {ForktreeError} from '../errors.ts';
-import {type CgroupMode, CgroupTree, findHostCgroups} from '../kernel/cgroup.ts';
-import {closeFd, nativeDirectory, pipe} from '../native.ts';
+import type {CgroupMode} from '../kernel/cgroup.ts';
 import {parseRequirements} from '../packages/requirements.ts';
 import {type PackageSet, PackageStore} from '../packages/store.ts';
-import {CgroupPool} from '../sandbox/cgroup-pool.ts';
+import {checkHost, openSandboxHost, type SandboxHost} from '../sandbox/host.ts';
 import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
-import {Keeper} from '../sandbox/keeper.ts';
-import {MemoryBudget} from '../sandbox/memory-budget.ts';
 import {LockedFolder} from '../sandbox/mounts.ts';
-import {StateDir} from '../sandbox/state-dir.ts';
-import {HostIdRange} from '../sandbox/uid-range.ts';
 import {Undo} from '../undo.ts';
 import {ImportCache} from '../zygote/import-cache.ts';
 import {compileCode} from './compile.ts';
@@ -104,15 +98,10 @@ type Manifest = {
 };
 
 /** The parts that live as long as the runtime. */
-type Parts = {
-	readonly state: StateDir;
+type Parts = SandboxHost & {
 	readonly interpreter: Interpreter;
-	readonly cgroupTree: CgroupTree;
-	readonly cgroups: CgroupPool;
-	readonly keeper: Keeper;
 	readonly imports: ImportCache;
 	readonly store: PackageStore;
-	readonly budget: MemoryBudget;
 };
 
 /**
@@ -452,51 +441,28 @@ async function buildParts(
 	emit: (event: keyof RuntimeEvents, detail: unknown) => void,
 ): Promise<Parts> {
 	const interpreter = await findInterpreter(options.python);
-	const state = StateDir.open(options.stateDir);
-	undo.push(() => state.close());
-	const host = findHostCgroups();
-	const name = `forktree-${randomBytes(6).toString('hex')}`;
-	state.noteGroups(host.hierarchies.map((each) => path.join(each.directory, name)));
-	const cgroupTree = new CgroupTree(host, name);
-	undo.push(() => cgroupTree.close());
-	const cgroups = new CgroupPool(cgroupTree);
-	undo.push(() => cgroups.close());
-	const [livenessRead, livenessWrite] = pipe();
-	const keeper = await Keeper.start(state.path('mnt'), cgroupTree.zygotes.joins).catch((error: unknown) => {
-		closeFd(livenessRead);
-		closeFd(livenessWrite);
-		throw error;
-	});
-	cgroupTree.zygotes.closeJoins();
-	undo.push(() => keeper.close());
-	const ids = HostIdRange.take();
-	undo.push(() => ids.release());
-	const budget = new MemoryBudget(options.memoryBudgetMb);
+	const {stateDir, memoryBudgetMb} = options;
+	const host = await openSandboxHost({stateDir, memoryBudgetMb, managed: false}, undo);
 	const imports = new ImportCache({
-		keeper,
+		keeper: host.keeper,
 		interpreter,
-		ids: ids.range,
-		liveness: livenessRead,
-		budget,
+		ids: host.ids,
+		liveness: host.liveness,
+		budget: host.budget,
 		events: {
 			zygoteCreated: (detail) => emit('zygoteCreated', detail),
 			zygoteDestroyed: (detail) => emit('zygoteDestroyed', detail),
 			importFailed: (detail) => emit('importFailed', detail),
 		},
 	});
-	// The write end's close ends every init, and with it whatever still runs below.
-	undo.push(() => {
-		closeFd(livenessWrite);
-		closeFd(livenessRead);
-	});
 	undo.push(() => imports.close());
 	const store = await PackageStore.open({
-		dir: options.packagesDir ?? state.path('packages'),
+		dir: options.packagesDir ?? host.state.path('packages'),
 		interpreter,
 		onInstalled: ({distributions}, durationMs) =>
 			emit('installed', {packages: distributions.map(({name, version}) => `${name}==${version}`), durationMs}),
 	});
-	return {state, interpreter, cgroupTree, cgroups, keeper, imports, store, budget};
+	return {...host, interpreter, imports, store};
 }
 
 /**
@@ -513,9 +479,6 @@ async function buildParts(
  */
 export async function createRuntime(options: RuntimeOptions = {}): Promise<Runtime> {
 	const resolved = resolveRuntimeOptions(options);
-	nativeDirectory(); // throws on another system, before anything is made
-	if (process.geteuid?.() !== 0) {
-		throw new ForktreeError('NotPermitted', 'expected to run as root (sandboxes need CAP_SYS_ADMIN); run it with sudo');
-	}
+	checkHost();
 	return Runtime.create(resolved);
 }

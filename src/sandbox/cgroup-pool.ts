@@ -48,6 +48,6 @@ export class CgroupPool {
 	}
 }
 
-function keyOf({memoryMb, cpuPercent, processes}: CgroupLimits): string {
-	return `${memoryMb} ${cpuPercent} ${processes}`;
+function keyOf({memoryMb, swapMb, cpuPercent, processes}: CgroupLimits): string {
+	return `${memoryMb} ${swapMb} ${cpuPercent} ${processes}`;
 }

@@ -19,10 +19,17 @@ export type SpawnedRoot = {readonly init: Process};
 
 /** What a root zygote is made of: operations that assemble its root, and the program that runs in it. */
 export type RootPlan = {
-	/** `bind`, `copy` or `program` (an executable copy) SOURCE TARGET, `file` or `link` TEXT TARGET, `dir` '' TARGET. */
-	readonly operations: ReadonlyArray<readonly ['bind' | 'copy' | 'program' | 'file' | 'link' | 'dir', string, string]>;
+	/**
+	 * `bind`, `copy` or `program` (an executable copy) SOURCE TARGET, `overlay` LOWERS TARGET, `file` or `link` TEXT TARGET,
+	 * `dir` '' TARGET.
+	 */
+	readonly operations: ReadonlyArray<
+		readonly ['bind' | 'copy' | 'program' | 'overlay' | 'file' | 'link' | 'dir', string, string]
+	>;
 	readonly argv: readonly string[];
 	readonly environment: Readonly<Record<string, string>>;
+	/** Whether it has the host's network instead of one of its own. */
+	readonly sharedNetwork: boolean;
 };
 
 /** What a root zygote is handed: its control socket, the read end of the liveness pipe, and its stderr. */
@@ -68,9 +75,9 @@ export class Keeper {
 		}
 	}
 
-	/** Makes a read-only copy of a folder's mount whose flags nobody below a user namespace can clear. */
-	async lock(id: string, directory: string): Promise<void> {
-		await this.#ask(['lock', id, directory]);
+	/** Makes a copy of a folder's mount, read-only unless said otherwise, whose flags nobody below a user namespace can clear. */
+	async lock(id: string, directory: string, writable = false): Promise<void> {
+		await this.#ask([writable ? 'lock-writable' : 'lock', id, directory]);
 	}
 
 	/** Forgets a locked folder. Clones that were handed out live on. */
@@ -89,6 +96,7 @@ export class Keeper {
 	async spawnRoot(plan: RootPlan, ids: IdRange, fds: RootFds): Promise<SpawnedRoot> {
 		const environment = Object.entries(plan.environment).map(([name, value]) => `${name}=${value}`);
 		const words = ['spawn', String(ids.start), String(ids.count)];
+		if (plan.sharedNetwork) words.push('share', 'network', '/');
 		for (const operation of plan.operations) words.push(...operation);
 		words.push('exec', String(plan.argv.length), ...plan.argv, ...environment);
 		const answer = await this.#ask(words, [fds.control, fds.liveness, fds.errors]);

@@ -46,7 +46,7 @@ export function decodeBirth(data: Buffer): Birth | undefined {
 }
 
 /** Bits of a leaf's request, as in launcher.h. */
-const leafFlags = {noStreams: 1, sharedNetwork: 2, noFilter: 4} as const;
+const leafFlags = {noStreams: 1, sharedNetwork: 2, noFilter: 4, workFolder: 8} as const;
 
 /** Asks for a leaf. */
 export type LeafRequest = {
@@ -66,6 +66,8 @@ export type LeafRequest = {
 	/** Whether it gets a network namespace of its own. */
 	readonly ownNetwork: boolean;
 	readonly filter: boolean;
+	/** Whether it gets the folder /tmp/work. */
+	readonly workFolder: boolean;
 };
 
 type Head = {op: string; id?: number; uid?: number; flags?: number; mounts?: number; openFiles?: number};
@@ -88,7 +90,8 @@ export function encodeLeafRequest(leaf: LeafRequest): Buffer {
 	const flags =
 		(leaf.streams ? 0 : leafFlags.noStreams) |
 		(leaf.ownNetwork ? 0 : leafFlags.sharedNetwork) |
-		(leaf.filter ? 0 : leafFlags.noFilter);
+		(leaf.filter ? 0 : leafFlags.noFilter) |
+		(leaf.workFolder ? leafFlags.workFolder : 0);
 	const text = [leaf.scratch ?? '', leaf.hostname, leaf.folder, ...leaf.targets, ''].join('\0');
 	const {id, uid, openFiles} = leaf;
 	return encode({op: 'L', id, uid, flags, mounts: leaf.targets.length, openFiles}, noRange, text);

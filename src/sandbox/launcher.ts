@@ -38,6 +38,8 @@ export type LeafSpec = {
 	readonly ownNetwork: boolean;
 	/** Whether the strict seccomp filter is installed. */
 	readonly filter: boolean;
+	/** Whether it gets the folder /tmp/work; needs a /tmp. */
+	readonly workFolder: boolean;
 	/** The largest frame accepted from it, in bytes. */
 	readonly maxFrame: number;
 	/** Called with the leaf before it is forked: what it is sent now, it finds when it looks. */
@@ -224,7 +226,7 @@ export class Launcher {
 			undo.push(() => cgroup.remove());
 			lastLeaf += 1;
 			const id = lastLeaf;
-			const {openFiles, hostname, folder, ownNetwork, filter, scratchMb} = spec;
+			const {openFiles, hostname, folder, ownNetwork, filter, workFolder, scratchMb} = spec;
 			const request = encodeLeafRequest({
 				id,
 				uid,
@@ -233,6 +235,7 @@ export class Launcher {
 				folder,
 				ownNetwork,
 				filter,
+				workFolder,
 				scratch: scratchMb === undefined ? undefined : scratchOptions(scratchMb),
 				targets: spec.mounts.map(({target}) => target),
 				streams: this.#streams,

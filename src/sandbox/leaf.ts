@@ -87,6 +87,11 @@ export class Leaf {
 		}
 	}
 
+	/** Has its birth told when it comes, for a leaf that does not speak by itself. */
+	awaitBirth(): void {
+		if (!this.#isKnown) this.#parts.askBirth('later');
+	}
+
 	listen(listener: LeafListener): void {
 		this.#listener = listener;
 	}
@@ -158,7 +163,7 @@ export class Leaf {
 	}
 
 	async #destroy(byItself: boolean): Promise<LeafEnd> {
-		if (!this.#isKnown) this.#parts.askBirth('later');
+		this.awaitBirth();
 		await this.birth.catch(() => undefined);
 		const process = this.#process;
 		const {cgroup, streams, releaseId} = this.#parts;

@@ -18,6 +18,16 @@ export class MemoryBudget {
 		return this.#waiters.length > 0;
 	}
 
+	/** How many wait for their turn. */
+	get waiting(): number {
+		return this.#waiters.length;
+	}
+
+	/** Whether that much could be had at once. */
+	hasRoom(megabytes: number): boolean {
+		return this.#waiters.length === 0 && this.#fits(megabytes);
+	}
+
 	/** Takes what is in use already, even beyond the budget; the result gives it back. */
 	charge(megabytes: number): () => void {
 		this.#reservedMb += megabytes;

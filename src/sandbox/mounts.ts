@@ -5,7 +5,7 @@ import type {Keeper} from './keeper.ts';
 /** How many clones wait ready: one start takes one, and it is made again meanwhile. */
 const readyClones = 2;
 
-/** A folder that can be attached, read-only, in any number of sandboxes. Whoever made it closes it. */
+/** A folder that can be attached in any number of sandboxes. Whoever made it closes it. */
 export class LockedFolder {
 	readonly #keeper: Keeper;
 	readonly #id: string;
@@ -19,8 +19,8 @@ export class LockedFolder {
 	}
 
 	/** @param id unique among the keeper's folders */
-	static async create(keeper: Keeper, id: string, directory: string): Promise<LockedFolder> {
-		await keeper.lock(id, directory);
+	static async create(keeper: Keeper, id: string, directory: string, writable = false): Promise<LockedFolder> {
+		await keeper.lock(id, directory, writable);
 		const folder = new LockedFolder(keeper, id);
 		folder.refill();
 		return folder;

@@ -76,5 +76,5 @@ export function planRoot(interpreter: Interpreter, spec: unknown, packagesDirect
 	);
 	if (packagesDirectory === undefined) operations.push(['dir', '', inside.packages]);
 	else operations.push(['bind', packagesDirectory, inside.packages]);
-	return {operations, argv: zygoteArgv(interpreter, spec), environment: baseEnvironment};
+	return {operations, argv: zygoteArgv(interpreter, spec), environment: baseEnvironment, sharedNetwork: false};
 }

@@ -7,7 +7,7 @@ import {inside} from '../sandbox/rootfs.ts';
 export function pythonLeaf(
 	code: LockedFolder,
 	packages: LockedFolder | undefined,
-): Pick<LeafSpec, 'mounts' | 'hostname' | 'folder' | 'ownNetwork' | 'filter'> {
+): Pick<LeafSpec, 'mounts' | 'hostname' | 'folder' | 'ownNetwork' | 'filter' | 'workFolder'> {
 	const attached = packages === undefined ? [] : [{folder: packages, target: inside.packages}];
 	return {
 		mounts: [{folder: code, target: inside.handler}, ...attached],
@@ -15,5 +15,6 @@ export function pythonLeaf(
 		folder: inside.handler,
 		ownNetwork: true,
 		filter: true,
+		workFolder: false,
 	};
 }

@@ -116,7 +116,7 @@ test('what is missing is named', (t) => {
 	});
 });
 
-const limits = {memoryMb: 10, cpuPercent: 50, processes: 7};
+const limits = {memoryMb: 10, swapMb: 0, cpuPercent: 50, processes: 7};
 
 kernelTest('a group has its limits, joins, counts and goes', async (t) => {
 	const host = findHostCgroups();

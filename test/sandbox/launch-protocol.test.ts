@@ -19,6 +19,7 @@ const leaf = {
 	streams: true,
 	ownNetwork: true,
 	filter: true,
+	workFolder: false,
 };
 
 function words(data: Buffer): number[] {
@@ -39,6 +40,7 @@ for (const [title, change, flags] of [
 	['without streams', {streams: false}, 1],
 	['with its launcher’s network', {ownNetwork: false}, 2],
 	['without a filter', {filter: false}, 4],
+	['with a work folder', {workFolder: true}, 8],
 ] as const) {
 	test(`a leaf ${title} is asked for by a bit`, (t) => t.is(words(encodeLeafRequest({...leaf, ...change}))[3], flags));
 }

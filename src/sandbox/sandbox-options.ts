@@ -1,0 +1,278 @@
+/** Options of sandboxes and pools that users give, resolved once into types without optional fields. */
+import {totalmem} from 'node:os';
+import path from 'node:path';
+import {ForktreeError} from '../errors.ts';
+
+/** Limits of a program sandbox; every one is enforced. */
+export type SandboxLimits = {
+	/** Memory that its cgroup is charged for, its `/tmp` included, in MiB. Beyond it: `OutOfMemory`. */
+	readonly memoryMb: number;
+	/** Swap besides, in MiB, where the kernel accounts for it. */
+	readonly swapMb: number;
+	/** Share of one core, in percent. */
+	readonly cpuPercent: number;
+	/** Processes and threads, its own first process included. */
+	readonly processes: number;
+	/** Open files of one process. */
+	readonly openFiles: number;
+	/** Size of `/tmp`, in MiB. */
+	readonly scratchMb: number;
+	/** What a run may print on stdout and on stderr, in MiB each; the rest is cut and `limitsHit` says so. */
+	readonly outputMb: number;
+	/** Deadline of a run, in milliseconds. Beyond it: `Timeout`. */
+	readonly timeoutMs: number;
+	/** CPU time of a run, in milliseconds, of everything in the sandbox together. Beyond it: `CpuLimit`. */
+	readonly cpuMs: number;
+};
+
+export const defaultSandboxLimits: SandboxLimits = {
+	memoryMb: 256,
+	swapMb: 0,
+	cpuPercent: 100,
+	processes: 64,
+	openFiles: 1024,
+	scratchMb: 64,
+	outputMb: 1,
+	timeoutMs: 30_000,
+	cpuMs: Number.POSITIVE_INFINITY,
+};
+
+/** A folder of the host that a sandbox sees. */
+export type SandboxMount = {
+	/** An absolute path on the host, resolved once. */
+	readonly source: string;
+	/** An absolute path in the sandbox, in a folder that its base has, or one of its own directly below `/`. */
+	readonly target: string;
+	/** False: the sandbox can write what the modes let everybody write, as its own user. By default true. */
+	readonly readonly?: boolean;
+};
+
+/** Options of `pool.create()`. Those left out come from the pool's own `defaults`. */
+export type SandboxOptions = {
+	/**
+	 * What it sees as `/`: `host` (the default: system folders and interpreters of this machine, read-only), a folder, or a
+	 * root-file-system archive (`.tar`, `.tar.gz`), unpacked once.
+	 */
+	readonly base?: string;
+	/** Further folders over the base, later ones over earlier ones, read-only. */
+	readonly layers?: readonly string[];
+	/** `scratch`, the default: a `/tmp` of its own with `/tmp/work` in it, limited in size; `none`: nothing. */
+	readonly writable?: 'none' | 'scratch';
+	readonly mounts?: readonly SandboxMount[];
+	/** `none`, the default: only loopback; `host`: the machine's network as it is. */
+	readonly network?: 'none' | 'host';
+	readonly limits?: Partial<SandboxLimits>;
+	/** Variables of what runs in it; nothing of the host's environment is there. */
+	readonly env?: Readonly<Record<string, string>>;
+	/** Working folder; by default `/tmp/work`, or `/` when nothing is writable. */
+	readonly cwd?: string;
+	readonly hostname?: string;
+	/** `off` leaves the kernel's whole interface open; namespaces and missing capabilities still hold. */
+	readonly seccomp?: 'default' | 'off';
+	/** How long to wait for memory in the budget, in milliseconds; 30 seconds by default. */
+	readonly waitMs?: number;
+};
+
+/** Options of `createSandboxPool()`. */
+export type SandboxPoolOptions = {
+	/** Where unpacked archives are kept. By default a temporary folder that `close()` removes. */
+	readonly stateDir?: string;
+	/** MiB that all sandboxes together may be allowed to use. By default three quarters of the machine's memory. */
+	readonly memoryBudgetMb?: number;
+	/**
+	 * What `create()` does when the budget is taken: `wait` (the default) for its turn, `reject` with `Capacity`, or `evict`
+	 * sandboxes in which nothing runs, least recently used first.
+	 */
+	readonly whenFull?: 'wait' | 'reject' | 'evict';
+	/** Defaults of every sandbox. */
+	readonly defaults?: Omit<SandboxOptions, 'waitMs'>;
+};
+
+export type ResolvedSandboxOptions = {
+	readonly base: string;
+	readonly layers: readonly string[];
+	readonly writable: 'none' | 'scratch';
+	readonly mounts: ReadonlyArray<Required<SandboxMount>>;
+	readonly network: 'none' | 'host';
+	readonly limits: SandboxLimits;
+	readonly env: Readonly<Record<string, string>>;
+	readonly cwd: string;
+	readonly hostname: string;
+	readonly seccomp: 'default' | 'off';
+	readonly waitMs: number;
+};
+
+export type ResolvedPoolOptions = {
+	readonly stateDir: string | undefined;
+	readonly memoryBudgetMb: number;
+	readonly whenFull: 'wait' | 'reject' | 'evict';
+	readonly defaults: Omit<SandboxOptions, 'waitMs'>;
+};
+
+const counts: ReadonlySet<string> = new Set(['processes', 'openFiles']);
+const mayBeZero: ReadonlySet<string> = new Set(['swapMb', 'scratchMb']);
+const maxTimeoutMs = 2 ** 31 - 1;
+const maxMounts = 8;
+const maxLayers = 64;
+/** The longest host name the kernel takes, see sethostname(2). */
+const maxHostname = 64;
+
+function quote(value: unknown): string {
+	return JSON.stringify(value) ?? String(value);
+}
+
+function checkKeys(value: unknown, known: readonly string[], label: string): Readonly<Record<string, unknown>> {
+	if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+		throw new TypeError(`${label}: expected an object, got ${quote(value)}`);
+	}
+	for (const key of Object.keys(value)) {
+		if (!known.includes(key)) throw new TypeError(`${label}: expected ${known.join(', ')}, got ${quote(key)}`);
+	}
+	return value as Readonly<Record<string, unknown>>;
+}
+
+function checkText(value: unknown, label: string): string {
+	if (typeof value !== 'string' || value === '') throw new TypeError(`${label}: expected a non-empty string`);
+	if (value.includes('\0')) throw new RangeError(`${label}: expected text without NUL, got ${quote(value)}`);
+	return value;
+}
+
+function checkChoice<T extends string>(value: unknown, choices: readonly T[], label: string): T {
+	if (!choices.includes(value as T))
+		throw new RangeError(`${label}: expected ${choices.join(' or ')}, got ${quote(value)}`);
+	return value as T;
+}
+
+function checkNumber(value: unknown, label: string): number {
+	if (typeof value !== 'number') throw new TypeError(`${label}: expected a number, got ${quote(value)}`);
+	return value;
+}
+
+/** A path inside a sandbox: absolute, and as it reads, without `.` and `..`. */
+export function checkInsidePath(value: unknown, label: string): string {
+	const text = checkText(value, label);
+	if (!text.startsWith('/') || path.posix.normalize(text) !== text || (text !== '/' && text.endsWith('/'))) {
+		throw new RangeError(`${label}: expected an absolute path without '.' and '..', got ${quote(text)}`);
+	}
+	return text;
+}
+
+/** Variables of a program. @throws {TypeError} or {RangeError} */
+export function checkVariables(value: unknown, label: string): Readonly<Record<string, string>> {
+	const variables = checkKeys(value, Object.keys((value as object | null) ?? {}), label);
+	for (const [name, content] of Object.entries(variables)) {
+		if (name === '' || /[=\0]/.test(name))
+			throw new RangeError(`${label}: expected a variable's name, got ${quote(name)}`);
+		if (typeof content !== 'string') throw new TypeError(`${label}.${name}: expected a string, got ${quote(content)}`);
+		if (content.includes('\0')) throw new RangeError(`${label}.${name}: expected text without NUL`);
+	}
+	return variables as Readonly<Record<string, string>>;
+}
+
+/** @throws {TypeError} or {RangeError} naming the limit, what was expected and what it got */
+export function checkSandboxLimits(value: unknown, label: string): Partial<SandboxLimits> {
+	const limits = checkKeys(value, Object.keys(defaultSandboxLimits), label);
+	for (const [name, content] of Object.entries(limits)) {
+		const number = checkNumber(content, `${label}.${name}`);
+		const least = mayBeZero.has(name) ? 0 : Number.MIN_VALUE;
+		const most = name === 'timeoutMs' ? maxTimeoutMs : name === 'cpuMs' ? Number.POSITIVE_INFINITY : 2 ** 40;
+		if (!(number >= least && number <= most)) {
+			throw new RangeError(`${label}.${name}: expected a number ${least === 0 ? '>=' : '>'} 0, got ${number}`);
+		}
+		if (counts.has(name) && !Number.isSafeInteger(number)) {
+			throw new RangeError(`${label}.${name}: expected a whole number, got ${number}`);
+		}
+	}
+	return limits as Partial<SandboxLimits>;
+}
+
+function checkMount(value: unknown, label: string): Required<SandboxMount> {
+	const mount = checkKeys(value, ['source', 'target', 'readonly'], label);
+	const source = checkText(mount.source, `${label}.source`);
+	if (!path.isAbsolute(source))
+		throw new RangeError(`${label}.source: expected an absolute path, got ${quote(source)}`);
+	const target = checkInsidePath(mount.target, `${label}.target`);
+	if (target === '/' || /^\/(?:proc|dev|tmp|forktree)(?:\/|$)/.test(target)) {
+		throw new RangeError(
+			`${label}.target: expected a path outside /proc, /dev, /tmp and /forktree, got ${quote(target)}`,
+		);
+	}
+	if (mount.readonly !== undefined && typeof mount.readonly !== 'boolean') {
+		throw new TypeError(`${label}.readonly: expected true or false, got ${quote(mount.readonly)}`);
+	}
+	return {source, target, readonly: mount.readonly ?? true};
+}
+
+function checkList<T>(value: unknown, most: number, label: string, check: (each: unknown, label: string) => T): T[] {
+	if (!Array.isArray(value)) throw new TypeError(`${label}: expected an array, got ${quote(value)}`);
+	if (value.length > most) throw new RangeError(`${label}: expected at most ${most}, got ${value.length}`);
+	return value.map((each, index) => check(each, `${label}[${index}]`));
+}
+
+function checkFolder(value: unknown, label: string): string {
+	return path.resolve(checkText(value, label));
+}
+
+const sandboxKeys = [
+	...['base', 'layers', 'writable', 'mounts', 'network', 'limits', 'env', 'cwd', 'hostname', 'seccomp', 'waitMs'],
+] as const;
+
+/** @throws {TypeError} or {RangeError} naming the option, what was expected and what it got */
+export function resolveSandboxOptions(options: SandboxOptions, defaults: SandboxOptions = {}): ResolvedSandboxOptions {
+	checkKeys(options, sandboxKeys, 'sandbox options');
+	const all = {...defaults, ...options};
+	const limits = {
+		...defaultSandboxLimits,
+		...checkSandboxLimits(defaults.limits ?? {}, 'limits'),
+		...checkSandboxLimits(options.limits ?? {}, 'limits'),
+	};
+	const writable = checkChoice(all.writable ?? 'scratch', ['none', 'scratch'], 'writable');
+	const hostname = checkText(all.hostname ?? 'sandbox', 'hostname');
+	if (Buffer.byteLength(hostname) > maxHostname) {
+		throw new RangeError(`hostname: expected at most ${maxHostname} bytes, got ${quote(hostname)}`);
+	}
+	const waitMs = checkNumber(all.waitMs ?? 30_000, 'waitMs');
+	if (!(waitMs >= 0 && waitMs <= maxTimeoutMs))
+		throw new RangeError(`waitMs: expected milliseconds from 0, got ${waitMs}`);
+	return {
+		base: all.base === undefined || all.base === 'host' ? 'host' : checkFolder(all.base, 'base'),
+		layers: checkList(all.layers ?? [], maxLayers, 'layers', checkFolder),
+		writable,
+		mounts: checkList(all.mounts ?? [], maxMounts, 'mounts', checkMount),
+		network: checkChoice(all.network ?? 'none', ['none', 'host'], 'network'),
+		limits,
+		env: {
+			...checkVariables(defaults.env ?? {}, 'env'),
+			...checkVariables(options.env ?? {}, 'env'),
+		},
+		cwd: checkInsidePath(all.cwd ?? (writable === 'scratch' ? '/tmp/work' : '/'), 'cwd'),
+		hostname,
+		seccomp: checkChoice(all.seccomp ?? 'default', ['default', 'off'], 'seccomp'),
+		waitMs,
+	};
+}
+
+/** @throws {TypeError} or {RangeError} as {@link resolveSandboxOptions} */
+export function resolvePoolOptions(options: SandboxPoolOptions): ResolvedPoolOptions {
+	checkKeys(options, ['stateDir', 'memoryBudgetMb', 'whenFull', 'defaults'], 'createSandboxPool options');
+	const memoryBudgetMb = checkNumber(
+		options.memoryBudgetMb ?? Math.floor((totalmem() / 1024 / 1024) * 0.75),
+		'memoryBudgetMb',
+	);
+	if (!(memoryBudgetMb > 0 && Number.isFinite(memoryBudgetMb))) {
+		throw new RangeError(`memoryBudgetMb: expected a number of MiB above 0, got ${memoryBudgetMb}`);
+	}
+	const defaults = options.defaults ?? {};
+	resolveSandboxOptions(defaults);
+	return {
+		stateDir: options.stateDir === undefined ? undefined : checkText(options.stateDir, 'stateDir'),
+		memoryBudgetMb,
+		whenFull: checkChoice(options.whenFull ?? 'wait', ['wait', 'reject', 'evict'], 'whenFull'),
+		defaults,
+	};
+}
+
+/** The word for a folder or archive that is not there or not usable. */
+export function invalidBase(message: string, cause?: unknown): ForktreeError {
+	return new ForktreeError('InvalidSource', message, {cause});
+}

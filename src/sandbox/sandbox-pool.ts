@@ -1,0 +1,315 @@
+/** Sandboxes for programs, as many as the memory budget allows, on one set of launchers. */
+import {EventEmitter} from 'node:events';
+import {closeSync, openSync} from 'node:fs';
+import {ForktreeError, SyscallError} from '../errors.ts';
+import {withDeadline} from '../kernel/deadline.ts';
+import {Undo} from '../undo.ts';
+import {planLauncher, type RootShape, resolveShape} from './base.ts';
+import {chooseVictim} from './evictor.ts';
+import {checkHost, openSandboxHost, type SandboxHost} from './host.ts';
+import {Launcher} from './launcher.ts';
+import {LockedFolder} from './mounts.ts';
+import {Reserved} from './reserved.ts';
+import {Sandbox, type SandboxEvents} from './sandbox.ts';
+import type {SandboxMount, SandboxOptions, SandboxPoolOptions} from './sandbox-options.ts';
+import {
+	type ResolvedPoolOptions,
+	type ResolvedSandboxOptions,
+	resolvePoolOptions,
+	resolveSandboxOptions,
+} from './sandbox-options.ts';
+import {IdAllocator} from './uid-range.ts';
+
+/** Ids for a launcher and the sandboxes that it forks at a time. */
+const launcherIds = 2 ** 16;
+const maxFrame = 4096;
+/** How often a start is tried while launchers die under it. */
+const maxForks = 3;
+const drainDeadlineMs = 10_000;
+const endDeadlineMs = 5000;
+
+/** The events of its sandboxes, each with the id of the one that it is about; `created` comes first. */
+export type SandboxPoolEvents = {created: [sandbox: string]} & {
+	[Name in keyof SandboxEvents]: [sandbox: string, ...SandboxEvents[Name]];
+};
+
+const eventNames = ['destroyed', 'paused', 'resumed', 'forked', 'childExited', 'oom', 'limit'] as const;
+
+/** What a pool is doing. */
+export type SandboxPoolStats = {
+	readonly sandboxes: number;
+	readonly paused: number;
+	readonly memory: {readonly budgetMb: number; readonly reservedMb: number; readonly waiting: number};
+	readonly isolation: {readonly cgroup: 'v1' | 'hybrid' | 'v2'};
+};
+
+/** Made by {@link createSandboxPool}. Every method after `close()` rejects with {@link ForktreeError} `RuntimeClosed`. */
+export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements AsyncDisposable {
+	readonly #host: SandboxHost;
+	readonly #undo: Undo;
+	readonly #options: ResolvedPoolOptions;
+	readonly #ids: IdAllocator;
+	/** An fd to read nothing from. */
+	readonly #nothing: number;
+	readonly #launchers = new Map<string, Promise<Launcher>>();
+	/** All whose processes may be alive. */
+	readonly #alive = new Set<Launcher>();
+	readonly #folders = new Map<string, Promise<LockedFolder>>();
+	readonly #sandboxes = new Map<string, Sandbox>();
+	#closed: Promise<void> | undefined;
+
+	private constructor(host: SandboxHost, undo: Undo, options: ResolvedPoolOptions) {
+		super();
+		this.#host = host;
+		this.#undo = undo;
+		this.#options = options;
+		this.#ids = new IdAllocator(host.ids);
+		this.#nothing = openSync('/dev/null', 'r');
+		undo.push(() => closeSync(this.#nothing));
+		undo.push(async () => this.#endLaunchers());
+		undo.push(async () => this.#destroyAll());
+	}
+
+	/** Used by {@link createSandboxPool}. */
+	static async open(options: ResolvedPoolOptions): Promise<SandboxPool> {
+		const undo = new Undo();
+		try {
+			const {stateDir, memoryBudgetMb} = options;
+			const host = await openSandboxHost({stateDir, memoryBudgetMb, managed: true}, undo);
+			return new SandboxPool(host, undo, options);
+		} catch (error) {
+			await undo.run();
+			throw error;
+		}
+	}
+
+	/**
+	 * Makes a sandbox.
+	 * @throws {TypeError} or {RangeError} for a wrong option; {ForktreeError} `InvalidSource` for a base, layer or mount that is
+	 * not usable, `BudgetExceeded` or `Capacity` when there is no memory left in the budget; {SyscallError} what the kernel refused
+	 */
+	async create(options: SandboxOptions = {}): Promise<Sandbox> {
+		this.#checkOpen();
+		const resolved = resolveSandboxOptions(options, this.#options.defaults);
+		const reserved = await this.#reserve(resolved);
+		try {
+			return await this.#start(resolved, reserved);
+		} catch (error) {
+			reserved.release();
+			throw error;
+		}
+	}
+
+	async #reserve({limits, waitMs}: ResolvedSandboxOptions): Promise<Reserved> {
+		const {whenFull} = this.#options;
+		if (whenFull === 'reject' && !this.#host.budget.hasRoom(limits.memoryMb)) {
+			const {totalMb, reservedMb} = this.#host.budget;
+			throw new ForktreeError(
+				'Capacity',
+				`${limits.memoryMb} MiB do not fit: ${reservedMb} of ${totalMb} MiB are taken`,
+			);
+		}
+		return Reserved.take(this.#host.budget, limits.memoryMb, waitMs, (missingMb) => {
+			if (whenFull === 'evict') void this.#makeRoom(missingMb);
+		});
+	}
+
+	async #makeRoom(missingMb: number): Promise<void> {
+		let missing = missingMb;
+		const left = new Map(this.#sandboxes);
+		while (missing > 0) {
+			const candidates = [...left.values()].map(({id, isIdle, isPaused, lastUsedMs}) => ({
+				id,
+				isIdle,
+				isPaused,
+				lastUsedMs,
+			}));
+			const victim = left.get(chooseVictim(candidates) ?? '');
+			if (victim === undefined) return;
+			left.delete(victim.id);
+			missing -= victim.reservedMb;
+			await victim.evict();
+		}
+	}
+
+	async #start(options: ResolvedSandboxOptions, reserved: Reserved): Promise<Sandbox> {
+		const shape = await resolveShape(options, this.#host.state.path('bases'));
+		const mounts = await Promise.all(
+			options.mounts.map(async (mount) => ({folder: await this.#folder(mount), target: mount.target})),
+		);
+		for (let attempt = 1; ; attempt += 1) {
+			try {
+				return await this.#fork(await this.#launcher(shape), options, mounts, reserved);
+			} catch (error) {
+				if (!(error instanceof ForktreeError) || error.code !== 'ZygoteFailed' || attempt === maxForks) throw error;
+			}
+		}
+	}
+
+	async #fork(
+		launcher: Launcher,
+		options: ResolvedSandboxOptions,
+		mounts: ReadonlyArray<{readonly folder: LockedFolder; readonly target: string}>,
+		reserved: Reserved,
+	): Promise<Sandbox> {
+		const {limits, writable, hostname, network, seccomp} = options;
+		const scratch = writable === 'scratch' && limits.scratchMb > 0;
+		const {leaf, born} = await launcher.forkLeaf({
+			mounts,
+			takeCgroup: () => this.#host.cgroups.take(limits),
+			scratchMb: scratch ? limits.scratchMb : undefined,
+			workFolder: scratch,
+			hostname,
+			folder: '/',
+			openFiles: limits.openFiles,
+			ownNetwork: network === 'none',
+			filter: seccomp === 'default',
+			maxFrame,
+			greet: () => undefined,
+		});
+		const birth = born();
+		leaf.awaitBirth();
+		await birth;
+		const sandbox = new Sandbox(leaf, options, reserved, this.#nothing);
+		this.#sandboxes.set(sandbox.id, sandbox);
+		this.emit('created', sandbox.id);
+		for (const name of eventNames) {
+			sandbox.on(name, (...details: unknown[]) => this.emit(name, ...([sandbox.id, ...details] as never)));
+		}
+		sandbox.once('destroyed', () => this.#sandboxes.delete(sandbox.id));
+		if (this.#closed !== undefined) {
+			await sandbox.destroy('the pool was closed');
+			this.#checkOpen();
+		}
+		setImmediate(() => {
+			launcher.refill();
+			this.#host.cgroups.refill(limits);
+			for (const {folder} of mounts) folder.refill();
+		});
+		return sandbox;
+	}
+
+	/** The launcher for such roots; made on first use, and again when it has died. */
+	async #launcher(shape: RootShape): Promise<Launcher> {
+		const key = JSON.stringify(shape);
+		let launcher = this.#launchers.get(key);
+		if (launcher === undefined) {
+			launcher = this.#spawn(shape);
+			this.#launchers.set(key, launcher);
+			const forget = () => {
+				if (this.#launchers.get(key) === launcher) this.#launchers.delete(key);
+			};
+			launcher.then(
+				(made) => void made.gone.then(forget),
+				() => forget(),
+			);
+		}
+		return launcher;
+	}
+
+	async #spawn(shape: RootShape): Promise<Launcher> {
+		const ids = this.#ids.take(launcherIds);
+		const {keeper, liveness} = this.#host;
+		const root = {keeper, plan: planLauncher(shape), ids, liveness, streams: false};
+		const launcher = await Launcher.spawn(root, (started) => new Launcher(started)).catch((error: unknown) => {
+			this.#ids.release(ids);
+			throw error;
+		});
+		this.#alive.add(launcher);
+		void launcher.gone.then(async () => launcher.ended()).then(() => this.#alive.delete(launcher));
+		void launcher.drained.then(() => this.#ids.release(ids));
+		return launcher;
+	}
+
+	async #folder({source, readonly}: Required<SandboxMount>): Promise<LockedFolder> {
+		const key = `${readonly ? 'ro' : 'rw'} ${source}`;
+		let folder = this.#folders.get(key);
+		if (folder === undefined) {
+			const id = `mount-${this.#folders.size}`;
+			folder = LockedFolder.create(this.#host.keeper, id, source, !readonly).catch((error: unknown) => {
+				this.#folders.delete(key);
+				if (!(error instanceof SyscallError) || !['ENOENT', 'ENOTDIR', 'EACCES'].includes(error.errnoName)) throw error;
+				throw new ForktreeError('InvalidSource', `mounts: expected a folder, got ${source}: ${error.errnoName}`, {
+					cause: error,
+				});
+			});
+			this.#folders.set(key, folder);
+		}
+		return folder;
+	}
+
+	/** Those that exist, by id. */
+	list(): ReadonlyMap<string, Sandbox> {
+		this.#checkOpen();
+		return new Map(this.#sandboxes);
+	}
+
+	stats(): SandboxPoolStats {
+		this.#checkOpen();
+		const {budget, cgroupTree} = this.#host;
+		const paused = [...this.#sandboxes.values()].filter((each) => each.isPaused).length;
+		return {
+			sandboxes: this.#sandboxes.size,
+			paused,
+			memory: {budgetMb: budget.totalMb, reservedMb: budget.reservedMb, waiting: budget.waiting},
+			isolation: {cgroup: cgroupTree.mode},
+		};
+	}
+
+	/**
+	 * Lets running programs finish, then destroys every sandbox and removes what the pool made on the host.
+	 * @param deadlineMs how long they may take
+	 */
+	async close(deadlineMs = drainDeadlineMs): Promise<void> {
+		this.#closed ??= this.#close(deadlineMs);
+		return this.#closed;
+	}
+
+	async #close(deadlineMs: number): Promise<void> {
+		const busy = [...this.#sandboxes.values()].filter((each) => !each.isIdle);
+		const drained = Promise.all(busy.map(async (each) => each.whenIdle()));
+		await withDeadline(drained, deadlineMs, () => new Error('still running')).catch(() => undefined);
+		await this.#undo.run();
+	}
+
+	async #destroyAll(): Promise<void> {
+		await Promise.all([...this.#sandboxes.values()].map(async (each) => each.destroy('the pool was closed')));
+	}
+
+	async #endLaunchers(): Promise<void> {
+		const launchers = await Promise.allSettled(this.#launchers.values());
+		for (const launcher of launchers) if (launcher.status === 'fulfilled') launcher.value.kill();
+		const ended = Promise.all([...this.#alive].map(async (launcher) => launcher.ended()));
+		await withDeadline(ended, endDeadlineMs, () => new Error('launchers are still alive')).catch(() => undefined);
+		const folders = await Promise.allSettled(this.#folders.values());
+		await Promise.all(
+			folders.map(async (folder) => (folder.status === 'fulfilled' ? folder.value.close() : undefined)),
+		);
+	}
+
+	async [Symbol.asyncDispose](): Promise<void> {
+		await this.close();
+	}
+
+	#checkOpen(): void {
+		if (this.#closed !== undefined) throw new ForktreeError('RuntimeClosed', 'the pool was closed');
+	}
+}
+
+/**
+ * Creates a pool of sandboxes for programs. Needs root on Linux 5.15 or later.
+ * @throws {TypeError} or {RangeError} for a wrong option; {ForktreeError} when the machine lacks what is needed
+ * @example
+ * const pool = await createSandboxPool();
+ * try {
+ * 	const sandbox = await pool.create({limits: {memoryMb: 64}});
+ * 	const {stdout} = await sandbox.exec(['uname', '-n']);
+ * } finally {
+ * 	await pool.close();
+ * }
+ */
+export async function createSandboxPool(options: SandboxPoolOptions = {}): Promise<SandboxPool> {
+	const resolved = resolvePoolOptions(options);
+	checkHost();
+	return SandboxPool.open(resolved);
+}

@@ -1,0 +1,368 @@
+/** A sandbox for programs: any number of them run in it, one after the other or at once, until it is destroyed. */
+import {EventEmitter} from 'node:events';
+import {constants} from 'node:os';
+import {getSystemErrorName} from 'node:util';
+import {ForktreeError, SandboxDeadError} from '../errors.ts';
+import {readMemory} from '../kernel/memory.ts';
+import {closeFd} from '../native.ts';
+import type {Leaf} from './leaf.ts';
+import type {Reserved} from './reserved.ts';
+import {type ExecLimitHit, type ExecOptions, type ExecResult, feed, isKilled, openStreams, Run} from './run.ts';
+import {checkInsidePath, checkSandboxLimits, checkVariables, type ResolvedSandboxOptions} from './sandbox-options.ts';
+import {decodeSupervisorMessage, encodeKill, encodeRun, type RunEnd, supervisorFrame} from './supervisor-protocol.ts';
+
+const mebibyte = 1024 * 1024;
+/** How long a killed run may take to end before its sandbox is ended with it. */
+const killDeadlineMs = 2000;
+/** CPU time is looked at again when it could have been used up, but not more often than this. */
+const leastCpuCheckMs = 2;
+const everything = 0;
+
+/** What a sandbox tells, also by its pool; each on a real change, and `destroyed` last. */
+export type SandboxEvents = {
+	destroyed: [{readonly reason: string}];
+	paused: [];
+	resumed: [];
+	/** A program was started in it. */
+	forked: [{readonly argv: readonly string[]}];
+	childExited: [{readonly exitCode: number | undefined; readonly signal: string | undefined}];
+	/** The kernel killed processes in it for want of memory. */
+	oom: [{readonly kills: number}];
+	/** A run reached a limit. */
+	limit: [{readonly limit: string}];
+};
+
+/** What a sandbox uses. */
+export type SandboxStats = {
+	readonly state: 'running' | 'paused';
+	/** Charged to its cgroup, now and at most; undefined where the kernel keeps no peak. */
+	readonly currentMiB: number;
+	readonly peakMiB: number | undefined;
+	/** Pages of its processes: of each alone (USS), shared ones in proportion (PSS), and shared. */
+	readonly privateMiB: number;
+	readonly proportionalMiB: number;
+	readonly sharedMiB: number;
+	/** Since it was created, in milliseconds. */
+	readonly cpuMs: number;
+	/** Its first process, which is ours, not counted. */
+	readonly processes: number;
+};
+
+/** Made by `pool.create()`. Every method after its end rejects with {@link SandboxDeadError}. */
+export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposable {
+	readonly id: string;
+	readonly #leaf: Leaf;
+	readonly #options: ResolvedSandboxOptions;
+	readonly #reserved: Reserved;
+	/** An fd to read nothing from; the pool's. */
+	readonly #nothing: number;
+	readonly #runs = new Map<number, Run>();
+	#lastRun = 0;
+	#oomKills = 0;
+	#refusals = 0;
+	#paused = false;
+	/** Changes of its state happen one after the other. */
+	#change: Promise<unknown> = Promise.resolve();
+	#reason: string | undefined;
+	#destroyed: Promise<void> | undefined;
+	/** When something last ran in it, for the evictor. */
+	lastUsedMs = performance.now();
+
+	/** Used by the pool. */
+	constructor(leaf: Leaf, options: ResolvedSandboxOptions, reserved: Reserved, nothing: number) {
+		super();
+		this.id = leaf.id;
+		this.#leaf = leaf;
+		this.#options = options;
+		this.#reserved = reserved;
+		this.#nothing = nothing;
+		leaf.listen({
+			frame: (type, payload) => this.#take(type, payload),
+			broken: () => void this.#end('its first process ended', true),
+		});
+	}
+
+	/** MiB that it has in its pool's budget when it is not paused. */
+	get reservedMb(): number {
+		return this.#reserved.megabytes;
+	}
+
+	/** Settles when nothing runs in it any more. */
+	async whenIdle(): Promise<void> {
+		await Promise.all([...this.#runs.values()].map((run) => run.result));
+	}
+
+	/** Whether nothing runs in it. */
+	get isIdle(): boolean {
+		return this.#runs.size === 0;
+	}
+
+	get isPaused(): boolean {
+		return this.#paused;
+	}
+
+	/**
+	 * Runs a program. A file name without `/` is looked for in `PATH`.
+	 * @returns how it ended, also when a limit ended it
+	 * @throws {SandboxDeadError} after its end; {ForktreeError} `Aborted`; {TypeError} or {RangeError} for a wrong option
+	 * @example
+	 * const {stdout} = await sandbox.exec(['sh', '-c', 'echo $((6 * 7))']);
+	 */
+	async exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
+		checkArguments(argv);
+		const {cwd = this.#options.cwd, env = {}, stdin, signal} = options;
+		checkInsidePath(cwd, 'cwd');
+		const variables = {...this.#options.env, ...checkVariables(env, 'env')};
+		const limits = {...this.#options.limits, ...checkSandboxLimits(pickLimits(options), 'exec options')};
+		this.#checkAlive();
+		if (signal?.aborted === true) throw aborted(signal);
+		await this.#whenRunning();
+		this.#lastRun += 1;
+		const id = this.#lastRun;
+		const cpuSeconds = Number.isFinite(limits.cpuMs) ? Math.ceil(limits.cpuMs / 1000) + 1 : 0;
+		const request = encodeRun({id, argv, env: variables, cwd, cpuSeconds});
+		const streams = openStreams(stdin !== undefined, this.#nothing);
+		const run = new Run(id, this.id, streams, limits.outputMb, options);
+		this.#runs.set(id, run);
+		this.#leaf.send(supervisorFrame.run, request, streams.theirs);
+		for (const fd of streams.theirs) if (fd !== this.#nothing) closeFd(fd);
+		if (streams.stdin !== undefined && stdin !== undefined) feed(streams.stdin, stdin);
+		this.emit('forked', {argv});
+		return this.#watch(run, limits, signal);
+	}
+
+	/** Waits for the run's end, which its limits or the caller may bring about. */
+	async #watch(
+		run: Run,
+		limits: ResolvedSandboxOptions['limits'],
+		signal: AbortSignal | undefined,
+	): Promise<ExecResult> {
+		const timer = setTimeout(() => {
+			run.blame('Timeout', `it took longer than ${limits.timeoutMs} ms (limits.timeoutMs)`);
+			this.#kill(run);
+		}, limits.timeoutMs);
+		const stopCpu = this.#watchCpu(run, limits.cpuMs);
+		const onAbort = () => this.#kill(run);
+		signal?.addEventListener('abort', onAbort, {once: true});
+		try {
+			const result = await run.result;
+			if (signal?.aborted === true) throw aborted(signal);
+			if (result.error !== undefined) this.emit('limit', {limit: result.error.code});
+			for (const limit of result.limitsHit) this.emit('limit', {limit});
+			return result;
+		} finally {
+			clearTimeout(timer);
+			stopCpu();
+			signal?.removeEventListener('abort', onAbort);
+			this.#runs.delete(run.id);
+			this.lastUsedMs = performance.now();
+		}
+	}
+
+	/** Looks at the CPU time when it could be used up at the earliest: nothing tells of it before. */
+	#watchCpu(run: Run, cpuMs: number): () => void {
+		if (!Number.isFinite(cpuMs)) return () => {};
+		const end = this.#leaf.cgroup.cpuMs() + cpuMs;
+		let timer: NodeJS.Timeout;
+		const look = () => {
+			const left = end - this.#leaf.cgroup.cpuMs();
+			if (left <= 0) {
+				run.blame('CpuLimit', `it used more than ${cpuMs} ms of CPU time (limits.cpuMs)`);
+				this.#kill(run);
+			} else {
+				timer = setTimeout(look, Math.max(leastCpuCheckMs, left / (this.#options.limits.cpuPercent / 100)));
+			}
+		};
+		look();
+		return () => clearTimeout(timer);
+	}
+
+	/** Ends a run and what it started; whatever left its session, when nothing else runs. */
+	#kill(run: Run): void {
+		if (this.#reason !== undefined) return;
+		if (this.#paused) this.#leaf.cgroup.thaw();
+		const {SIGKILL} = constants.signals;
+		this.#leaf.send(supervisorFrame.kill, encodeKill(this.#runs.size === 1 ? everything : run.id, SIGKILL));
+		const late = setTimeout(() => void this.#end('a killed program did not end', false), killDeadlineMs);
+		void run.result.finally(() => clearTimeout(late));
+	}
+
+	#take(type: number, payload: string | Buffer): void {
+		const message = decodeSupervisorMessage(type, payload);
+		if (message === undefined) {
+			void this.#end('it sent something that is no message', false);
+		} else if (message.type === 'failed') {
+			const run = this.#runs.get(message.id);
+			run?.blame('StartFailed', `${message.step}: ${getSystemErrorName(-message.errno)}`, 'start');
+			run?.finish(undefined);
+		} else {
+			this.#finish(message.end);
+		}
+	}
+
+	#finish(end: RunEnd): void {
+		const run = this.#runs.get(end.id);
+		if (run === undefined) return;
+		const hits: ExecLimitHit[] = [];
+		const kills = this.#countOomKills();
+		if (kills > 0) {
+			if (isKilled(end.status)) run.blame('OutOfMemory', this.#memoryWords());
+			else hits.push('memory');
+		}
+		const refusals = this.#leaf.cgroup.processRefusals();
+		if (refusals > this.#refusals) hits.push('processes');
+		this.#refusals = refusals;
+		run.finish(end, hits);
+		this.emit('childExited', exitOf(end));
+	}
+
+	/** Since it was last asked. */
+	#countOomKills(): number {
+		const kills = this.#leaf.cgroup.oomKills() - this.#oomKills;
+		this.#oomKills += kills;
+		if (kills > 0) this.emit('oom', {kills});
+		return kills;
+	}
+
+	#memoryWords(): string {
+		const peak = this.#leaf.memory().peak;
+		const used = peak === undefined ? '' : `; at most ${(peak / mebibyte).toFixed(0)} MiB were used`;
+		return `the sandbox exceeded ${this.#options.limits.memoryMb} MiB (limits.memoryMb)${used}`;
+	}
+
+	/**
+	 * Stops everything in it, and gives memory back that it does not use. Does nothing when it is paused.
+	 * @throws {SandboxDeadError}; {SyscallError} when it can't be stopped
+	 */
+	async pause(): Promise<void> {
+		await this.#inTurn(() => {
+			if (this.#paused) return;
+			this.#leaf.cgroup.freeze();
+			this.#paused = true;
+			this.#reserved.shrink(this.#leaf.cgroup.lowerMemory());
+			this.emit('paused');
+		});
+	}
+
+	/**
+	 * Lets it go on, with its own memory limit. Does nothing when it runs.
+	 * @throws {SandboxDeadError}; {ForktreeError} `BudgetExceeded` when its memory is not free again in time
+	 */
+	async resume(): Promise<void> {
+		await this.#inTurn(() => this.#resume());
+	}
+
+	async #resume(): Promise<void> {
+		if (!this.#paused) return;
+		await this.#reserved.grow();
+		this.#checkAlive();
+		this.#leaf.cgroup.restoreMemory();
+		this.#leaf.cgroup.thaw();
+		this.#paused = false;
+		this.emit('resumed');
+	}
+
+	/** Resumes it if need be: a program was asked for. */
+	async #whenRunning(): Promise<void> {
+		if (this.#paused) await this.resume();
+		this.#checkAlive();
+	}
+
+	async #inTurn<T>(action: () => T | Promise<T>): Promise<T> {
+		this.#checkAlive();
+		const change = this.#change.then(() => {
+			this.#checkAlive();
+			return action();
+		});
+		this.#change = change.catch(() => undefined);
+		return change;
+	}
+
+	/** What it uses; counting pages takes about a millisecond for each process. @throws {SandboxDeadError} */
+	stats(): SandboxStats {
+		this.#checkAlive();
+		const {cgroup} = this.#leaf;
+		const {current, peak} = cgroup.memory();
+		const pids = cgroup.pids();
+		const counted = pids.map((pid) => readMemory(pid)).filter((each) => each !== undefined);
+		const sum = (pick: (each: (typeof counted)[number]) => number) =>
+			counted.reduce((total, each) => total + pick(each), 0);
+		return {
+			state: this.#paused ? 'paused' : 'running',
+			currentMiB: current / mebibyte,
+			peakMiB: peak === undefined ? undefined : peak / mebibyte,
+			privateMiB: sum((each) => each.privateMiB),
+			proportionalMiB: sum((each) => each.proportionalMiB),
+			sharedMiB: sum((each) => each.sharedMiB),
+			cpuMs: cgroup.cpuMs(),
+			processes: Math.max(0, pids.length - 1),
+		};
+	}
+
+	/** Ends whatever runs in it and gives everything back. The same promise however often it is called. */
+	async destroy(reason = 'it was destroyed'): Promise<void> {
+		return this.#end(reason, false);
+	}
+
+	/** Used by the pool: as {@link destroy}, to make room. */
+	async evict(): Promise<void> {
+		for (const run of this.#runs.values()) run.blame('Evicted', 'its sandbox was taken away to make room');
+		return this.#end('it was evicted to make room', false);
+	}
+
+	#end(reason: string, byItself: boolean): Promise<void> {
+		this.#reason ??= reason;
+		this.#destroyed ??= this.#finishAll(byItself);
+		return this.#destroyed;
+	}
+
+	async #finishAll(byItself: boolean): Promise<void> {
+		if (this.#paused) this.#leaf.cgroup.thaw(); // what is frozen can't end, on v1
+		const peak = this.#memoryWords();
+		const end = await (byItself ? this.#leaf.finish() : this.#leaf.destroy());
+		if (end.oomKills > this.#oomKills) {
+			this.emit('oom', {kills: end.oomKills - this.#oomKills});
+			if (byItself) this.#reason = peak;
+		}
+		for (const run of this.#runs.values()) {
+			if (byItself && end.oomKills > this.#oomKills) run.blame('OutOfMemory', peak);
+			run.blame('Killed', `its sandbox has ended: ${this.#reason}`);
+			run.finish(undefined);
+		}
+		this.#reserved.release();
+		this.emit('destroyed', {reason: this.#reason ?? ''});
+	}
+
+	async [Symbol.asyncDispose](): Promise<void> {
+		await this.destroy();
+	}
+
+	#checkAlive(): void {
+		if (this.#reason !== undefined) throw new SandboxDeadError(this.id, this.#reason);
+	}
+}
+
+function aborted(signal: AbortSignal): ForktreeError {
+	return new ForktreeError('Aborted', 'the run was aborted', {cause: signal.reason});
+}
+
+function exitOf({status}: RunEnd): {exitCode: number | undefined; signal: string | undefined} {
+	const killed = (status & 0x7f) !== 0;
+	const name = Object.entries(constants.signals).find(([, number]) => number === (status & 0x7f))?.[0];
+	return {exitCode: killed ? undefined : (status >> 8) & 0xff, signal: killed ? name : undefined};
+}
+
+function pickLimits({timeoutMs, cpuMs, outputMb}: ExecOptions): Record<string, number> {
+	const given = Object.entries({timeoutMs, cpuMs, outputMb}).filter(([, value]) => value !== undefined);
+	return Object.fromEntries(given) as Record<string, number>;
+}
+
+function checkArguments(argv: readonly string[]): void {
+	if (!Array.isArray(argv) || argv.length === 0 || argv[0] === '') {
+		throw new TypeError(`argv: expected the program and its arguments, got ${JSON.stringify(argv)}`);
+	}
+	for (const word of argv) {
+		if (typeof word !== 'string') throw new TypeError(`argv: expected strings, got ${JSON.stringify(word)}`);
+		if (word.includes('\0')) throw new RangeError(`argv: expected text without NUL, got ${JSON.stringify(word)}`);
+	}
+}
