@@ -17,7 +17,12 @@
 		{
 			"target_name": "keeper",
 			"type": "executable",
-			"sources": ["native/keeper/keeper.cc", "native/keeper/message.cc", "native/keeper/root.cc"],
+			"sources": [
+				"native/keeper/keeper.cc",
+				"native/keeper/message.cc",
+				"native/keeper/plan.cc",
+				"native/keeper/root.cc"
+			],
 			"cflags": ["-ffunction-sections"],
 			"ldflags": ["-static-libstdc++", "-static-libgcc", "-Wl,--gc-sections"],
 			"ldflags!": ["-rdynamic"]

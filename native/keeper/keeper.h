@@ -57,8 +57,22 @@ Outcome Receive(int socket);
 int OpenTree(const char* path, unsigned flags, int directory = AT_FDCWD);
 int MoveMount(int tree, const char* target);
 
-// Makes a root zygote by its plan: words are `spawn ID_START ID_COUNT` and then the plan's operations (see
-// root.cc); fds are the zygote's control socket, the liveness pipe's read end and the zygote's stderr. Answers the init's pid and pidfd.
+// What a root zygote's root is made of, and what runs in it.
+enum class Op { kBind, kCopy, kProgram, kFile, kLink, kDirectory, kOverlay, kShare };
+struct Operation {
+  Op op;
+  std::string first, path;
+};
+struct Plan {
+  std::vector<Operation> operations;
+  Words arguments, environment;
+  bool own_network = true;
+};
+// Reads the words from `at`: an operation's name and its two words, again and again; then `exec`, the number of
+// arguments, the arguments, the environment. Nothing has been done yet when they are no plan.
+Outcome ParsePlan(const Words& words, size_t at, Plan* plan);
+
+// Makes a root zygote by its plan: words are `spawn ID_START ID_COUNT` and then the plan; fds are the zygote's control socket, the liveness pipe's read end and the zygote's stderr. Answers the init's pid and pidfd.
 Outcome SpawnRoot(const Words& words, const std::vector<Fd>& fds, const std::string& root);
 
 }  // namespace keeper

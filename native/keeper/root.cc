@@ -129,44 +129,38 @@ Outcome MountLayers(const std::string& lowers, const std::string& target) {
   return Outcome::Ok();
 }
 
-// What the operations come to, besides the root.
-struct Plan {
-  size_t exec = 0;  // the index of what follows `exec`
-  bool own_network = true;
-};
-
-// The plan's operations; each is a word and its arguments. `exec` is the last.
-Outcome Assemble(const Words& words, size_t at, const std::string& root, Plan* plan) {
-  while (at < words.size() && words[at] != "exec") {
-    const std::string& op = words[at];
-    if (at + 2 >= words.size()) return Outcome::Failed("understand plan", EINVAL, op);
-    std::string first = words[at + 1], target = root + words[at + 2];
-    Outcome parents = MakeParents(root, words[at + 2]);
-    if (!parents.ok) return parents;
-    Outcome done = Outcome::Ok();
-    if (op == "bind") {
-      done = BindReadOnly(first, target);
-    } else if (op == "copy") {
-      done = CopyFile(first, target, 0444);
-    } else if (op == "program") {
-      done = CopyFile(first, target, 0555);
-    } else if (op == "file") {
-      done = WriteFile(target, first, O_CREAT | O_EXCL);
-    } else if (op == "link") {
-      TRY("symlink", target, symlink(first.c_str(), target.c_str()));
-    } else if (op == "overlay") {
-      done = MountLayers(first, target);
-    } else if (op == "share") {
-      plan->own_network = first != "network";
-    } else if (op == "dir") {
-      TRY("mkdir", target, mkdir(target.c_str(), 0755));
-    } else {
-      done = Outcome::Failed("understand plan", EINVAL, op);
+Outcome Assemble(const Plan& plan, const std::string& root) {
+  for (const auto& [op, first, path] : plan.operations) {
+    std::string target = root + path;
+    Outcome done = MakeParents(root, path);
+    if (!done.ok) return done;
+    switch (op) {
+      case Op::kBind:
+        done = BindReadOnly(first, target);
+        break;
+      case Op::kCopy:
+        done = CopyFile(first, target, 0444);
+        break;
+      case Op::kProgram:
+        done = CopyFile(first, target, 0555);
+        break;
+      case Op::kFile:
+        done = WriteFile(target, first, O_CREAT | O_EXCL);
+        break;
+      case Op::kLink:
+        TRY("symlink", target, symlink(first.c_str(), target.c_str()));
+        break;
+      case Op::kOverlay:
+        done = MountLayers(first, target);
+        break;
+      case Op::kShare:
+        break;  // nothing in the root
+      case Op::kDirectory:
+        TRY("mkdir", target, mkdir(target.c_str(), 0755));
+        break;
     }
     if (!done.ok) return done;
-    at += 3;
   }
-  plan->exec = at + 1;
   return Outcome::Ok();
 }
 
@@ -206,16 +200,16 @@ Outcome NullStdio() {
   return Outcome::Ok();
 }
 
-// Process 2: the interpreter. `words` from `at`: argument count, arguments, environment.
-Outcome ExecInterpreter(const Words& words, size_t at, Fds fds) {
-  std::vector<char*> arguments, environment;
-  size_t count = at < words.size() ? strtoul(words[at].c_str(), nullptr, 10) : 0;
-  if (count == 0 || at + count >= words.size() + 0) return Outcome::Failed("understand plan", EINVAL, "exec");
-  for (size_t i = at + 1; i < words.size(); i++) {
-    (i <= at + count ? arguments : environment).push_back(const_cast<char*>(words[i].c_str()));
-  }
-  arguments.push_back(nullptr);
-  environment.push_back(nullptr);
+std::vector<char*> Pointers(const Words& words) {
+  std::vector<char*> pointers;
+  for (const std::string& word : words) pointers.push_back(const_cast<char*>(word.c_str()));
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+// Process 2: the interpreter.
+Outcome ExecInterpreter(const Plan& plan, Fds fds) {
+  std::vector<char*> arguments = Pointers(plan.arguments), environment = Pointers(plan.environment);
   TRY("dup2", "stderr", dup2(fds.errors, 2));
   TRY("place fds", "", Place({fds.control, fds.report}));
   TRY("close on exec", "", fcntl(4, F_SETFD, FD_CLOEXEC));
@@ -225,7 +219,7 @@ Outcome ExecInterpreter(const Words& words, size_t at, Fds fds) {
 }
 
 // Process 1: becomes root of its namespaces, forks the interpreter, and turns into the tiny init.
-Outcome RunInit(const Words& words, size_t exec, Fds fds) {
+Outcome RunInit(const Plan& plan, Fds fds) {
   char go;
   if (recv(fds.report, &go, 1, 0) != 1) _exit(1);  // the keeper has gone
   TRY("setresgid", "", setresgid(0, 0, 0));
@@ -235,7 +229,7 @@ Outcome RunInit(const Words& words, size_t exec, Fds fds) {
   if (!null.ok) return null;
   pid_t zygote = fork();
   TRY("fork", "", zygote);
-  if (zygote == 0) return ExecInterpreter(words, exec, fds);
+  if (zygote == 0) return ExecInterpreter(plan, fds);
   TRY("place fds", "", Place({fds.liveness, fds.report}));
   TRY("close on exec", "", fcntl(4, F_SETFD, FD_CLOEXEC));
   const char* arguments[] = {"init", "3", nullptr};
@@ -246,8 +240,7 @@ Outcome RunInit(const Words& words, size_t exec, Fds fds) {
 }
 
 // In the helper: assembles the root, enters it, makes the init as the keeper's child, and ends.
-Outcome RunHelper(const Words& words, const std::string& root, Fds fds) {
-  Plan plan;
+Outcome RunHelper(const Plan& plan, const std::string& root, Fds fds) {
   umask(022);
   const rlimit no_core = {0, 0};
   TRY("setrlimit", "RLIMIT_CORE", setrlimit(RLIMIT_CORE, &no_core));
@@ -255,7 +248,7 @@ Outcome RunHelper(const Words& words, const std::string& root, Fds fds) {
   TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
   TRY("make mounts private", "/", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
   TRY("mount tmpfs", root, mount("tmpfs", root.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=2m"));
-  Outcome assembled = Assemble(words, 3, root, &plan);
+  Outcome assembled = Assemble(plan, root);
   if (assembled.ok) assembled = MakeDevices(root);
   if (assembled.ok) assembled = MountDeadProc(root);
   if (assembled.ok) assembled = Enter(root);
@@ -266,7 +259,7 @@ Outcome RunHelper(const Words& words, const std::string& root, Fds fds) {
                       &pidfd, 0);
   TRY("clone3", "", init);
   if (init == 0) {
-    Report(fds.report, RunInit(words, plan.exec, fds));
+    Report(fds.report, RunInit(plan, fds));
     _exit(1);
   }
   Report(fds.report, Outcome::Ok({std::to_string(init)}, Fd(pidfd)));
@@ -309,6 +302,9 @@ Outcome Finish(const Words& words, int report, Outcome helper) {
 
 Outcome SpawnRoot(const Words& words, const std::vector<Fd>& fds, const std::string& root) {
   if (words.size() < 5 || fds.size() != 3) return Outcome::Failed("understand request", EINVAL, "spawn");
+  Plan plan;
+  Outcome parsed = ParsePlan(words, 3, &plan);
+  if (!parsed.ok) return parsed;
   int pair[2];
   TRY("socketpair", "", socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
   Fd ours(pair[0]), theirs(pair[1]);
@@ -316,7 +312,7 @@ Outcome SpawnRoot(const Words& words, const std::vector<Fd>& fds, const std::str
   TRY("fork", "", helper);
   if (helper == 0) {
     ours.Close();
-    Report(theirs.get(), RunHelper(words, root, {theirs.get(), fds[0].get(), fds[1].get(), fds[2].get()}));
+    Report(theirs.get(), RunHelper(plan, root, {theirs.get(), fds[0].get(), fds[1].get(), fds[2].get()}));
     _exit(1);
   }
   theirs.Close();

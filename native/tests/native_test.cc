@@ -390,6 +390,36 @@ void CheckRequests(Client& client) {
   Check(joined.ok && ReadAll(output.get()) == "0", "keeper: joins by writing 0 to the given files");
 }
 
+// What a plan is read as: its operations' paths, its arguments and its environment; else the word that was not understood.
+std::string ReadPlan(const Words& words) {
+  keeper::Plan plan;
+  Outcome read = keeper::ParsePlan(words, 0, &plan);
+  if (!read.ok) return read.words[0] + ": " + read.words[2];
+  std::string told;
+  for (const keeper::Operation& each : plan.operations) told += std::to_string(static_cast<int>(each.op)) + each.first + each.path + ";";
+  for (const std::string& word : plan.arguments) told += "a" + word;
+  for (const std::string& word : plan.environment) told += "e" + word;
+  return told;
+}
+
+void CheckPlans() {
+  auto check = [](const Words& words, const std::string& expected, const std::string& what) {
+    std::string got = ReadPlan(words);
+    Check(got == expected, "plan: " + what, got);
+  };
+  check({"dir", "", "/x", "bind", "/u", "/v", "exec", "2", "p", "q", "A=b"}, "5/x;0/u/v;apaqeA=b", "operations, arguments, environment");
+  check({"exec", "1", "p"}, "ap", "only a program");
+  for (const char* count : {"", "0", "3", "x", "+1", "-1", " 1", "1x", "18446744073709551615"}) {
+    check({"exec", count, "p", "q"}, "understand plan: exec", std::string("arguments: '") + count + "'");
+  }
+  for (const Words& words : {Words({}), Words({"exec"}), Words({"exec", "1"}), Words({"dir", "", "/x"})}) {
+    check(words, "understand plan: exec", "too short: " + std::to_string(words.size()));
+  }
+  check({"dir", "", "exec", "1", "p"}, "understand plan: 1", "an operation without its path");
+  check({"dir", ""}, "understand plan: dir", "an operation that is cut");
+  check({"mount", "/x", "/y", "exec", "1", "p"}, "understand plan: mount", "an unknown operation");
+}
+
 // A plan that makes a root with the system's folders and the init, and runs a shell in it.
 Words ShellPlan(const std::string& init, const std::string& script) {
   Words words = {"spawn", "1879048192", "1000", "bind", "/usr", "/usr"};
@@ -509,6 +539,7 @@ int main(int count, char** arguments) {
   CheckEnds();
   CheckLocks();
   CheckMessages();
+  CheckPlans();
   CheckFrames();
   if (geteuid() == 0) {
     CheckKeeper(arguments[1], arguments[2]);

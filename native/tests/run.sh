@@ -15,13 +15,13 @@ trap 'rm -rf "$out"' EXIT
 warnings=(-std=c++17 -Wall -Wextra -Werror)
 sanitize=(-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all)
 
-"$cxx" "${warnings[@]}" "${sanitize[@]}" keeper/keeper.cc keeper/message.cc keeper/root.cc -o "$out/keeper" &
+"$cxx" "${warnings[@]}" "${sanitize[@]}" keeper/keeper.cc keeper/message.cc keeper/plan.cc keeper/root.cc -o "$out/keeper" &
 keeper=$!
-"$cxx" "${warnings[@]}" "${sanitize[@]}" tests/native_test.cc addon/process.cc keeper/message.cc -o "$out/native_test" &
+"$cxx" "${warnings[@]}" "${sanitize[@]}" tests/native_test.cc addon/process.cc keeper/message.cc keeper/plan.cc -o "$out/native_test" &
 native_test=$!
 "$cxx" "${warnings[@]}" -O1 filters/filters_test.cc -o "$out/filters_test" &
 filters_test=$!
-freestanding=(-O2 -ffreestanding -fno-stack-protector -fno-pie -nostdlib -static -no-pie)
+freestanding=(-O2 -ffreestanding -fno-stack-protector -fno-pie -nostdlib -static)
 "$cxx" "${warnings[@]}" "${freestanding[@]}" guest/init.cc -o "$out/init"
 wait "$keeper"
 wait "$native_test"
