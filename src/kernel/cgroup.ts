@@ -56,7 +56,8 @@ export function findCgroups(
 	v2Controllers: (mountPoint: string) => string,
 	managed = false,
 ): CgroupHost {
-	const mounts = parseMountinfo(mountinfo);
+	// Of two mounts on one folder the later one hides the other.
+	const mounts = [...new Map(parseMountinfo(mountinfo).map((mount) => [mount.mountPoint, mount])).values()];
 	const v2 = mounts.find((mount) => mount.type === 'cgroup2');
 	const inV2 = v2 === undefined ? [] : v2Controllers(v2.mountPoint).trim().split(' ');
 	const hierarchies = new Map<string, {version: 1 | 2; directory: string; controllers: Controller[]}>();

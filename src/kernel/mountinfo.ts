@@ -17,9 +17,11 @@ function unescapePath(text: string): string {
 export function parseMountinfo(text: string): Mount[] {
 	const mounts: Mount[] = [];
 	for (const line of text.split('\n')) {
-		const [before, after] = line.split(' - ', 2);
-		const [, , , root, mountPoint] = before?.split(' ') ?? [];
-		const [type, , superOptions] = after?.split(' ') ?? [];
+		// The first one: the name of a device may be a dash as well.
+		const dash = line.indexOf(' - ');
+		if (dash === -1) continue;
+		const [, , , root, mountPoint] = line.slice(0, dash).split(' ');
+		const [type, , superOptions] = line.slice(dash + 3).split(' ');
 		if (root === undefined || mountPoint === undefined || type === undefined || superOptions === undefined) continue;
 		mounts.push({
 			root: unescapePath(root),

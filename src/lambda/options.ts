@@ -63,7 +63,10 @@ function checkText(value: unknown, label: string): string | undefined {
 	return value;
 }
 
-function checkKnown(options: object, known: readonly string[], label: string): void {
+function checkKnown(options: unknown, known: readonly string[], label: string): void {
+	if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+		throw new TypeError(`${label}: expected an object`);
+	}
 	for (const key of Object.keys(options)) {
 		if (!known.includes(key)) throw new TypeError(`${label}: expected ${known.join(', ')}, got ${JSON.stringify(key)}`);
 	}

@@ -2,10 +2,13 @@ import {existsSync, readFileSync} from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
 import test from 'ava';
-import {SyscallError} from '../../src/errors.ts';
+import fc from 'fast-check';
+import {ForktreeError, SyscallError} from '../../src/errors.ts';
 import {CgroupTree, findCgroups, findHostCgroups} from '../../src/kernel/cgroup.ts';
+import {fuzzParameters} from '../helpers/fuzz.ts';
 import {kernelTest} from '../helpers/kernel-test.ts';
 import {LeakCheck} from '../helpers/leak-check.ts';
+import {escapeName} from '../helpers/mountinfo.ts';
 
 const leaks = new LeakCheck();
 test.after.always('nothing is left', (t) => leaks.verify(t));
@@ -114,6 +117,67 @@ test('what is missing is named', (t) => {
 	t.throws(() => findCgroups(mountinfo(['/', '/cg', 'cgroup', 'cpuacct,cpuset']), '', () => ''), {
 		message: /for memory, pids, cpu;/,
 	});
+});
+
+test('of two mounts on one folder the later one is seen', (t) => {
+	const host = findCgroups(
+		mountinfo(...v1(() => '/'), ['/', '/sys/fs/cgroup/memory', 'cgroup2', 'nsdelegate']),
+		groups('/', '/', '/'),
+		() => 'memory\n',
+	);
+	t.deepEqual(host.hierarchies[0], {version: 2, directory: '/sys/fs/cgroup/memory', controllers: ['memory']});
+});
+
+test('any mounts and groups are folders below those mounts, or NotSupported', (t) => {
+	const wanted = ['memory', 'pids', 'cpu'];
+	const names = [...wanted, 'cpuacct', 'freezer', 'name=systemd'];
+	const anyPath = fc
+		.array(fc.oneof(fc.constantFrom('a', 'b', '..', '.', '..c', 'd e', ''), fc.string()), {maxLength: 4})
+		.map((parts) => `/${parts.join('/')}`);
+	const anyMount = fc.record({
+		root: anyPath,
+		// The kernel has resolved it, and no hierarchy is mounted in another.
+		mountPoint: fc.constantFrom('/cg', '/cgroup 2', '/..x', '/memory', '/pids', '/cpu'),
+		type: fc.constantFrom('cgroup', 'cgroup', 'cgroup', 'cgroup2', 'tmpfs'),
+		options: fc.subarray(names),
+	});
+	const anyGroup = fc.oneof(
+		fc
+			.tuple(fc.subarray(names), fc.oneof(anyPath, fc.string()))
+			.map(([controllers, group]) => `1:${controllers.join(',')}:${group}`),
+		fc.string(),
+	);
+	fc.assert(
+		fc.property(fc.array(anyMount, {maxLength: 6}), fc.array(anyGroup), fc.subarray(names), (mounts, lines, inV2) => {
+			const text = mountinfo(
+				...mounts.map(
+					(each) => [escapeName(each.root), escapeName(each.mountPoint), each.type, each.options.join(',')] as const,
+				),
+			);
+			const seen = mounts.filter(({mountPoint}, index) =>
+				mounts.slice(index + 1).every((later) => later.mountPoint !== mountPoint),
+			);
+			const offers = ({type, options}: {type: string; options: string[]}, version: number, controller: string) =>
+				type === (version === 1 ? 'cgroup' : 'cgroup2') && (version === 1 ? options : inV2).includes(controller);
+			let host: ReturnType<typeof findCgroups>;
+			try {
+				host = findCgroups(text, lines.join('\n'), () => `${inV2.join(' ')}\n`);
+			} catch (error) {
+				t.true(error instanceof ForktreeError && error.code === 'NotSupported', String(error));
+				t.false(wanted.every((name) => seen.some((each) => offers(each, 1, name) || offers(each, 2, name))));
+				return;
+			}
+			t.deepEqual(host.hierarchies.flatMap((each) => each.controllers).sort(), [...wanted].sort() as never);
+			const versions = host.hierarchies.map((each) => each.version);
+			const v2Seen = seen.some((each) => each.type === 'cgroup2');
+			t.is(host.mode, versions.includes(1) ? (v2Seen ? 'hybrid' : 'v1') : 'v2');
+			for (const {version, directory, controllers} of host.hierarchies) {
+				const mount = seen.find(({mountPoint}) => !path.relative(mountPoint, directory).split('/').includes('..'));
+				t.true(mount !== undefined && controllers.every((name) => offers(mount, version, name)), directory);
+			}
+		}),
+		fuzzParameters(1),
+	);
 });
 
 const limits = {memoryMb: 10, swapMb: 0, cpuPercent: 50, processes: 7};

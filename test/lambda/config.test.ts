@@ -1,4 +1,5 @@
 import test from 'ava';
+import fc from 'fast-check';
 import {ForktreeError} from '../../src/errors.ts';
 import {
 	checkBoolean,
@@ -10,6 +11,10 @@ import {
 	optionError,
 	parseConfig,
 } from '../../src/lambda/config.ts';
+import {resolveSettings} from '../../src/lambda/options.ts';
+import {fuzzParameters} from '../helpers/fuzz.ts';
+
+const parameters = fuzzParameters(3);
 
 const defaults = {
 	environment: {},
@@ -158,4 +163,101 @@ test('the largest configuration is read in reasonable time', (t) => {
 	const start = performance.now();
 	t.is(Object.keys(parseConfig(`environment:\n${variables}`).environment).length, 4000);
 	t.true(performance.now() - start < 10_000);
+});
+
+/** Undefined when the text was refused as it should be. */
+function parse(t: {true(value: boolean, message: string): void}, text: string, fault = /./) {
+	try {
+		return parseConfig(text);
+	} catch (error) {
+		const {code, message} = error as ForktreeError;
+		t.true(error instanceof ForktreeError && code === 'InvalidConfig', String(error));
+		t.true(message.startsWith('ol.yaml: ') && fault.test(message), message);
+		return undefined;
+	}
+}
+
+test('any text is a whole configuration or none', (t) => {
+	const tokens = [
+		'environment',
+		'limits',
+		'memoryMb',
+		'zygote',
+		'true',
+		'1',
+		': ',
+		':',
+		'\n',
+		'  ',
+		'- ',
+		'{',
+		'}',
+		'[',
+		']',
+	];
+	const marks = [
+		',',
+		'"',
+		"'",
+		'#',
+		'&a',
+		'*a',
+		'!!',
+		'!x',
+		'? ',
+		'|\n',
+		'>',
+		'---\n',
+		'...\n',
+		'%YAML 1.2\n',
+		'<<',
+		'\t',
+		'\0',
+	];
+	const soup = fc.array(fc.constantFrom(...tokens, ...marks), {maxLength: 40}).map((parts) => parts.join(''));
+	for (const text of [fc.string({unit: 'binary', maxLength: 100}), soup]) {
+		fc.assert(
+			fc.property(text, (each) => {
+				const config = parse(t, each);
+				if (config !== undefined) t.deepEqual(Object.keys(config).sort(), Object.keys(defaults).sort());
+			}),
+			parameters,
+		);
+	}
+});
+
+test('any JSON is a whole configuration, or the key that is wrong is named', (t) => {
+	const mostly = (usual: fc.Arbitrary<unknown>) => fc.oneof({weight: 12, arbitrary: usual}, fc.jsonValue());
+	const anyNumber = mostly(fc.oneof(fc.integer({min: 1}), fc.double({noNaN: true, noDefaultInfinity: true})));
+	const name = fc.oneof(
+		fc.constantFrom('A', 'OL_ENTRY_FILE', '__proto__'),
+		fc.stringMatching(/^[A-Z_][A-Z0-9_]*$/),
+		fc.string(),
+	);
+	const value = fc.oneof(fc.constantFrom('g.py', '/g.py'), fc.string(), fc.integer(), fc.boolean());
+	const limits = fc.record(Object.fromEntries(limitNames.map((each) => [each, anyNumber])), {requiredKeys: []});
+	const document = fc.record(
+		{
+			environment: mostly(fc.dictionary(name, mostly(value))),
+			'reuse-sandbox': mostly(fc.boolean()),
+			triggers: mostly(fc.dictionary(fc.string(), fc.jsonValue())),
+			limits: mostly(limits),
+			concurrency: anyNumber,
+			zygote: mostly(fc.boolean()),
+		},
+		{requiredKeys: []},
+	);
+	const fault = /environment|reuse-sandbox|triggers|limits|concurrency|zygote|OL_ENTRY_FILE|the document|unknown key/;
+	fc.assert(
+		fc.property(mostly(document), (given) => {
+			const config = parse(t, JSON.stringify(given), fault);
+			if (config === undefined) return;
+			const {limits: chosen, reuse, zygote, concurrency} = resolveSettings({}, config);
+			t.true(Object.values(chosen).every((limit) => Number.isFinite(limit) && limit > 0));
+			t.deepEqual([typeof reuse, typeof zygote], ['boolean', 'boolean']);
+			t.true(Number.isSafeInteger(concurrency) && concurrency > 0);
+			t.true(Object.values(config.environment).every((each) => typeof each === 'string'));
+		}),
+		parameters,
+	);
 });

@@ -7,6 +7,9 @@ import {
 	encodeRefillRequest,
 	encodeZygoteRequest,
 } from '../../src/sandbox/launch-protocol.ts';
+import {fuzzParameters} from '../helpers/fuzz.ts';
+
+const parameters = fuzzParameters(3);
 
 const leaf = {
 	id: 5,
@@ -69,6 +72,7 @@ test('any bytes are a birth or none', (t) => {
 		fc.property(fc.uint8Array({maxLength: 40}), (bytes) => {
 			return (decodeBirth(Buffer.from(bytes)) === undefined) === (bytes.length !== 32);
 		}),
+		parameters,
 	);
 	t.pass();
 });
@@ -95,3 +99,24 @@ for (const [title, data] of [
 ] as const) {
 	test(`${title} is no message`, (t) => t.is(decodeLauncherMessage(Buffer.from(data)), undefined));
 }
+
+test('any bytes are a message or none', (t) => {
+	const isMessage = (message: ReturnType<typeof decodeLauncherMessage>) =>
+		message === undefined || ['born', 'ready', 'leafEnded', 'forkFailed'].includes(message.type);
+	fc.assert(
+		fc.property(fc.uint8Array({maxLength: 40}), (bytes) => isMessage(decodeLauncherMessage(Buffer.from(bytes)))),
+		parameters,
+	);
+	fc.assert(
+		fc.property(fc.constantFrom('X', 'E'), fc.nat(2 ** 32 - 1), fc.integer(), (op, id, value) => {
+			const data = Buffer.alloc(12, op);
+			data.writeUInt32LE(id, 4);
+			data.writeInt32LE(value, 8);
+			t.deepEqual(
+				decodeLauncherMessage(data),
+				op === 'X' ? {type: 'leafEnded', id, status: value} : {type: 'forkFailed', id, errno: value},
+			);
+		}),
+		parameters,
+	);
+});

@@ -1,6 +1,9 @@
 import test from 'ava';
 import fc from 'fast-check';
 import {decodeReport, frameType} from '../../src/zygote/protocol.ts';
+import {fuzzParameters} from '../helpers/fuzz.ts';
+
+const parameters = fuzzParameters(2);
 
 test('every frame type has a number of its own', (t) => {
 	const numbers = Object.values(frameType);
@@ -21,7 +24,34 @@ for (const [title, words] of [
 	test(`${title} is no report`, (t) => t.is(decodeReport(words), undefined));
 }
 
+test('any text is a report or none', (t) => {
+	fc.assert(
+		fc.property(fc.string(), (words) => ['object', 'undefined'].includes(typeof decodeReport(words))),
+		parameters,
+	);
+	t.pass();
+});
+
 test('any JSON is a report or none', (t) => {
-	fc.assert(fc.property(fc.json(), (words) => ['object', 'undefined'].includes(typeof decodeReport(words))));
+	const mostly = <T>(usual: fc.Arbitrary<T>) => fc.oneof({weight: 8, arbitrary: usual}, fc.jsonValue());
+	const failure = fc.record({module: mostly(fc.string()), traceback: mostly(fc.string())}, {requiredKeys: []});
+	const anyReport = fc.record(
+		{
+			failed: mostly(fc.array(mostly(failure), {maxLength: 3})),
+			threaded: mostly(fc.array(mostly(fc.string()), {maxLength: 3})),
+			importMs: mostly(fc.double({noNaN: true, noDefaultInfinity: true})),
+		},
+		{requiredKeys: []},
+	);
+	fc.assert(
+		fc.property(mostly(anyReport), (value) => {
+			const decoded = decodeReport(JSON.stringify(value));
+			if (decoded === undefined) return true;
+			const {failed, threaded, importMs} = decoded;
+			const texts = [...threaded, ...failed.flatMap(({module, traceback}) => [module, traceback])];
+			return typeof importMs === 'number' && texts.every((text) => typeof text === 'string');
+		}),
+		parameters,
+	);
 	t.pass();
 });

@@ -1,0 +1,136 @@
+import test from 'ava';
+import fc from 'fast-check';
+import {limitNames, parseConfig} from '../../src/lambda/config.ts';
+import {
+	checkDeployOptions,
+	type ResolvedSettings,
+	resolveRuntimeOptions,
+	resolveSettings,
+} from '../../src/lambda/options.ts';
+import {defaultLimits} from '../../src/sandbox/limits.ts';
+import {fuzzParameters} from '../helpers/fuzz.ts';
+
+const parameters = fuzzParameters(2);
+
+for (const options of [null, 5, 'stateDir', [], [{python: 'python3'}]]) {
+	test(`${JSON.stringify(options)} is no object of options`, (t) => {
+		const message = /^(createRuntime|deploy) options: expected an object$/;
+		t.throws(() => resolveRuntimeOptions(options as never), {instanceOf: TypeError, message});
+		t.throws(() => checkDeployOptions(options as never), {instanceOf: TypeError, message});
+	});
+}
+
+const anyValue = fc.anything({
+	withBigInt: true,
+	withDate: true,
+	withMap: true,
+	withNullPrototype: true,
+	withSet: true,
+	withSparseArray: true,
+	withTypedArray: true,
+});
+
+/** A value of the right type, nearly always: else most errors would be those of the first option. */
+function mostly<T>(usual: fc.Arbitrary<T>): fc.Arbitrary<unknown> {
+	return fc.oneof({weight: 12, arbitrary: usual}, anyValue);
+}
+
+function anyOptions(options: Readonly<Record<string, fc.Arbitrary<unknown>>>): fc.Arbitrary<unknown> {
+	const known = fc.record(options, {requiredKeys: []});
+	const unknown = fc.tuple(known, fc.string(), anyValue).map(([object, key, value]) => ({...object, [key]: value}));
+	return mostly(fc.oneof({weight: 8, arbitrary: known}, unknown));
+}
+
+/** What `resolve` answers; undefined when it threw an error of options whose message begins with one of `names`. */
+function resolved<T>(t: {true(value: boolean, message: string): void}, names: RegExp, resolve: () => T): T | undefined {
+	try {
+		return resolve();
+	} catch (error) {
+		t.true((error instanceof TypeError || error instanceof RangeError) && names.test(error.message), String(error));
+		return undefined;
+	}
+}
+
+const anyText = mostly(fc.string({minLength: 1}));
+const anyNumber = mostly(fc.oneof(fc.double(), fc.integer(), fc.integer({min: 1, max: 100})));
+
+test('any options of a runtime are resolved or refused by name', (t) => {
+	const options = anyOptions({stateDir: anyText, packagesDir: anyText, python: anyText, memoryBudgetMb: anyNumber});
+	fc.assert(
+		fc.property(options, (given) => {
+			const names = /^(createRuntime options|stateDir|packagesDir|python|memoryBudgetMb): /;
+			const settings = resolved(t, names, () => resolveRuntimeOptions(given as never));
+			if (settings === undefined) return;
+			const {memoryBudgetMb, ...texts} = settings;
+			t.deepEqual(Object.keys(texts).sort(), ['packagesDir', 'python', 'stateDir']);
+			t.true(Object.values(texts).every((text) => text === undefined || (typeof text === 'string' && text !== '')));
+			t.true(Number.isFinite(memoryBudgetMb) && memoryBudgetMb > 0);
+		}),
+		parameters,
+	);
+});
+
+function isComplete(settings: ResolvedSettings): boolean {
+	const {environment, limits, reuse, concurrency, zygote, entryFile, ...others} = settings;
+	return (
+		Object.keys(others).length === 0 &&
+		Object.entries(environment).every(([name, value]) => /^\w+$/.test(name) && typeof value === 'string') &&
+		Object.keys(limits).sort().join() === [...limitNames].sort().join() &&
+		Object.values(limits).every((limit) => Number.isFinite(limit) && limit > 0) &&
+		typeof reuse === 'boolean' &&
+		Number.isSafeInteger(concurrency) &&
+		concurrency > 0 &&
+		typeof zygote === 'boolean' &&
+		entryFile.endsWith('.py')
+	);
+}
+
+test('any options of a function are resolved or refused by name', (t) => {
+	const config = parseConfig('{environment: {A: b}, limits: {memoryMb: 5}, concurrency: 3}');
+	const variable = fc.oneof(
+		{weight: 12, arbitrary: fc.stringMatching(/^[A-Z_][A-Z0-9_]*$/)},
+		fc.constantFrom('OL_ENTRY_FILE', '__proto__'),
+		fc.string(),
+	);
+	const content = mostly(
+		fc.oneof(fc.constantFrom('g.py', 'lib/g.py', '../g.py'), fc.string(), fc.integer(), fc.boolean()),
+	);
+	const options = anyOptions({
+		env: mostly(fc.dictionary(variable, content)),
+		limits: anyOptions(Object.fromEntries(limitNames.map((name) => [name, anyNumber]))),
+		requirements: mostly(fc.array(mostly(fc.string()))),
+		reuse: mostly(fc.boolean()),
+		concurrency: anyNumber,
+		zygote: mostly(fc.boolean()),
+	});
+	const names = /^(deploy options|env|limits|requirements|reuse|concurrency|zygote)\b|^unknown key "limits\./;
+	fc.assert(
+		fc.property(options, (given) => {
+			const entryFile = resolved(t, names, () => checkDeployOptions(given as never) ?? 'f.py');
+			if (entryFile === undefined) return;
+			const settings = resolved(t, names, () => resolveSettings(given as never, {...config, entryFile}));
+			if (settings === undefined) return;
+			t.true(isComplete(settings), JSON.stringify(settings));
+			const {limits} = given as {limits?: {memoryMb?: number}};
+			t.is(settings.limits.memoryMb, limits?.memoryMb ?? 5);
+		}),
+		parameters,
+	);
+});
+
+test('what is left out comes from ol.yaml, and else from the defaults', (t) => {
+	const config = parseConfig(
+		'{environment: {A: b, C: d}, limits: {memoryMb: 5, processes: 6}, concurrency: 3, zygote: false}',
+	);
+	t.deepEqual(resolveSettings({env: {A: 'e'}, limits: {processes: 7}, concurrency: 4}, config), {
+		environment: {A: 'e', C: 'd'},
+		limits: {...defaultLimits, memoryMb: 5, processes: 7},
+		reuse: true,
+		concurrency: 4,
+		zygote: false,
+		entryFile: 'f.py',
+	});
+	const defaults = resolveSettings({}, parseConfig(undefined));
+	t.true(isComplete(defaults));
+	t.deepEqual(defaults.limits, defaultLimits);
+});
