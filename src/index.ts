@@ -49,3 +49,4 @@ export {
 	type SandboxPoolEvents,
 	type SandboxPoolStats,
 } from './sandbox/sandbox-pool.ts';
+export {type CleanupOptions, type CleanupReport, forceCleanup} from './sandbox/state-dir.ts';

@@ -1,7 +1,7 @@
 /** `forktree doctor`: what this machine offers, as a table or as JSON. */
 import process from 'node:process';
 import {type DoctorReport, doctor} from '../index.ts';
-import {oneLine, print} from './terminal.ts';
+import {exitCodes, oneLine, print} from './terminal.ts';
 
 /** Answers the exit code. */
 export async function printDoctor({
@@ -13,7 +13,7 @@ export async function printDoctor({
 }): Promise<number> {
 	const report = await doctor(python === undefined ? {} : {python});
 	await print(process.stdout, json === true ? `${JSON.stringify(report)}\n` : table(report));
-	return report.level === 'full' ? 0 : 1;
+	return report.level === 'full' ? exitCodes.ok : exitCodes.refused;
 }
 
 function table({level, checks}: DoctorReport): string {

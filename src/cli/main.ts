@@ -7,6 +7,7 @@ import type {RunOptions} from './run.ts';
 import {exitCodes, failed, ignoreBrokenPipes} from './terminal.ts';
 
 type DoctorFlags = {readonly json?: boolean; readonly python?: string};
+type CleanupFlags = {readonly json?: boolean; readonly state?: string};
 type UpFlags = {readonly path: string; readonly option: readonly (readonly [string, string])[]};
 
 function collect<T>(parse: (text: string) => T): (text: string, before: readonly T[]) => readonly T[] {
@@ -46,6 +47,15 @@ Tries what sandboxes are made of, and a whole one. Exit codes: 0 a sandbox with 
 
 Example:
   $ sudo forktree doctor`;
+
+const cleanupHelp = `
+Kills processes, and removes cgroups, scratch folders and locks, of owners that have ended without doing so (the next
+start with the same folder does that as well). Packages and deployed functions of DIR stay; what others own is left alone.
+
+Exit codes: 0 nothing of them is left; 1 the owner of DIR lives, and nothing was touched; 125 forktree itself failed.
+
+Example:
+  $ sudo forktree force-cleanup --state /var/lib/forktree`;
 
 const upHelp = `
 The functions are the folders and the NAME.tar.gz files in DIR/registry; state is kept in DIR/state.
@@ -94,6 +104,16 @@ function buildProgram(finish: (code: number) => void): Command {
 		.action(async (flags: DoctorFlags) => {
 			const {printDoctor} = await import('./doctor.ts');
 			finish(await printDoctor(flags));
+		});
+	program
+		.command('force-cleanup')
+		.description('Remove what killed owners of state folders left on the machine.')
+		.option('--state <dir>', 'one state folder; by default all temporary ones of this user')
+		.option('--json', 'print one JSON document')
+		.addHelpText('after', cleanupHelp)
+		.action(async (flags: CleanupFlags) => {
+			const {printCleanup} = await import('./force-cleanup.ts');
+			finish(await printCleanup(flags));
 		});
 	program
 		.command('worker')

@@ -5,6 +5,8 @@ export const exitCodes = {
 	ok: 0,
 	/** The handler's fault. */
 	handler: 1,
+	/** What was asked for can't be had: sandboxes don't work here, or the owner of a state folder lives. */
+	refused: 1,
 	/** As timeout(1). */
 	timeout: 124,
 	/** As timeout(1) and docker-run(1): not what was run, but what should have run it. */

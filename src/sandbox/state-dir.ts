@@ -1,6 +1,7 @@
 /** The state folder: locked by its live owner, and swept of what a dead one left. Whatever we own on the host is named in it. */
 import {
 	closeSync,
+	existsSync,
 	fstatSync,
 	lstatSync,
 	mkdirSync,
@@ -8,7 +9,6 @@ import {
 	readFileSync,
 	rmSync,
 	statSync,
-	unlinkSync,
 	writeFileSync,
 } from 'node:fs';
 import {tmpdir} from 'node:os';
@@ -20,6 +20,8 @@ import {lockFile} from '../native.ts';
 
 const lockName = 'lock';
 const groupsName = 'cgroups.json';
+/** What a runtime fills while it lives, and needs no more after it. */
+const scratchNames = ['staging', 'mnt'];
 const killDeadlineMs = 5000;
 
 /** Takes the lock of a folder; undefined when its owner lives. The file that is locked is the one that is there. */
@@ -59,17 +61,189 @@ function readText(file: string): string {
 	}
 }
 
+/** Options of {@link forceCleanup}. */
+export type CleanupOptions = {
+	/** One state folder, as given to `createRuntime`. By default all temporary ones of this user. */
+	readonly stateDir?: string;
+};
+
+/** What {@link forceCleanup} did. */
+export type CleanupReport = {
+	/** Pids of processes that still ran in the cgroups of a dead owner; they were killed. */
+	readonly processes: readonly number[];
+	/** Cgroups that were removed, absolute; those below them are not named. */
+	readonly cgroups: readonly string[];
+	/** Files and folders that were removed, absolute; what a folder held is not named. */
+	readonly paths: readonly string[];
+	/** Temporary state folders that were left alone, because their owner lives; its pid, where it is known. */
+	readonly inUse: ReadonlyArray<{readonly stateDir: string; readonly pid?: number}>;
+};
+
+/** Removes what an owner left, and remembers what that was. To be used by whoever holds the folder's lock. */
+class Sweep {
+	readonly processes = new Set<number>();
+	readonly cgroups: string[] = [];
+	readonly paths: string[] = [];
+
+	/** All but packages, deployed code and the lock. */
+	clear(directory: string): void {
+		for (const group of notedGroups(directory)) this.#endGroup(group);
+		for (const name of [groupsName, ...scratchNames]) this.#remove(path.join(directory, name));
+	}
+
+	/** Everything of a temporary folder, else all but packages and deployed code. The lock goes last. */
+	giveBack(directory: string): void {
+		this.clear(directory);
+		this.#remove(path.dirname(directory) === temporaryParent() ? directory : path.join(directory, lockName));
+	}
+
+	/** Ends what still runs in a group and those below, and removes them. */
+	#endGroup(group: string): void {
+		if (!existsSync(group)) return;
+		const deadline = Date.now() + killDeadlineMs;
+		for (;;) {
+			this.#killAll(group);
+			try {
+				removeTree(group);
+				break;
+			} catch (error) {
+				if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || Date.now() > deadline) throw error;
+			}
+		}
+		this.cgroups.push(group);
+	}
+
+	#killAll(group: string): void {
+		let entries: string[];
+		try {
+			entries = readdirSync(group, {withFileTypes: true}).flatMap((entry) => (entry.isDirectory() ? [entry.name] : []));
+		} catch {
+			return;
+		}
+		for (const entry of entries) this.#killAll(path.join(group, entry));
+		for (const pid of readText(path.join(group, 'cgroup.procs')).split('\n').filter(Boolean).map(Number)) {
+			if (pid === 0) continue; // of an outer pid namespace
+			try {
+				process.kill(pid, 'SIGKILL');
+				this.processes.add(pid);
+			} catch {
+				// it has ended meanwhile
+			}
+		}
+	}
+
+	#remove(file: string): void {
+		try {
+			rmSync(file, {recursive: true});
+			this.paths.push(file);
+		} catch (error) {
+			if (!isGone(error)) throw error;
+		}
+	}
+}
+
+/** Only groups that the owner noted, by its own name. */
+function notedGroups(directory: string): string[] {
+	const text = readText(path.join(directory, groupsName));
+	const noted: unknown = text === '' ? [] : JSON.parse(text);
+	const groups = Array.isArray(noted) ? noted.filter((each): each is string => typeof each === 'string') : [];
+	return groups.filter((each) => path.basename(each).startsWith('forktree-'));
+}
+
+/** Whoever wrote its pid to the lock last. */
+function ownerOf(directory: string): number | undefined {
+	const pid = Number(readText(path.join(directory, lockName)));
+	return pid > 0 ? pid : undefined;
+}
+
+function inUse(directory: string): ForktreeError {
+	return new ForktreeError(
+		'StateDirInUse',
+		`expected a free state folder, got ${directory}, which process ${ownerOf(directory) ?? '(unknown)'} owns`,
+	);
+}
+
+/** Where temporary state folders are. */
+function temporaryParent(): string {
+	return path.join(path.resolve(tmpdir()), `forktree-${process.getuid?.() ?? 0}`);
+}
+
+/** @throws {ForktreeError} `NotPermitted` when others can change what is in it */
+function checkTemporaryParent(): void {
+	const parent = temporaryParent();
+	const status = lstatSync(parent);
+	if (!status.isDirectory() || status.uid !== process.getuid?.() || (status.mode & 0o022) !== 0) {
+		throw new ForktreeError('NotPermitted', `expected ${parent} to be a folder that only we can write to; remove it`);
+	}
+}
+
+/** Removes the temporary folders of dead owners; answers those of live ones. */
+function sweepAbandoned(sweep: Sweep): string[] {
+	const live: string[] = [];
+	for (const name of readdirSync(temporaryParent())) {
+		const directory = path.join(temporaryParent(), name);
+		let lock: number | undefined;
+		try {
+			lock = takeLock(directory);
+			if (lock === undefined) live.push(directory);
+			else sweep.giveBack(directory);
+		} catch (error) {
+			// Another process sweeps as well, or it is being made just now.
+			if (!isGone(error) && (error as NodeJS.ErrnoException).code !== 'ENOTEMPTY') throw error;
+		} finally {
+			if (lock !== undefined) closeSync(lock);
+		}
+	}
+	return live;
+}
+
+/** As {@link sweepAbandoned}, of one folder. One without a lock was given back, or is no state folder: it is left alone. */
+function sweepFolder(sweep: Sweep, directory: string): void {
+	if (!existsSync(path.join(directory, lockName))) return;
+	const lock = takeNewLock(directory);
+	if (lock === undefined) throw inUse(directory);
+	try {
+		sweep.giveBack(directory);
+	} finally {
+		closeSync(lock);
+	}
+}
+
+/**
+ * Removes what dead owners of state folders left: processes, cgroups, scratch folders and locks. It is what the next
+ * `createRuntime` with that folder does as well. Packages and deployed functions of a folder of yours stay. An owner
+ * that has ended is dead also when nobody has waited for it yet.
+ * @throws {ForktreeError} `StateDirInUse` naming the pid when the owner of the given folder lives; nothing is touched then
+ */
+export async function forceCleanup({stateDir}: CleanupOptions = {}): Promise<CleanupReport> {
+	const sweep = new Sweep();
+	let live: string[] = [];
+	if (stateDir !== undefined) {
+		sweepFolder(sweep, path.resolve(stateDir));
+	} else if (existsSync(temporaryParent())) {
+		checkTemporaryParent();
+		live = sweepAbandoned(sweep);
+	}
+	return {
+		processes: [...sweep.processes],
+		cgroups: sweep.cgroups,
+		paths: sweep.paths,
+		inUse: live.map((directory) => {
+			const pid = ownerOf(directory);
+			return {stateDir: directory, ...(pid === undefined ? {} : {pid})};
+		}),
+	};
+}
+
 /** A folder that this process owns until {@link close}. */
 export class StateDir {
 	/** Absolute. */
 	readonly directory: string;
 	readonly #lock: number;
-	readonly #temporary: boolean;
 
-	private constructor(directory: string, lock: number, temporary: boolean) {
+	private constructor(directory: string, lock: number) {
 		this.directory = directory;
 		this.#lock = lock;
-		this.#temporary = temporary;
 	}
 
 	/**
@@ -82,35 +256,23 @@ export class StateDir {
 		const absolute = path.resolve(directory);
 		mkdirSync(absolute, {recursive: true, mode: 0o755});
 		const lock = takeLock(absolute);
-		if (lock === undefined) {
-			const owner = readText(path.join(absolute, lockName)).trim();
-			throw new ForktreeError(
-				'StateDirInUse',
-				`expected a free state folder, got ${absolute}, which process ${owner || '(unknown)'} owns`,
-			);
-		}
-		return StateDir.#own(absolute, lock, false);
+		if (lock === undefined) throw inUse(absolute);
+		return StateDir.#own(absolute, lock);
 	}
 
-	static #own(directory: string, lock: number, temporary: boolean): StateDir {
+	static #own(directory: string, lock: number): StateDir {
 		writeFileSync(lock, `${process.pid}\n`);
-		const state = new StateDir(directory, lock, temporary);
-		sweepGroups(directory);
-		for (const name of ['staging', 'mnt']) {
-			rmSync(path.join(directory, name), {recursive: true, force: true});
-			mkdirSync(path.join(directory, name), {mode: 0o755});
-		}
+		const state = new StateDir(directory, lock);
+		new Sweep().clear(directory);
+		for (const name of scratchNames) mkdirSync(path.join(directory, name), {mode: 0o755});
 		return state;
 	}
 
 	static #openTemporary(): StateDir {
-		const parent = path.join(tmpdir(), `forktree-${process.getuid?.() ?? 0}`);
+		const parent = temporaryParent();
 		mkdirSync(parent, {recursive: true, mode: 0o700});
-		const status = lstatSync(parent);
-		if (!status.isDirectory() || status.uid !== process.getuid?.() || (status.mode & 0o022) !== 0) {
-			throw new ForktreeError('NotPermitted', `expected ${parent} to be a folder that only we can write to; remove it`);
-		}
-		sweepAbandoned(parent);
+		checkTemporaryParent();
+		sweepAbandoned(new Sweep());
 		for (let attempt = 0; ; attempt += 1) {
 			const directory = path.join(parent, `${process.pid}-${attempt}`);
 			try {
@@ -120,7 +282,7 @@ export class StateDir {
 				throw error;
 			}
 			const lock = takeNewLock(directory);
-			if (lock !== undefined) return StateDir.#own(directory, lock, true);
+			if (lock !== undefined) return StateDir.#own(directory, lock);
 		}
 	}
 
@@ -135,67 +297,10 @@ export class StateDir {
 
 	/** Gives the folder back: everything of a temporary one, else all but packages and deployed code. */
 	close(): void {
-		for (const name of [groupsName, 'staging', 'mnt']) rmSync(this.path(name), {recursive: true, force: true});
-		if (this.#temporary) rmSync(this.directory, {recursive: true, force: true});
-		else unlinkSync(this.path(lockName));
-		closeSync(this.#lock);
-	}
-}
-
-/** Removes the temporary folders of dead owners. */
-function sweepAbandoned(parent: string): void {
-	for (const name of readdirSync(parent)) {
-		const directory = path.join(parent, name);
-		let lock: number | undefined;
 		try {
-			lock = takeLock(directory);
-			if (lock === undefined) continue;
-			sweepGroups(directory);
-			rmSync(directory, {recursive: true, force: true});
-		} catch (error) {
-			// Another process sweeps as well, or it is being made just now.
-			if (!isGone(error) && (error as NodeJS.ErrnoException).code !== 'ENOTEMPTY') throw error;
+			new Sweep().giveBack(this.directory);
 		} finally {
-			if (lock !== undefined) closeSync(lock);
-		}
-	}
-}
-
-/** Ends what still runs in a dead owner's groups, and removes them. Only groups that the owner noted, by its own name. */
-function sweepGroups(directory: string): void {
-	const text = readText(path.join(directory, groupsName));
-	if (text === '') return;
-	const noted: unknown = JSON.parse(text);
-	const groups = Array.isArray(noted) ? noted.filter((each): each is string => typeof each === 'string') : [];
-	const deadline = Date.now() + killDeadlineMs;
-	for (const group of groups.filter((each) => path.basename(each).startsWith('forktree-'))) {
-		for (;;) {
-			killAll(group);
-			try {
-				removeTree(group);
-				break;
-			} catch (error) {
-				if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || Date.now() > deadline) throw error;
-			}
-		}
-	}
-	rmSync(path.join(directory, groupsName), {force: true});
-}
-
-function killAll(group: string): void {
-	let entries: string[];
-	try {
-		entries = readdirSync(group, {withFileTypes: true}).flatMap((entry) => (entry.isDirectory() ? [entry.name] : []));
-	} catch {
-		return;
-	}
-	for (const entry of entries) killAll(path.join(group, entry));
-	for (const pid of readText(path.join(group, 'cgroup.procs')).split('\n').filter(Boolean)) {
-		if (Number(pid) === 0) continue; // of an outer pid namespace
-		try {
-			process.kill(Number(pid), 'SIGKILL');
-		} catch {
-			// it has ended meanwhile
+			closeSync(this.#lock);
 		}
 	}
 }

@@ -25,12 +25,16 @@ register('data:text/javascript,' + encodeURIComponent(\`
 \`));`;
 
 for (const [args, words] of [
-	[['--help'], ['run', 'doctor', 'worker']],
+	[['--help'], ['run', 'doctor', 'force-cleanup', 'worker']],
 	[
 		['run', '--help'],
 		['Exit codes:', '$ forktree run hello.py --event'],
 	],
 	[['doctor', '--help'], ['$ sudo forktree doctor']],
+	[
+		['force-cleanup', '--help'],
+		['$ sudo forktree force-cleanup', '--state <dir>', 'Exit codes:'],
+	],
 	[
 		['worker', 'up', '--help'],
 		['$ forktree worker up -p .', 'worker_port', 'worker_url', 'mem_pool_mb'],
@@ -69,6 +73,7 @@ for (const args of [
 	['run', 'x', '--timeout', 'soon'],
 	['run', 'x', '--env', 'NAME'],
 	['run', 'x', '--env', '=value'],
+	['force-cleanup', 'folder'],
 	['worker'],
 	['worker', 'up', '-o', 'worker_port'],
 ]) {

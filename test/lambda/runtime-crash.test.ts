@@ -1,45 +1,14 @@
-import {type ChildProcess, spawn} from 'node:child_process';
 import {once} from 'node:events';
-import {existsSync, readFileSync} from 'node:fs';
-import {readdir, readFile, rm} from 'node:fs/promises';
+import {existsSync} from 'node:fs';
+import {readdir, readFile} from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
-import {createInterface} from 'node:readline';
 import {setTimeout as delay} from 'node:timers/promises';
-import type {ExecutionContext} from 'ava';
 import {createRuntime} from '../../src/index.ts';
+import {isAlive, startHost} from '../helpers/host-process.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
 import {cgroupsOf, childrenOfOurs, LeakCheck} from '../helpers/leak-check.ts';
-import {makeRuntime, python, temporaryFolder, value} from '../helpers/runtime.ts';
-
-type Host = {readonly process: ChildProcess; readonly stateDir: string; readonly pids: readonly number[]};
-
-/** A process with a runtime in the middle of a call. */
-async function startHost(t: ExecutionContext): Promise<Host> {
-	const stateDir = await temporaryFolder();
-	t.teardown(() => rm(stateDir, {recursive: true, force: true}));
-	const script = path.join(import.meta.dirname, '..', 'helpers', 'host.ts');
-	const host = spawn(process.execPath, ['--import=tsx', script, stateDir, python], {
-		stdio: ['ignore', 'pipe', 'inherit'],
-	});
-	t.teardown(() => host.kill('SIGKILL'));
-	const [line] = (await Promise.race([
-		once(createInterface(host.stdout), 'line'),
-		once(host, 'exit').then(([code]) => {
-			throw new Error(`the host ended with ${code}`);
-		}),
-	])) as [string];
-	return {process: host, stateDir, pids: JSON.parse(line) as number[]};
-}
-
-/** Not reaped yet is as good as gone: nothing of it runs or holds anything. */
-function isAlive(pid: number): boolean {
-	try {
-		return !/^\d+ \(.*\) [ZX]/s.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
-	} catch {
-		return false;
-	}
-}
+import {makeRuntime, python, value} from '../helpers/runtime.ts';
 
 kernelTest(
 	'when its host is killed nothing of a runtime is alive a second later, and the next one clears up',
