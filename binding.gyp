@@ -21,6 +21,7 @@
 				"native/keeper/keeper.cc",
 				"native/keeper/message.cc",
 				"native/keeper/plan.cc",
+				"native/keeper/probe.cc",
 				"native/keeper/root.cc"
 			],
 			"cflags": ["-ffunction-sections"],

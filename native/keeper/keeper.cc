@@ -35,40 +35,27 @@ struct Keeper {
 std::string Place(const Keeper& keeper, const std::string& id) { return keeper.mount_point + "/" + id; }
 
 // In a throw-away child: attaches a clone of the folder's mount with the flags it shall have, copies the mount namespace
-// into a new user namespace, which locks those flags for good, and sends a clone of that. No id map is needed.
-void LockInChild(const std::string& source, bool read_only, const std::string& place, int report) {
-  auto steps = [&]() -> Outcome {
-    TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
-    TRY("make mounts private", "/", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
-    // The path is resolved once: who swaps a link on it afterwards changes nothing.
-    Fd folder(open(source.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    TRY("open", source, folder.get());
-    Fd tree(OpenTree("", AT_EMPTY_PATH, folder.get()));
-    TRY("clone mount", source, tree.get());
-    mount_attr attributes = {};
-    attributes.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (read_only ? MOUNT_ATTR_RDONLY : 0);
-    TRY("set mount flags", source,
-        syscall(SYS_mount_setattr, tree.get(), "", AT_EMPTY_PATH, &attributes, sizeof attributes));
-    TRY("attach", place, MoveMount(tree.get(), place.c_str()));
-    TRY("unshare user namespace", "", unshare(CLONE_NEWUSER | CLONE_NEWNS));
-    int locked = OpenTree(place.c_str(), 0);
-    TRY("clone mount", place, locked);
-    return Outcome::Ok({}, Fd(locked));
-  };
-  Send(report, steps());
-  _exit(0);
+// into a new user namespace, which locks those flags for good, and answers a clone of that. No id map is needed.
+Outcome MakeLocked(const std::string& source, bool read_only, const std::string& place) {
+  TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
+  TRY("make mounts private", "/", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+  // The path is resolved once: who swaps a link on it afterwards changes nothing.
+  Fd folder(open(source.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  TRY("open", source, folder.get());
+  Fd tree(OpenTree("", AT_EMPTY_PATH, folder.get()));
+  TRY("clone mount", source, tree.get());
+  mount_attr attributes = {};
+  attributes.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (read_only ? MOUNT_ATTR_RDONLY : 0);
+  TRY("set mount flags", source, syscall(SYS_mount_setattr, tree.get(), "", AT_EMPTY_PATH, &attributes, sizeof attributes));
+  TRY("attach", place, MoveMount(tree.get(), place.c_str()));
+  TRY("unshare user namespace", "", unshare(CLONE_NEWUSER | CLONE_NEWNS));
+  int locked = OpenTree(place.c_str(), 0);
+  TRY("clone mount", place, locked);
+  return Outcome::Ok({}, Fd(locked));
 }
 
 Outcome LockAt(Keeper& keeper, const std::string& id, const std::string& source, bool read_only, const std::string& place) {
-  int pair[2];
-  TRY("socketpair", "", socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
-  Fd ours(pair[0]), theirs(pair[1]);
-  pid_t child = fork();
-  TRY("fork", "", child);
-  if (child == 0) LockInChild(source, read_only, place, theirs.get());
-  theirs.Close();
-  Outcome made = Receive(ours.get());
-  waitpid(child, nullptr, 0);
+  Outcome made = InChild([&] { return MakeLocked(source, read_only, place); });
   if (!made.ok) return made;
   // A detached mount of another namespace can be attached but not cloned, so it is attached here once.
   TRY("attach", place, MoveMount(made.fd.get(), place.c_str()));
@@ -118,6 +105,7 @@ Outcome Handle(Keeper& keeper, const Words& words, const std::vector<Fd>& fds) {
   if (op == "lock-writable" && words.size() == 3) return Lock(keeper, words[1], words[2], false);
   if (op == "unlock" && words.size() == 2) return Unlock(keeper, words[1]);
   if (op == "clone" && words.size() == 2) return Clone(keeper, words[1]);
+  if (op == "probe") return RunProbe(words, Place(keeper, ".root"));
   if (op == "spawn") return Spawn(keeper, words, fds);
   return Outcome::Failed("understand request", EINVAL, op);
 }

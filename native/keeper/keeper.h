@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,6 +55,13 @@ void Send(int socket, const Outcome& outcome);
 // An end of file reads as a failure of the step "answer".
 Outcome Receive(int socket);
 
+// Runs steps in a throw-away child, so that what they do to their process ends with it.
+Outcome InChild(const std::function<Outcome()>& steps);
+
+Outcome WriteFile(const std::string& path, const std::string& text, int flags, mode_t mode = 0444);
+// Maps the ids from 0 on of a process's user namespace to `count` of ours from `start` on.
+Outcome WriteMaps(pid_t pid, const std::string& start, const std::string& count);
+
 int OpenTree(const char* path, unsigned flags, int directory = AT_FDCWD);
 int MoveMount(int tree, const char* target);
 
@@ -74,5 +82,9 @@ Outcome ParsePlan(const Words& words, size_t at, Plan* plan);
 
 // Makes a root zygote by its plan: words are `spawn ID_START ID_COUNT` and then the plan; fds are the zygote's control socket, the liveness pipe's read end and the zygote's stderr. Answers the init's pid and pidfd.
 Outcome SpawnRoot(const Words& words, const std::vector<Fd>& fds, const std::string& root);
+
+// Tries one thing of the kernel in a child: words are `probe NAME` and its arguments (see probe.cc). `place` is an
+// empty folder that it may mount on.
+Outcome RunProbe(const Words& words, const std::string& place);
 
 }  // namespace keeper

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "keeper.h"
@@ -78,6 +79,22 @@ Outcome Receive(int socket) {
   bool ok = !words.empty() && words[0] == "ok";
   if (!words.empty()) words.erase(words.begin());
   Outcome outcome = {ok, std::move(words), fds.empty() ? Fd() : std::move(fds[0]), 0};
+  return outcome;
+}
+
+Outcome InChild(const std::function<Outcome()>& steps) {
+  int pair[2];
+  TRY("socketpair", "", socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
+  Fd ours(pair[0]), theirs(pair[1]);
+  pid_t child = fork();
+  TRY("fork", "", child);
+  if (child == 0) {
+    Send(theirs.get(), steps());
+    _exit(0);
+  }
+  theirs.Close();
+  Outcome outcome = Receive(ours.get());
+  waitpid(child, nullptr, 0);
   return outcome;
 }
 

@@ -19,6 +19,24 @@
 #include "keeper.h"
 
 namespace keeper {
+
+Outcome WriteFile(const std::string& path, const std::string& text, int flags, mode_t mode) {
+  Fd file(open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | flags, mode));
+  TRY("open", path, file.get());
+  for (size_t written = 0; written < text.size();) {
+    ssize_t size = write(file.get(), text.data() + written, text.size() - written);
+    TRY("write", path, size);
+    written += static_cast<size_t>(size);
+  }
+  return Outcome::Ok();
+}
+
+Outcome WriteMaps(pid_t pid, const std::string& start, const std::string& count) {
+  std::string map = "0 " + start + " " + count, folder = "/proc/" + std::to_string(pid) + "/";
+  Outcome written = WriteFile(folder + "gid_map", map, 0);
+  return written.ok ? WriteFile(folder + "uid_map", map, 0) : std::move(written);
+}
+
 namespace {
 
 constexpr const char* kInit = "/forktree/native/init";
@@ -33,17 +51,6 @@ pid_t Clone3(unsigned long flags, int* pidfd, int exit_signal) {
   arguments.pidfd = reinterpret_cast<unsigned long>(pidfd);
   arguments.exit_signal = static_cast<unsigned long>(exit_signal);
   return static_cast<pid_t>(syscall(SYS_clone3, &arguments, sizeof arguments));
-}
-
-Outcome WriteFile(const std::string& path, const std::string& text, int flags, mode_t mode = 0444) {
-  Fd file(open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | flags, mode));
-  TRY("open", path, file.get());
-  for (size_t written = 0; written < text.size();) {
-    ssize_t size = write(file.get(), text.data() + written, text.size() - written);
-    TRY("write", path, size);
-    written += static_cast<size_t>(size);
-  }
-  return Outcome::Ok();
 }
 
 Outcome CopyFile(const std::string& source, const std::string& target, mode_t mode) {
@@ -264,12 +271,6 @@ Outcome RunHelper(const Plan& plan, const std::string& root, Fds fds) {
   }
   Report(fds.report, Outcome::Ok({std::to_string(init)}, Fd(pidfd)));
   _exit(0);
-}
-
-Outcome WriteMaps(pid_t init, const std::string& start, const std::string& count) {
-  std::string map = "0 " + start + " " + count, folder = "/proc/" + std::to_string(init) + "/";
-  Outcome written = WriteFile(folder + "gid_map", map, 0);
-  return written.ok ? WriteFile(folder + "uid_map", map, 0) : std::move(written);
 }
 
 // The report socket closes with the two execs; anything before its end of file is a failure.

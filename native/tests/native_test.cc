@@ -23,6 +23,7 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../addon/frames.h"
@@ -420,6 +421,55 @@ void CheckPlans() {
   check({"mount", "/x", "/y", "exec", "1", "p"}, "understand plan: mount", "an unknown operation");
 }
 
+void CheckProbes(Client& client, const std::string& home) {
+  std::string folder = home + "/folder", closed = home + "/closed";
+  mkdir(folder.c_str(), 0755);
+  mkdir(closed.c_str(), 0700);
+  const std::string id = "1879048192";
+  for (const Words& probe : std::vector<Words>{{"user-namespaces"}, {"ids", id, "4194304"}, {"reach", id, folder, "."}, {"seccomp"}}) {
+    Words words = {"probe"};
+    words.insert(words.end(), probe.begin(), probe.end());
+    Outcome tried = client.Ask(words);
+    Check(tried.ok, "probe: " + probe[0], Describe(tried));
+  }
+  // Not every kernel has these; but then it is the kernel that says so.
+  const std::vector<std::pair<Words, std::string>> optional = {{{"probe", "overlay"}, "mount overlay"},
+                                                               {{"probe", "idmapped-mount", folder, id}, "map ids of mount"},
+                                                               {{"probe", "landlock"}, "ask for Landlock"},
+                                                               {{"probe", "collapse"}, "collapse memory"}};
+  for (const auto& [words, step] : optional) {
+    Outcome tried = client.Ask(words);
+    Check(tried.ok || tried.words[0] == step, "probe: " + words[1], Describe(tried));
+  }
+  Outcome refused = client.Ask({"probe", "reach", id, closed, "."});
+  Check(!refused.ok && refused.words == Words({"reach as another user", std::to_string(EACCES), closed + "/."}),
+        "probe: a folder that others can't enter", Describe(refused));
+  Outcome ids = client.Ask({"probe", "ids", "4294967295", "1"});
+  Check(!ids.ok && ids.words == Words({"write", std::to_string(EINVAL), ids.words[2]}), "probe: ids that are none", Describe(ids));
+  Outcome mapped = client.Ask({"probe", "idmapped-mount", home + "/missing", id});
+  Check(!mapped.ok && mapped.words[0] == "clone mount", "probe: a mount of nothing", Describe(mapped));
+  Check(!client.Ask({"probe", "dance"}).ok && !client.Ask({"probe", "ids", "1"}).ok && !client.Ask({"probe"}).ok, "probe: an unknown one");
+}
+
+// The limit is one of each user namespace, so it is set in one of the test's own.
+void CheckProbeWithoutUserNamespaces(const std::string& program, const std::string& home) {
+  std::string mount_point = home + "/limited";
+  mkdir(mount_point.c_str(), 0700);
+  auto probe = [&](const std::string& maximum) {
+    return InNamespace(true, [&] {
+      WriteText("/proc/sys/user/max_user_namespaces", maximum);
+      Client client(program, mount_point);
+      if (!client.Answer().ok) return 1;
+      Outcome tried = client.Ask({"probe", "user-namespaces"});
+      if (!client.End()) return 2;
+      if (tried.ok) return 3;
+      return tried.words == Words({"unshare user namespace", std::to_string(ENOSPC), ""}) ? 4 : 5;
+    });
+  };
+  CheckEqual(probe("2"), 3, "probe: two user namespaces are enough");
+  CheckEqual(probe("1"), 4, "probe: one user namespace is not");
+}
+
 // A plan that makes a root with the system's folders and the init, and runs a shell in it.
 Words ShellPlan(const std::string& init, const std::string& script) {
   Words words = {"spawn", "1879048192", "1000", "bind", "/usr", "/usr"};
@@ -482,6 +532,8 @@ void CheckKeeper(const std::string& program, const std::string& init) {
     CheckRequests(client);
     CheckLockedFolders(client, folder.path);
     CheckRoots(client, init);
+    CheckProbes(client, folder.path);
+    CheckProbeWithoutUserNamespaces(program, folder.path);
     Check(ReadText("/proc/self/mountinfo") == mounts, "keeper: nothing is mounted here");
     Check(client.End(), "keeper: ends with the host's socket");
   }

@@ -9,7 +9,7 @@ import {constants} from 'node:os';
 import path from 'node:path';
 import {ForktreeError, SyscallError} from '../errors.ts';
 import {readNumber} from '../native.ts';
-import {parseMountinfo} from './mountinfo.ts';
+import {type Mount, parseMountinfo} from './mountinfo.ts';
 
 const limiting = ['memory', 'pids', 'cpu'] as const;
 /** On v1 these have hierarchies of their own; every v2 group can freeze and counts its time. */
@@ -42,6 +42,26 @@ function ownDirectory(mountPoint: string, root: string, group: string): string {
 	return relative.startsWith('..') ? mountPoint : path.join(mountPoint, relative);
 }
 
+/** Where a controller works; undefined when the host lacks it. Parameters as of {@link findCgroups}. */
+function findController(
+	controller: Controller,
+	mounts: readonly Mount[],
+	groups: string,
+	v2Controllers: (mountPoint: string) => string,
+): {readonly version: 1 | 2; readonly directory: string} | undefined {
+	const v1 = mounts.find((mount) => mount.type === 'cgroup' && mount.superOptions.includes(controller));
+	if (v1 !== undefined) {
+		const line = groups.split('\n').find((each) => each.split(':')[1]?.split(',').includes(controller));
+		return {version: 1, directory: ownDirectory(v1.mountPoint, v1.root, line?.split(':').slice(2).join(':') ?? '/')};
+	}
+	const v2 = mounts.find((mount) => mount.type === 'cgroup2');
+	if (v2 === undefined) return undefined;
+	// On v2 every group can freeze and counts its time; but where memory is on v1, the v2 tree is left alone.
+	const listed = isManaging(controller) ? 'memory' : controller;
+	const isThere = v2Controllers(v2.mountPoint).trim().split(' ').includes(listed);
+	return isThere ? {version: 2, directory: v2.mountPoint} : undefined;
+}
+
 /**
  * Finds the controllers.
  * @param managed whether groups are also to be frozen and their time counted
@@ -58,20 +78,11 @@ export function findCgroups(
 ): CgroupHost {
 	// Of two mounts on one folder the later one hides the other.
 	const mounts = [...new Map(parseMountinfo(mountinfo).map((mount) => [mount.mountPoint, mount])).values()];
-	const v2 = mounts.find((mount) => mount.type === 'cgroup2');
-	const inV2 = v2 === undefined ? [] : v2Controllers(v2.mountPoint).trim().split(' ');
 	const hierarchies = new Map<string, {version: 1 | 2; directory: string; controllers: Controller[]}>();
 	const missing: string[] = [];
 	const wanted: readonly Controller[] = managed ? [...limiting, ...managing] : limiting;
 	for (const controller of wanted) {
-		const v1 = mounts.find((mount) => mount.type === 'cgroup' && mount.superOptions.includes(controller));
-		let found: {version: 1 | 2; directory: string} | undefined;
-		if (v1 !== undefined) {
-			const line = groups.split('\n').find((each) => each.split(':')[1]?.split(',').includes(controller));
-			found = {version: 1, directory: ownDirectory(v1.mountPoint, v1.root, line?.split(':').slice(2).join(':') ?? '/')};
-		} else if (v2 !== undefined && inV2.includes(isManaging(controller) ? 'memory' : controller)) {
-			found = {version: 2, directory: v2.mountPoint};
-		}
+		const found = findController(controller, mounts, groups, v2Controllers);
 		if (found === undefined) {
 			missing.push(controller);
 			continue;
@@ -87,7 +98,8 @@ export function findCgroups(
 		);
 	}
 	const all = [...hierarchies.values()];
-	const mode = all.every((each) => each.version === 2) ? 'v2' : v2 === undefined ? 'v1' : 'hybrid';
+	const hasV2 = mounts.some((mount) => mount.type === 'cgroup2');
+	const mode = all.every((each) => each.version === 2) ? 'v2' : hasV2 ? 'hybrid' : 'v1';
 	return {mode, hierarchies: all};
 }
 
@@ -95,12 +107,16 @@ function isManaging(controller: Controller): boolean {
 	return (managing as readonly Controller[]).includes(controller);
 }
 
+function readV2Controllers(mountPoint: string): string {
+	return readFileSync(path.join(mountPoint, 'cgroup.controllers'), 'utf8');
+}
+
 /** {@link findCgroups} of the running host. */
 export function findHostCgroups(managed = false): CgroupHost {
 	return findCgroups(
 		readFileSync('/proc/self/mountinfo', 'utf8'),
 		readFileSync('/proc/self/cgroup', 'utf8'),
-		(mountPoint) => readFileSync(path.join(mountPoint, 'cgroup.controllers'), 'utf8'),
+		readV2Controllers,
 		managed,
 	);
 }
@@ -439,4 +455,44 @@ function readdirGroups(directory: string): string[] {
 	return readdirSync(directory, {withFileTypes: true})
 		.filter((entry) => entry.isDirectory())
 		.map((entry) => entry.name);
+}
+
+/** Controllers that can be tried. Sandboxes use all but the freezer. */
+export type TriedController = Controller | 'freezer';
+
+/**
+ * Tries a controller of the running host by itself: makes a group, sets what a sandbox has set and reads it back, and
+ * removes the group.
+ * @param name of the group; must be new
+ * @param onFound hears of the group's folder before it is made
+ * @returns its parent, for example `v1 at /sys/fs/cgroup/pids`
+ * @throws {ForktreeError} `NotSupported` when the host lacks it, or takes a setting without keeping it
+ */
+export function tryController(controller: TriedController, name: string, onFound: (directory: string) => void): string {
+	const parent = findController(
+		controller,
+		parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8')),
+		readFileSync('/proc/self/cgroup', 'utf8'),
+		readV2Controllers,
+	);
+	if (parent === undefined) throw new ForktreeError('NotSupported', `there is no cgroup controller ${controller}`);
+	const {version} = parent;
+	const directory = path.join(parent.directory, name);
+	onFound(directory);
+	if (version === 2 && controller !== 'freezer') enableControllers(parent.directory, [controller]);
+	mkdirSync(directory, 0o755);
+	try {
+		const wanted =
+			controller === 'freezer'
+				? [version === 1 ? (['freezer.state', 'FROZEN'] as const) : (['cgroup.freeze', '1'] as const)]
+				: settings(version, controller, {memoryMb: 16, swapMb: 0, cpuPercent: 100, processes: 4});
+		for (const [file, value] of wanted) {
+			writeSetting(directory, file, value);
+			const kept = optionalFiles.has(file) ? value : readFileSync(path.join(directory, file), 'utf8').trim();
+			if (kept !== value) throw new ForktreeError('NotSupported', `expected ${file} to be ${value}, got ${kept}`);
+		}
+	} finally {
+		removeIfThere(directory);
+	}
+	return `v${version} at ${parent.directory}`;
 }

@@ -1,24 +1,32 @@
 /** Finds out what of this machine forktree can work with, by trying it, and says how to mend what it can't. */
 import {randomBytes} from 'node:crypto';
-import {existsSync, readFileSync} from 'node:fs';
-import {mkdtemp, rm} from 'node:fs/promises';
-import {release, tmpdir} from 'node:os';
+import {closeSync, openSync, readFileSync} from 'node:fs';
+import {release} from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
-import {CgroupTree, findHostCgroups} from '../kernel/cgroup.ts';
-import {nativeDirectory} from '../native.ts';
+import {ForktreeError, SyscallError} from '../errors.ts';
+import {CgroupTree, findHostCgroups, type TriedController, tryController} from '../kernel/cgroup.ts';
+import {withDeadline} from '../kernel/deadline.ts';
+import {Process} from '../kernel/process.ts';
+import {nativeDirectory, spawnProgram} from '../native.ts';
 import {findInstaller} from '../packages/installer.ts';
 import {findInterpreter} from '../sandbox/interpreter.ts';
 import {Keeper} from '../sandbox/keeper.ts';
+import {neededPaths} from '../sandbox/rootfs.ts';
+import {StateDir} from '../sandbox/state-dir.ts';
+import {HostIdRange, type IdRange} from '../sandbox/uid-range.ts';
+import {Undo} from '../undo.ts';
 import {createRuntime} from './runtime.ts';
 
-/** `degraded`: sandboxes are full all the same, but something beside them is slower, vaguer or not there. */
+/** `missing`: required and not there. `degraded`: optional and not there, sandboxes are full all the same. */
 export type DoctorStatus = 'ok' | 'missing' | 'degraded';
 
 /** One thing that was looked at. */
 export type DoctorCheck = {
 	/** Stable; see {@link doctorChecks}. */
 	readonly name: DoctorCheckName;
+	/** Whether sandboxes need it. */
+	readonly need: 'required' | 'optional';
 	readonly status: DoctorStatus;
 	/** What was found. */
 	readonly detail: string;
@@ -28,7 +36,10 @@ export type DoctorCheck = {
 
 /** What {@link doctor} found. */
 export type DoctorReport = {
-	/** `full`: a function was deployed and called in a sandbox with every layer of isolation. There is nothing between. */
+	/**
+	 * The strongest isolation available. `full`: a function was deployed and called in a sandbox with every layer of
+	 * isolation. There is nothing between that and `none`.
+	 */
 	readonly level: 'full' | 'none';
 	readonly checks: readonly DoctorCheck[];
 };
@@ -39,18 +50,34 @@ export type DoctorOptions = {
 	readonly python?: string;
 };
 
-type Finding = Omit<DoctorCheck, 'name'>;
+type Finding =
+	| {readonly problem: false; readonly detail: string}
+	| {readonly problem: true; readonly detail: string; readonly fix?: string};
 type Check = {
 	/** How to mend it, unless what was found knows better. */
 	readonly fix: string;
-	/** What a failure of it means; `missing` unless sandboxes work without. */
-	readonly otherwise?: DoctorStatus;
+	/** What follows from its lack, in an optional one. */
+	readonly without?: string;
+	/** A failure says what is missing. */
 	readonly run: (options: DoctorOptions) => Promise<Finding> | Finding;
 };
 
-const unprivileged = '/proc/sys/kernel/unprivileged_userns_clone';
+/** How many user namespaces there may be; the kernel says ENOSPC when there are more. */
+const userNamespaceLimit = {name: 'user.max_user_namespaces', instead: '10000'} as const;
+
+/** Settings that keep user namespaces from whoever is not the host's root; zygotes are not. Debian's, Ubuntu's. */
+const userNamespaceSwitches = [
+	{name: 'kernel.unprivileged_userns_clone', against: '0', instead: '1'},
+	{name: 'kernel.apparmor_restrict_unprivileged_userns', against: '1', instead: '0'},
+] as const;
 
 const minimumKernel = [5, 15] as const;
+const endDeadlineMs = 5000;
+const unused = 'nothing changes: forktree does not use it';
+const keeperFix =
+	'run it as root with CAP_SYS_ADMIN, where mount and unshare are not filtered by a container’s seccomp profile';
+const cgroupFix =
+	'run it as root, in a container with a writable cgroup tree (--privileged, or --cgroupns=private with cgroup2 mounted read-write)';
 
 /** By their bits, see capability.h: what the keeper, the zygotes and the cgroups take. */
 const capabilities: Readonly<Record<string, number>> = {
@@ -93,30 +120,60 @@ const checks = {
 		run: () => ok(nativeDirectory()),
 	},
 	userNamespaces: {
-		fix: 'sysctl -w user.max_user_namespaces=10000',
-		run: () => {
-			const maximum = Number(readFileSync('/proc/sys/user/max_user_namespaces', 'latin1'));
-			if (!(maximum > 0)) return missing('user.max_user_namespaces is 0');
-			// Debian's own: then only the host's root may make them, but zygotes of packages are made by zygotes.
-			const restricted = existsSync(unprivileged) && readFileSync(unprivileged, 'latin1').trim() === '0';
-			if (restricted)
-				return missing('kernel.unprivileged_userns_clone is 0', 'sysctl -w kernel.unprivileged_userns_clone=1');
-			return ok(`at most ${maximum} of each user`);
+		fix: keeperFix,
+		run: async () => {
+			try {
+				return await withTools(async ({keeper}) => {
+					await keeper.probe('user-namespaces');
+					return ok('one in another, with mounts of its own');
+				});
+			} catch (error) {
+				const isFull = error instanceof SyscallError && error.errnoName === 'ENOSPC';
+				const setting = isFull
+					? userNamespaceLimit
+					: userNamespaceSwitches.find(({name, against}) => readSetting(name) === against);
+				if (setting === undefined) throw error;
+				const {name, instead} = setting;
+				return missing(`${messageOf(error)}; ${name} is ${readSetting(name)}`, `sysctl -w ${name}=${instead}`);
+			}
 		},
 	},
+	ids: {
+		fix: 'start the container with --userns=host',
+		run: () =>
+			withTools(async ({keeper, takeIds}) => {
+				const {start, count} = takeIds();
+				await keeper.probe('ids', start, count);
+				return ok(`uids and gids ${start} to ${start + count - 1} can be mapped`);
+			}),
+	},
+	seccomp: {
+		fix: 'run a kernel that is built with CONFIG_SECCOMP_FILTER',
+		run: () =>
+			withTools(async ({keeper}) => {
+				await keeper.probe('seccomp');
+				return ok('a filter holds, and every action that ours take is known');
+			}),
+	},
+	cgroupMemory: controllerCheck('memory'),
+	cgroupPids: controllerCheck('pids'),
+	cgroupCpu: controllerCheck('cpu'),
 	cgroups: {
-		fix: 'run it as root, in a container with a writable cgroup tree (--privileged, or --cgroupns=private with cgroup2 mounted read-write)',
-		run: async () => {
-			const host = findHostCgroups();
-			const tree = new CgroupTree(host, `forktree-doctor-${randomBytes(6).toString('hex')}`);
-			try {
-				await tree.create({memoryMb: 16, swapMb: 0, cpuPercent: 100, processes: 4}).remove();
-			} finally {
-				await tree.close();
-			}
-			const where = host.hierarchies.map((each) => `${each.controllers.join('+')} at ${each.directory}`);
-			return ok(`${host.mode}: ${where.join(', ')}`);
-		},
+		fix: cgroupFix,
+		run: () =>
+			inStateDir(async (state) => {
+				const host = findHostCgroups();
+				const name = groupName();
+				state.noteGroups(host.hierarchies.map((each) => path.join(each.directory, name)));
+				const tree = new CgroupTree(host, name);
+				try {
+					await tree.create({memoryMb: 16, swapMb: 0, cpuPercent: 100, processes: 4}).remove();
+				} finally {
+					await tree.close();
+				}
+				const where = host.hierarchies.map((each) => `${each.controllers.join('+')} at ${each.directory}`);
+				return ok(`${host.mode}: ${where.join(', ')}`);
+			}),
 	},
 	python: {
 		fix: 'apt-get install python3',
@@ -125,28 +182,37 @@ const checks = {
 			return ok(`CPython ${version} at ${executable}`);
 		},
 	},
+	pythonReachable: {
+		fix: 'give every user the right to read the interpreter’s folders, with: chmod -R o+rX FOLDER',
+		run: async ({python}) => {
+			const needed = neededPaths(await findInterpreter(python));
+			return withTools(async ({keeper, takeIds}) => {
+				const {start} = takeIds();
+				for (const [folder, file] of needed) {
+					try {
+						await keeper.probe('reach', start, folder, file);
+					} catch (error) {
+						if (!(error instanceof SyscallError) || error.errnoName !== 'EACCES') throw error;
+						return missing(`uid ${start}: ${error.message}`, `chmod -R o+rX ${folder}`);
+					}
+				}
+				return ok(`uid ${start} can read and execute ${needed.map((each) => path.join(...each)).join(', ')}`);
+			});
+		},
+	},
 	installer: {
 		fix: 'install uv, or: apt-get install python3-pip',
-		otherwise: 'degraded',
+		without: 'functions can’t have requirements',
 		run: async ({python}) => ok((await findInstaller(await findInterpreter(python))).name),
 	},
 	keeper: {
-		fix: 'run it as root with CAP_SYS_ADMIN, where mount and unshare are not filtered by a container’s seccomp profile',
-		run: async () => {
-			const mountPoint = await mkdtemp(path.join(tmpdir(), 'forktree-doctor-'));
-			try {
-				const keeper = await Keeper.start(mountPoint, []);
-				try {
-					await keeper.lock('tried', nativeDirectory());
-					await keeper.unlock('tried');
-				} finally {
-					await keeper.close();
-				}
-			} finally {
-				await rm(mountPoint, {recursive: true, force: true});
-			}
-			return ok('mount and user namespaces, private and locked mounts');
-		},
+		fix: keeperFix,
+		run: () =>
+			withTools(async ({keeper}) => {
+				await keeper.lock('tried', nativeDirectory());
+				await keeper.unlock('tried');
+				return ok('mount and user namespaces, private and locked mounts');
+			}),
 	},
 	sandbox: {
 		fix: 'mend what is missing above; if nothing is, report this',
@@ -159,8 +225,52 @@ const checks = {
 			return ok(`a function answered from a ${outcome.start} sandbox after ${outcome.timings.totalMs.toFixed(0)} ms`);
 		},
 	},
-	hugePages: since([6, 1], 'MADV_COLLAPSE', 'zygotes can’t gather their memory in huge pages'),
-	exitStatus: since([6, 15], 'PIDFD_GET_INFO', 'how a sandbox ended is asked of its zygote alone'),
+	hugePages: {
+		fix: 'upgrade to Linux 6.1 or later, with transparent huge pages',
+		without: 'zygotes can’t gather their memory in huge pages',
+		run: () =>
+			withTools(async ({keeper}) => {
+				await keeper.probe('collapse');
+				return ok('MADV_COLLAPSE made one');
+			}),
+	},
+	exitStatus: {
+		fix: 'upgrade to Linux 6.15 or later',
+		without: 'how a sandbox ended is asked of its zygote alone',
+		run: async () => {
+			const found = await endOfMisusedKeeper();
+			return found.type === 'exited' ? ok('PIDFD_GET_INFO tells it') : missing('PIDFD_GET_INFO does not tell it');
+		},
+	},
+	overlay: {
+		fix: 'modprobe overlay',
+		without: unused,
+		run: () =>
+			withTools(async ({keeper}) => {
+				await keeper.probe('overlay');
+				return ok('mounted on a tmpfs, and written to');
+			}),
+	},
+	idmappedMounts: {
+		fix: 'upgrade to Linux 6.3 or later, or name a folder on ext4 or xfs in TMPDIR',
+		without: unused,
+		run: () =>
+			withTools(async ({keeper, state, takeIds}) => {
+				const folder = state.path('staging');
+				await keeper.probe('idmapped-mount', folder, takeIds().start);
+				return ok(`of a folder in ${path.dirname(state.directory)}`);
+			}),
+	},
+	landlock: {
+		fix: 'name landlock in lsm= on the command line of a kernel that is Linux 5.13 or later',
+		without: unused,
+		run: () =>
+			withTools(async ({keeper}) => {
+				const [version] = await keeper.probe('landlock');
+				return ok(`version ${version}`);
+			}),
+	},
+	cgroupFreezer: {...controllerCheck('freezer'), without: unused},
 } as const satisfies Readonly<Record<string, Check>>;
 
 export type DoctorCheckName = keyof typeof checks;
@@ -174,39 +284,111 @@ export const doctorChecks = Object.keys(checks) as readonly DoctorCheckName[];
  */
 export async function doctor(options: DoctorOptions = {}): Promise<DoctorReport> {
 	const found: DoctorCheck[] = [];
-	for (const name of doctorChecks) found.push({name, ...(await run(checks[name], options))});
+	for (const name of doctorChecks) found.push(await run(name, options));
 	const whole = found.find(({name}) => name === 'sandbox');
 	return {level: whole?.status === 'ok' ? 'full' : 'none', checks: found};
 }
 
-async function run({fix, otherwise, run: look}: Check, options: DoctorOptions): Promise<Finding> {
+async function run(name: DoctorCheckName, options: DoctorOptions): Promise<DoctorCheck> {
+	const {fix, without, run: look}: Check = checks[name];
+	const need = without === undefined ? 'required' : 'optional';
+	const found = await attempt(look, options);
+	if (!found.problem) return {name, need, status: 'ok', detail: found.detail};
+	const status = need === 'required' ? 'missing' : 'degraded';
+	const detail = without === undefined ? found.detail : `${found.detail}; without it ${without}`;
+	return {name, need, status, detail, fix: found.fix ?? fix};
+}
+
+async function attempt(look: Check['run'], options: DoctorOptions): Promise<Finding> {
 	try {
-		const finding = await look(options);
-		return finding.status === 'ok' ? finding : {...finding, fix: finding.fix ?? fix};
+		return await look(options);
 	} catch (error) {
-		return {status: otherwise ?? 'missing', detail: error instanceof Error ? error.message : String(error), fix};
+		return missing(messageOf(error));
 	}
 }
 
+function messageOf(error: unknown): string {
+	return error instanceof Error ? error.message : String(error);
+}
+
 function ok(detail: string): Finding {
-	return {status: 'ok', detail};
+	return {problem: false, detail};
 }
 
 function missing(detail: string, fix?: string): Finding {
-	return {status: 'missing', detail, ...(fix === undefined ? {} : {fix})};
+	return {problem: true, detail, ...(fix === undefined ? {} : {fix})};
 }
 
-/** A check for what is only asked of the kernel's version. */
-function since(version: readonly [number, number], what: string, without: string): Check {
+/** A setting of sysctl(8); empty where the kernel has none of that name. */
+function readSetting(name: string): string {
+	try {
+		return readFileSync(path.join('/proc/sys', ...name.split('.')), 'latin1').trim();
+	} catch {
+		return '';
+	}
+}
+
+/** What checks try things with: if we are killed meanwhile, the next start removes what is left of it. */
+async function inStateDir<T>(use: (state: StateDir) => Promise<T> | T): Promise<T> {
+	const state = StateDir.open();
+	try {
+		return await use(state);
+	} finally {
+		state.close();
+	}
+}
+
+type Tools = {readonly keeper: Keeper; readonly state: StateDir; readonly takeIds: () => IdRange};
+
+/** Without a keeper nothing can be tried, and that is what is to be mended. */
+async function withTools(use: (tools: Tools) => Promise<Finding>): Promise<Finding> {
+	return inStateDir(async (state) => {
+		const undo = new Undo();
+		try {
+			const keeper = await Keeper.start(state.path('mnt'), []).catch(messageOf);
+			if (typeof keeper === 'string') return missing(keeper, keeperFix);
+			undo.push(() => keeper.close());
+			const takeIds = () => {
+				const ids = HostIdRange.take();
+				undo.push(() => ids.release());
+				return ids.range;
+			};
+			return await use({keeper, state, takeIds});
+		} finally {
+			await undo.run();
+		}
+	});
+}
+
+function groupName(): string {
+	return `forktree-doctor-${randomBytes(6).toString('hex')}`;
+}
+
+function controllerCheck(controller: TriedController): Check {
 	return {
-		fix: `upgrade to Linux ${version.join('.')} or later`,
-		otherwise: 'degraded',
-		run: () => {
-			const found = kernelVersion();
-			if (found !== undefined && isAtLeast(found, version)) return ok(`${what}, judged by the kernel’s version`);
-			return {status: 'degraded', detail: `no ${what}, judged by the kernel’s version: ${without}`};
-		},
+		fix: cgroupFix,
+		run: () => inStateDir((state) => ok(tryController(controller, groupName(), (group) => state.noteGroups([group])))),
 	};
+}
+
+/** How a program of ours ended that ends at once, since it was started in the wrong way. */
+async function endOfMisusedKeeper(): Promise<ReturnType<Process['end']>> {
+	const nothing = openSync('/dev/null', 'r+');
+	try {
+		const child = new Process(spawnProgram('keeper', ['keeper'], [nothing, nothing, nothing]).pidfd);
+		try {
+			await withDeadline(child.ended, endDeadlineMs, () => {
+				child.signal('SIGKILL');
+				return new ForktreeError('SandboxDead', `a program did not end within ${endDeadlineMs} ms and was killed`);
+			});
+			child.reap();
+			return child.end();
+		} finally {
+			child.close();
+		}
+	} finally {
+		closeSync(nothing);
+	}
 }
 
 function kernelVersion(): readonly [number, number] | undefined {

@@ -92,6 +92,16 @@ export class Keeper {
 		return expectFd(fds);
 	}
 
+	/**
+	 * Tries something in a throw-away child, see native/keeper/probe.cc.
+	 * @returns what was found, if there is more to say than that it works
+	 * @throws {SyscallError} naming the step that the kernel refused
+	 */
+	async probe(name: string, ...parameters: ReadonlyArray<string | number>): Promise<readonly string[]> {
+		const {words} = await this.#ask(['probe', name, ...parameters.map(String)]);
+		return words;
+	}
+
 	/** Makes a root zygote in namespaces of its own. The fds stay the caller's. */
 	async spawnRoot(plan: RootPlan, ids: IdRange, fds: RootFds): Promise<SpawnedRoot> {
 		const environment = Object.entries(plan.environment).map(([name, value]) => `${name}=${value}`);

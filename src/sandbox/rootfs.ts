@@ -40,6 +40,18 @@ function interpreterFolders(interpreter: Interpreter): string[] {
 	return outside.filter((folder) => !outside.some((other) => other !== folder && isBelow(folder, other)));
 }
 
+/**
+ * What the users of sandboxes must be able to read and execute, or enter, of an interpreter: the folder as it is bound
+ * in a sandbox, and a path in it. Folders above those are the sandbox's own.
+ */
+export function neededPaths(interpreter: Interpreter): Array<readonly [folder: string, file: string]> {
+	const folders = ['/usr', ...interpreterFolders(interpreter)];
+	return [...interpreter.directories, interpreter.executable].map((needed) => {
+		const folder = folders.find((each) => isBelow(needed, each)) ?? needed;
+		return [folder, path.relative(folder, needed) || '.'];
+	});
+}
+
 /** The program of a root zygote. */
 function zygoteArgv(interpreter: Interpreter, spec: unknown): string[] {
 	const program =

@@ -5,7 +5,7 @@ import path from 'node:path';
 import process from 'node:process';
 import type {Readable} from 'node:stream';
 
-const main = path.join(import.meta.dirname, '..', '..', 'src', 'cli', 'main.ts');
+export const main = path.join(import.meta.dirname, '..', '..', 'src', 'cli', 'main.ts');
 
 type StartOptions = {
 	readonly env?: Readonly<Record<string, string>>;

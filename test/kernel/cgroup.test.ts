@@ -4,7 +4,7 @@ import process from 'node:process';
 import test from 'ava';
 import fc from 'fast-check';
 import {ForktreeError, SyscallError} from '../../src/errors.ts';
-import {CgroupTree, findCgroups, findHostCgroups} from '../../src/kernel/cgroup.ts';
+import {CgroupTree, findCgroups, findHostCgroups, tryController} from '../../src/kernel/cgroup.ts';
 import {fuzzParameters} from '../helpers/fuzz.ts';
 import {kernelTest} from '../helpers/kernel-test.ts';
 import {LeakCheck} from '../helpers/leak-check.ts';
@@ -220,4 +220,26 @@ kernelTest('a tree where none can be made is NotPermitted and leaves nothing', (
 		{code: 'NotPermitted'},
 	);
 	t.false(host.hierarchies.some(({directory}) => existsSync(path.join(directory, name))));
+});
+
+kernelTest('each controller is tried in a group of its own, which is gone afterwards', (t) => {
+	for (const controller of ['memory', 'pids', 'cpu', 'freezer'] as const) {
+		let group = '';
+		const where = tryController(controller, `forktree-tried-${process.pid}`, (directory) => {
+			group = directory;
+			t.false(existsSync(group), 'it is told before it is made');
+		});
+		t.is(where.replace(/^v[12] at /, ''), path.dirname(group));
+		t.false(existsSync(group));
+	}
+});
+
+kernelTest('a controller whose group can’t be made fails, and leaves nothing', (t) => {
+	let group = '';
+	const failing = () =>
+		tryController('pids', `none-${process.pid}/forktree-tried`, (directory) => {
+			group = directory;
+		});
+	t.throws(failing, {code: 'ENOENT'});
+	t.false(existsSync(path.dirname(group)));
 });
