@@ -1,0 +1,77 @@
+import {readdirSync, readlinkSync} from 'node:fs';
+import process from 'node:process';
+import test, {type ExecutionContext} from 'ava';
+import {serialFailingKernelTest, serialKernelTest} from '../helpers/kernel-test.ts';
+import {cgroupsOf, processesIn} from '../helpers/leak-check.ts';
+import {useRuntime} from '../helpers/runtime.ts';
+import {alone, defects, together} from './attempts.ts';
+import {Host, type HostFacts} from './host.ts';
+import {type Kind, kinds, makeSecret} from './kinds.ts';
+
+process.env.FORKTREE_TEST_SECRET = makeSecret();
+const fixture = useRuntime();
+let host: Host;
+let facts: HostFacts;
+
+/** Names of files that this process has open. */
+function openFiles(): string[] {
+	return readdirSync('/proc/self/fd').flatMap((fd) => {
+		try {
+			return [readlinkSync(`/proc/self/fd/${fd}`)];
+		} catch {
+			return []; // the folder that was just listed
+		}
+	});
+}
+
+serialKernelTest('sandboxes of every kind can be made, beside a sibling of each', async (t) => {
+	host = await Host.create();
+	for (const kind of kinds) await kind.prepare(fixture());
+	const {stateDir} = fixture();
+	facts = await host.facts(stateDir, processesIn(cgroupsOf(stateDir)));
+	t.true(facts.pids.length >= 2 + 2 * kinds.length, `${facts.pids}`);
+});
+
+test.after.always(async () => host?.close());
+
+/** An attempt may end its own sandbox and nothing else. */
+function escapeTest(kind: Kind, title: string, run: Parameters<typeof serialKernelTest>[1], isDefect = false): void {
+	const declare = isDefect ? serialFailingKernelTest : serialKernelTest;
+	declare(`${kind.title}: ${title}`, async (t) => {
+		await run(t);
+		t.true(await kind.siblingIsWell(), 'the sibling was disturbed');
+		t.is(host.connections, 0, 'somebody reached the host');
+		t.deepEqual(
+			openFiles().filter((name) => name.includes('forktree-escape')),
+			[],
+			'a descriptor reached the host',
+		);
+	});
+}
+
+for (const kind of kinds) {
+	escapeTest(kind, 'the table has every attempt', async (t) => {
+		const tables = [...Object.values(together), alone, defects];
+		const expected = [...tables.flatMap((table) => Object.keys(table)), 'say which attempts there are'];
+		const answers = (await kind.runTogether(['say which attempts there are'], facts)) as Record<string, string[]>;
+		t.deepEqual(answers['say which attempts there are']?.sort(), expected.sort());
+	});
+
+	for (const [subject, answers] of Object.entries(together)) {
+		escapeTest(kind, `attempts on ${subject}`, async (t) => {
+			t.deepEqual(await kind.runTogether(Object.keys(answers), facts), answers);
+		});
+	}
+
+	for (const [attempt, answer] of Object.entries(alone)) {
+		escapeTest(kind, attempt, async (t) => {
+			t.is(await kind.runAlone(attempt, facts), answer);
+		});
+	}
+
+	for (const [attempt, {answer, mendedIn}] of Object.entries(defects)) {
+		const isDefect = !mendedIn.includes(kind.title);
+		const run = async (t: ExecutionContext) => void t.is(await kind.runAlone(attempt, facts), answer);
+		escapeTest(kind, attempt, run, isDefect);
+	}
+}

@@ -1,0 +1,145 @@
+/** The kinds of sandboxes that every attempt is made in. */
+import {randomBytes} from 'node:crypto';
+import path from 'node:path';
+import type {DeployOptions, JsonValue, Outcome, StartKind} from '../../src/index.ts';
+import type {Fixture} from '../helpers/runtime.ts';
+import {provideWheels} from '../helpers/wheels.ts';
+import type {HostFacts} from './host.ts';
+
+/** The attempts, as a function's code. */
+export const attemptsFolder = path.join(import.meta.dirname, 'attempts');
+
+const packageName = 'forktree_fixture_escape';
+provideWheels({[packageName]: {[`${packageName}.py`]: 'import os\nIMPORTED_BY = os.getpid()\n'}});
+
+/** Small, so that bombs go off soon. */
+const limits = {
+	memoryMb: 96,
+	processes: 16,
+	openFiles: 64,
+	scratchMb: 4,
+	outputMb: 1,
+	resultMb: 1,
+	timeoutMs: 20_000,
+};
+
+/** Keeps secrets wherever a function can, and says how often it was called. */
+const siblingCode = `
+import ctypes, fcntl, os, socket
+calls = 0
+def keep(secret):
+	global kept
+	with open('/tmp/secret', 'w') as file:
+		file.write(secret)
+	lock = open('/tmp/lock', 'w')
+	fcntl.lockf(lock, fcntl.LOCK_EX)
+	abstract, server = socket.socket(socket.AF_UNIX), socket.create_server(('127.0.0.1', 4711))
+	abstract.bind('\\0forktree-sibling')
+	abstract.listen()
+	libc = ctypes.CDLL(None)
+	segment = libc.shmget(4711, 4096, 0o1666)
+	queue = libc.mq_open(b'/forktree-sibling', os.O_CREAT | os.O_RDWR, 0o666, None)
+	assert segment >= 0 and queue >= 0
+	kept = [secret.encode(), lock, abstract, server]
+def f(event):
+	global calls
+	if calls == 0:
+		keep(os.environ['SECRET'])
+	calls += 1
+	return calls
+`;
+
+export function makeSecret(): string {
+	return `escape-secret-${randomBytes(16).toString('hex')}`;
+}
+
+export type Kind = {
+	readonly title: string;
+	/** Sandboxes that run when attempts are made, beside those of the attempts. */
+	prepare(fixture: Fixture): Promise<void>;
+	/** Makes attempts that leave their sandbox as it was, one after the other in one; answers the word of each. */
+	runTogether(attempts: readonly string[], host: HostFacts): Promise<unknown>;
+	/** Makes one that may end its sandbox; answers its word, or the code of what became of the call. */
+	runAlone(attempt: string, host: HostFacts): Promise<string>;
+	/** Whether the sibling is the one it was, with the memory it had. */
+	siblingIsWell(): Promise<boolean>;
+};
+
+/** An answer as the table has it: the attempt's word, or the code of how its sandbox ended. */
+function describe(outcome: Outcome): string {
+	if (!outcome.ok) return outcome.error.code;
+	const {value, limitsHit} = outcome;
+	const text = typeof value === 'string' ? value : Array.isArray(value) ? `${value.length} values` : `${typeof value}`;
+	return [text, ...limitsHit.map((limit) => `${limit} was cut`)].join(', ');
+}
+
+class FunctionKind implements Kind {
+	readonly title: string;
+	readonly #options: DeployOptions;
+	readonly #start: StartKind;
+	#fixture: Fixture | undefined;
+	#name = '';
+	#sibling = '';
+	#siblingCalls = 0;
+
+	/** @param start how every sandbox of this kind starts, or goes on */
+	constructor(title: string, start: StartKind, options: DeployOptions) {
+		this.title = title;
+		this.#start = start;
+		this.#options = {...options, limits, reuse: start === 'warm'};
+	}
+
+	async prepare(fixture: Fixture): Promise<void> {
+		this.#fixture = fixture;
+		const id = this.title.replaceAll(/[^a-z]+/gi, '-');
+		this.#name = `attempts-${id}`;
+		this.#sibling = `sibling-${id}`;
+		const secret = makeSecret();
+		await fixture.runtime.deploy(this.#name, attemptsFolder, this.#options);
+		await fixture.runtime.deploy(
+			this.#sibling,
+			{'f.py': siblingCode, 'secret.py': `SECRET = '${secret}'\n`},
+			{...this.#options, reuse: true, env: {SECRET: secret}},
+		);
+		await this.siblingIsWell();
+	}
+
+	async runTogether(attempts: readonly string[], host: HostFacts): Promise<unknown> {
+		const outcome = await this.#run({attempts, host});
+		return outcome.ok ? outcome.value : outcome.error;
+	}
+
+	async runAlone(attempt: string, host: HostFacts): Promise<string> {
+		return describe(await this.#run({alone: attempt, host}));
+	}
+
+	async siblingIsWell(): Promise<boolean> {
+		this.#siblingCalls += 1;
+		const outcome = await this.runtime.invoke(this.#sibling, null);
+		return outcome.ok && outcome.value === this.#siblingCalls;
+	}
+
+	async #run(event: JsonValue): Promise<Outcome> {
+		const {runtime} = this;
+		// What lies idle may be about to end, by an attempt before: then the next one is made, and lies idle.
+		for (let calls = 0; this.#start === 'warm' && calls < 2; calls += 1) {
+			if ((await runtime.invoke(this.#name, {attempts: []})).ok) break;
+		}
+		const outcome = await runtime.invoke(this.#name, event);
+		if (outcome.start !== this.#start) throw new Error(`expected a ${this.#start} start, got ${outcome.start}`);
+		return outcome;
+	}
+
+	private get runtime(): Fixture['runtime'] {
+		if (this.#fixture === undefined) throw new Error('expected a kind that was prepared');
+		return this.#fixture.runtime;
+	}
+}
+
+/** Whoever adds a kind of sandbox adds it here; the attempts stay the same. */
+export const kinds: readonly Kind[] = [
+	new FunctionKind('fresh Python', 'cold', {zygote: false}),
+	new FunctionKind('forked from the root zygote', 'forked', {}),
+	new FunctionKind('forked from a node', 'forked', {requirements: [packageName]}),
+	new FunctionKind('long parked', 'warm', {}),
+];
