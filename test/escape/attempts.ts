@@ -22,7 +22,7 @@ export const together: Readonly<Record<string, Answers>> = {
 		'umount: proc, to see the one below': 'EPERM',
 		'mount_setattr: /usr no longer read-only': 'EPERM',
 		'open_tree: a clone of /usr': 'EPERM',
-		'open_tree_attr: a clone that can be written': 'ENOSYS',
+		'open_tree_attr: a writable clone': 'ENOSYS',
 		'move_mount: /tmp onto /usr': 'EPERM',
 		'fsopen: a tmpfs': 'EPERM',
 		'fsopen: an ext4': 'EPERM',
@@ -127,6 +127,7 @@ export const together: Readonly<Record<string, Answers>> = {
 		'sibling: its environment': 'nothing',
 		'sibling: its command lines': 'nothing',
 		'sibling: its secret in memory that came from the zygote': 'nothing',
+		'sibling: memory that a fork shares instead of copying it': 'nothing',
 		'sibling: its abstract socket': 'ECONNREFUSED',
 		'sibling: its port on loopback': 'ECONNREFUSED',
 		'sibling: its shared memory': 'ENOENT',
@@ -373,7 +374,7 @@ export const alone: Answers = {
 	'frames: half a header, and then the end': 'Exited',
 	'frames: an answer byte by byte': '2 values',
 	'frames: every split of an answer in two': '12 values',
-	'frames: the channel shut for writing': 'ProtocolError',
+	'frames: the channel shut for writing, and then the end': 'Exited',
 	'frames: a child that answers as well': 'of the parent',
 };
 
@@ -389,6 +390,8 @@ export const defects: Readonly<Record<string, Defect>> = {
 	// The map of project ids is left unwritten, and whoever comes first may write it, once and for all siblings. The
 	// kernel refuses that to a node's leaves for as long as the map of the root zygote has no such ids.
 	'write: /proc/self/projid_map': {answer: 'nothing', mendedIn: ['forked from a node']},
+	// The kernel lists each mount with its folder in the file system that it was cloned from.
+	'paths: where the host keeps code, by the list of mounts': {answer: 'nothing', mendedIn: []},
 	// Chunks are counted by their bytes alone: of empty ones the host keeps any number until the call's deadline.
 	'frames: more empty chunks than fit an answer': {answer: 'ResultTooLarge', mendedIn: []},
 };

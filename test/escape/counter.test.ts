@@ -63,6 +63,7 @@ const counters: readonly Counter[] = [
 			'signal: pids of the host': 'reached',
 			'pidfd_open: pids of the host': 'reached',
 			'sibling: its environment': 'found',
+			'sibling: its secret in memory that came from the zygote': 'found',
 			'network: an abstract socket of the host': 'connected',
 			'network: a port on the host’s loopback': 'connected',
 			'network: a socket file of the host': 'connected',

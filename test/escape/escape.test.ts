@@ -6,7 +6,7 @@ import {cgroupsOf, processesIn} from '../helpers/leak-check.ts';
 import {useRuntime} from '../helpers/runtime.ts';
 import {alone, defects, together} from './attempts.ts';
 import {Host, type HostFacts} from './host.ts';
-import {type Kind, kinds, makeSecret} from './kinds.ts';
+import {type Kind, kinds, makeSecret, packageName} from './kinds.ts';
 
 process.env.FORKTREE_TEST_SECRET = makeSecret();
 const fixture = useRuntime();
@@ -27,7 +27,12 @@ function openFiles(): string[] {
 serialKernelTest('sandboxes of every kind can be made, beside a sibling of each', async (t) => {
 	host = await Host.create();
 	for (const kind of kinds) await kind.prepare(fixture());
-	const {stateDir} = fixture();
+	const {stateDir, runtime} = fixture();
+	const {zygotes} = await runtime.stats();
+	t.true(
+		zygotes.some(({modules}) => modules.includes(packageName)),
+		'there is a node',
+	);
 	facts = await host.facts(stateDir, processesIn(cgroupsOf(stateDir)));
 	t.true(facts.pids.length >= 2 + 2 * kinds.length, `${facts.pids}`);
 });

@@ -9,7 +9,8 @@ import type {HostFacts} from './host.ts';
 /** The attempts, as a function's code. */
 export const attemptsFolder = path.join(import.meta.dirname, 'attempts');
 
-const packageName = 'forktree_fixture_escape';
+/** What the functions of a node require. */
+export const packageName = 'forktree_fixture_escape';
 provideWheels({[packageName]: {[`${packageName}.py`]: 'import os\nIMPORTED_BY = os.getpid()\n'}});
 
 /** Small, so that bombs go off soon. */
@@ -115,12 +116,12 @@ class FunctionKind implements Kind {
 
 	async siblingIsWell(): Promise<boolean> {
 		this.#siblingCalls += 1;
-		const outcome = await this.runtime.invoke(this.#sibling, null);
+		const outcome = await this.#runtime.invoke(this.#sibling, null);
 		return outcome.ok && outcome.value === this.#siblingCalls;
 	}
 
 	async #run(event: JsonValue): Promise<Outcome> {
-		const {runtime} = this;
+		const runtime = this.#runtime;
 		// What lies idle may be about to end, by an attempt before: then the next one is made, and lies idle.
 		for (let calls = 0; this.#start === 'warm' && calls < 2; calls += 1) {
 			if ((await runtime.invoke(this.#name, {attempts: []})).ok) break;
@@ -130,7 +131,7 @@ class FunctionKind implements Kind {
 		return outcome;
 	}
 
-	private get runtime(): Fixture['runtime'] {
+	get #runtime(): Fixture['runtime'] {
 		if (this.#fixture === undefined) throw new Error('expected a kind that was prepared');
 		return this.#fixture.runtime;
 	}

@@ -105,4 +105,5 @@ call_attempt('terminal: TIOCLINUX', 'ioctl', 0, TIOCLINUX, b'x')
 
 @attempt('terminal: any there is')
 def terminals(host):
-    return first_success([opened(path, os.O_RDWR) for path in ('/dev/tty', '/dev/console', '/dev/ptmx', '/dev/tty0')], ('ENOENT',))
+    paths = ('/dev/tty', '/dev/console', '/dev/ptmx', '/dev/tty0')
+    return first_success([opened(path, os.O_RDWR) for path in paths], ('ENOENT',))

@@ -15,16 +15,19 @@ def created(folder):
     return opened(f'{folder}/written', os.O_WRONLY | os.O_CREAT)
 
 
-for folder in ('/', '/usr', '/usr/bin', '/etc', '/handler', '/packages', '/dev', '/forktree', '/forktree/forktree_guest'):
+FOLDERS = ('/', '/usr', '/usr/bin', '/etc', '/handler', '/packages', '/dev', '/forktree', '/forktree/forktree_guest')
+FILES = ('/handler/f.py', '/etc/passwd', '/forktree/forktree_guest/leaf.py', '/forktree/native/init', '/usr/bin/env')
+DEVICES = ('/dev/mem', '/dev/kmsg', '/dev/kvm', '/dev/fuse', '/dev/net/tun', '/dev/vda')
+for folder in FOLDERS:
     attempt(f'write: a file in {folder}')(lambda host, folder=folder: created(folder))
-for path in ('/handler/f.py', '/etc/passwd', '/forktree/forktree_guest/leaf.py', '/forktree/native/init', '/usr/bin/env'):
+for path in FILES:
     attempt(f'write: {path}')(lambda host, path=path: opened(path))
 for path in (
     '/proc/sysrq-trigger', '/proc/sys/kernel/core_pattern', '/proc/sys/kernel/modprobe', '/proc/sys/kernel/hostname',
     '/proc/sys/vm/drop_caches', '/proc/sys/vm/overcommit_memory', '/proc/sys/net/ipv4/ip_forward',
 ):  # fmt: skip
     attempt(f'write: {path}')(lambda host, path=path: opened(path))
-for path in ('/proc/sys/fs/binfmt_misc/register', '/dev/mem', '/dev/kmsg', '/dev/kvm', '/dev/fuse', '/dev/net/tun', '/dev/vda'):
+for path in ('/proc/sys/fs/binfmt_misc/register', *DEVICES):
     attempt(f'write: {path}')(lambda host, path=path: opened(path))
 attempt('read: /proc/kcore')(lambda host: opened('/proc/kcore', os.O_RDONLY))
 attempt('read: /proc/kmsg')(lambda host: opened('/proc/kmsg', os.O_RDONLY | os.O_NONBLOCK))
@@ -122,7 +125,8 @@ attempt('xattr: a label')(lambda host: marked('security.forktree', b'x'))
 def odd_names(host):
     """What is left behind must not trip the host when it takes the sandbox away."""
     os.makedirs('/tmp/odd', exist_ok=True)
-    names = ['new\nline', '...', ' ', '-rf', '*', '$(id)', '\\', b'\xff\xfe'.decode('utf-8', 'surrogateescape'), 'x' * 255]
+    not_text = b'\xff\xfe'.decode('utf-8', 'surrogateescape')
+    names = ['new\nline', '...', ' ', '-rf', '*', '$(id)', '\\', not_text, 'x' * 255]
     for name in names:
         os.makedirs(f'/tmp/odd/{name}/{name}', exist_ok=True)
         with open(f'/tmp/odd/{name}/file', 'w'):

@@ -28,7 +28,7 @@ call_attempt('umount: /tmp', 'umount2', b'/tmp', 2)
 call_attempt('umount: proc, to see the one below', 'umount2', b'/proc', 2)
 call_attempt('mount_setattr: /usr no longer read-only', 'mount_setattr', CWD, b'/usr', 0, attributes, 32)
 call_attempt('open_tree: a clone of /usr', 'open_tree', CWD, b'/usr', OPEN_TREE_CLONE)
-call_attempt('open_tree_attr: a clone that can be written', 'open_tree_attr', CWD, b'/usr', OPEN_TREE_CLONE, attributes, 32)
+call_attempt('open_tree_attr: a writable clone', 'open_tree_attr', CWD, b'/usr', OPEN_TREE_CLONE, attributes, 32)
 call_attempt('move_mount: /tmp onto /usr', 'move_mount', CWD, b'/tmp', CWD, b'/usr', 0)
 call_attempt('fsopen: a tmpfs', 'fsopen', b'tmpfs', 0)
 call_attempt('fsopen: an ext4', 'fsopen', b'ext4', 0)
@@ -115,3 +115,9 @@ def umount_all(host):
         points = [line.split()[4] for line in mounts]
     answers = {call_in_child('umount2', os.fsencode(point), 2) for point in points}
     return ', '.join(sorted(answers))
+
+
+@attempt('paths: where the host keeps code, by the list of mounts')
+def hosts_paths(host):
+    with open('/proc/self/mountinfo', encoding='utf-8', errors='surrogateescape') as mounts:
+        return 'found' if host['stateDir'] in mounts.read() else 'nothing'

@@ -78,9 +78,11 @@ def asked(kind, flags, body):
 
 attempt('netlink: an interface taken down')(lambda host: asked(RTM_NEWLINK, 0, struct.pack('=BxHiII', 0, 0, 1, 0, 1)))
 attempt('netlink: an address')(
-    lambda host: asked(RTM_NEWADDR, CREATE, struct.pack('=BBBBI', 2, 24, 0, 0, 1) + struct.pack('=HH4s', 8, 2, b'\x0a\0\0\x01'))
+    lambda host: asked(RTM_NEWADDR, CREATE, struct.pack('=BBBBIHH4s', 2, 24, 0, 0, 1, 8, 2, b'\x0a\0\0\x01'))
 )
-attempt('netlink: a route')(lambda host: asked(RTM_NEWROUTE, CREATE, struct.pack('=BBBBBBBBI', 2, 0, 0, 0, 254, 3, 253, 1, 0)))
+attempt('netlink: a route')(
+    lambda host: asked(RTM_NEWROUTE, CREATE, struct.pack('=BBBBBBBBI', 2, 0, 0, 0, 254, 3, 253, 1, 0))
+)
 
 
 @attempt('network: interfaces besides loopback')

@@ -99,12 +99,9 @@ def newer_calls(host):
 @attempt('set-uid: the ids of a program that is one')
 def set_uid_ids(host):
     """The kernel notes for whom it is more than its caller: AT_SECURE of its auxiliary vector, and its ids there."""
-    pid = os.posix_spawn(
-        '/usr/bin/passwd',
-        ['passwd'],
-        {'LD_SHOW_AUXV': '1'},
-        file_actions=[(os.POSIX_SPAWN_OPEN, fd, '/tmp/vector' if fd else '/dev/null', os.O_RDWR | os.O_CREAT, 0o600) for fd in range(3)],
-    )
+    vector = (os.POSIX_SPAWN_OPEN, 1, '/tmp/vector', os.O_WRONLY | os.O_CREAT, 0o600)
+    others = [(os.POSIX_SPAWN_OPEN, fd, '/dev/null', os.O_RDWR, 0) for fd in (0, 2)]
+    pid = os.posix_spawn('/usr/bin/passwd', ['passwd'], {'LD_SHOW_AUXV': '1'}, file_actions=[vector, *others])
     os.waitpid(pid, 0)
     with open('/tmp/vector', encoding='utf-8', errors='replace') as file:
         lines = dict(line.replace(' ', '').rstrip('\n').partition(':')[::2] for line in file)

@@ -9,7 +9,8 @@ from typing import Any, Callable, Dict
 # Those of x64, the only machine that sandboxes run on.
 NUMBERS = {
     'ioctl': 16, 'clone': 56, 'ptrace': 101, 'syslog': 103, 'setuid': 105, 'setgid': 106, 'setreuid': 113,
-    'setgroups': 116, 'setresuid': 117, 'setfsuid': 122, 'capset': 126, 'personality': 135, 'ustat': 136, 'vhangup': 153,
+    'setgroups': 116, 'setresuid': 117, 'setfsuid': 122, 'capset': 126, 'personality': 135, 'ustat': 136,
+    'vhangup': 153,
     'modify_ldt': 154, 'pivot_root': 155, '_sysctl': 156, 'adjtimex': 159, 'chroot': 161, 'acct': 163,
     'settimeofday': 164, 'mount': 165, 'umount2': 166, 'swapon': 167, 'swapoff': 168, 'reboot': 169, 'sethostname': 170,
     'setdomainname': 171, 'iopl': 172, 'ioperm': 173, 'create_module': 174, 'init_module': 175, 'delete_module': 176,
@@ -59,7 +60,7 @@ def call_number(number: int, *arguments: Any) -> int:
 
 
 def call_attempt(title: str, name: str, *arguments: Any) -> None:
-    """Registers an attempt that is a single call. Its arguments are such that it would do no harm if it were let through."""
+    """Registers an attempt that is a single call, with arguments that would do no harm if it were let through."""
     attempt(title)(lambda host: call_in_child(name, *arguments))
 
 
