@@ -88,9 +88,9 @@ const Names kAllowedToLeaf = {
     "getpeername", "getpgid", "getpgrp", "getpid", "getppid", "getpriority",
     "getrandom", "getresgid", "getresuid", "getrlimit", "getrusage", "getsid",
     "getsockname", "getsockopt", "gettid", "gettimeofday", "getuid",
-    "getxattr", "inotify_add_watch", "inotify_init", "inotify_init1",
-    "inotify_rm_watch", "io_cancel", "io_destroy", "io_getevents",
-    "io_pgetevents", "io_setup", "io_submit", "ioprio_get", "ioprio_set",
+    "getxattr", 
+    
+    "ioprio_get", "ioprio_set",
     "kill", "landlock_add_rule", "landlock_create_ruleset",
     "landlock_restrict_self", "lchown", "lgetxattr", "link", "linkat",
     "listen", "listxattr", "llistxattr", "lremovexattr", "lseek", "lsetxattr",
@@ -130,7 +130,14 @@ const Names kAllowedToLeaf = {
 const Names kLeafConditional = {"clone", "ioctl", "mknod", "mknodat",
                                 "personality", "socket"};
 const Names kZygoteConditional = {"mount"};
-const Names kLeftToDefaultInLeaf = {"clone3"};
+// As if the kernel lacked them, so that programs fall back: clone3, whose flags
+// no filter can read; watches, which show what the host does in folders that it
+// shares, and are counted for the whole machine, as asynchronous requests are.
+const Names kLeftToDefaultInLeaf = {
+    "clone3", "inotify_add_watch", "inotify_init", "inotify_init1",
+    "inotify_rm_watch", "io_cancel", "io_destroy", "io_getevents",
+    "io_pgetevents", "io_setup", "io_submit",
+};
 
 [[noreturn]] void Fail(const std::string& what, int error = 0) {
   fprintf(stderr, "make_filters: %s%s%s\n", what.c_str(),

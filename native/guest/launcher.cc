@@ -247,6 +247,19 @@ Failure PlaceFds(const Request& request, Needs* needs) {
   return {kNoStep, 0};
 }
 
+long Limit(int resource, u64 most) {
+  u64 limits[2] = {most, most};
+  return Syscall(__NR_prlimit64, 0, resource, Word(limits), 0);
+}
+
+long ReopenNull() {
+  long null = Syscall(__NR_openat, AT_FDCWD, Word("/dev/null"), O_CLOEXEC, 0);
+  if (null < 0) return null;
+  long placed = Syscall(__NR_dup3, null, 0, 0);
+  Syscall(__NR_close, null);
+  return placed;
+}
+
 const char* NextWord(const char* word) {
   while (*word != 0) word++;
   return word + 1;
@@ -300,8 +313,9 @@ Failure SetUpLeaf(const Request& request, Needs* needs) {
   }
   STEP(kAttachMounts, Syscall(__NR_chdir, Word(folder)));
   STEP(kSetHostname, Syscall(__NR_sethostname, Word(hostname), folder - hostname - 1));
-  u64 open_files[2] = {request.open_files, request.open_files};
-  STEP(kLimitFiles, Syscall(__NR_prlimit64, 0, 7 /* RLIMIT_NOFILE */, Word(open_files), 0));
+  STEP(kLimitFiles, Limit(7 /* RLIMIT_NOFILE */, request.open_files));
+  // The launcher's is one open file with one set of flags for all that it forks.
+  STEP(kPlaceFds, ReopenNull());
   RUN(DropPrivileges(request.uid));
   // As its user, who so owns it.
   if ((request.flags & kWorkFolder) != 0) STEP(kMountScratch, Syscall(__NR_mkdirat, AT_FDCWD, Word("/tmp/work"), 0700));
@@ -380,6 +394,9 @@ long LockDown(bool install_filter, bool one_id) {
   u64 keep = kZygoteCapabilities | (one_id ? 1UL << CAP_SETFCAP : 0);
   long result = Prctl(PR_SET_NO_NEW_PRIVS, 1);
   if (result < 0) return result;
+  // These are also counted for all that is forked here together: nobody shall take what the others need.
+  if (result >= 0) result = Limit(11 /* RLIMIT_SIGPENDING */, 1024);
+  if (result >= 0) result = Limit(12 /* RLIMIT_MSGQUEUE */, 128 * 1024);
   DropBoundingSet(keep);
   result = SetCapabilities(keep);
   if (result >= 0 && install_filter) result = InstallFilter(kZygoteFilter);

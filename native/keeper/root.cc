@@ -2,6 +2,7 @@
 // lock what was mounted. Whoever lives below can then clear no read-only, nosuid or nodev flag.
 #include <errno.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <linux/mount.h>
 #include <sched.h>
 #include <signal.h>
@@ -33,6 +34,9 @@ Outcome WriteFile(const std::string& path, const std::string& text, int flags, m
 
 Outcome WriteMaps(pid_t pid, const std::string& start, const std::string& count) {
   std::string map = "0 " + start + " " + count, folder = "/proc/" + std::to_string(pid) + "/";
+  // Who is inside could write this one, once for all, and so leave a mark for others. It fails, as it does for them, where
+  // our own namespace has no such ids.
+  WriteFile(folder + "projid_map", map, 0);
   Outcome written = WriteFile(folder + "gid_map", map, 0);
   return written.ok ? WriteFile(folder + "uid_map", map, 0) : std::move(written);
 }
@@ -186,6 +190,20 @@ struct Fds {
   int report, control, liveness, errors;
 };
 
+// Becomes the user whose ids these are, and keeps the capabilities: what the kernel counts for the maker of a user
+// namespace is then not counted for root of the host.
+Outcome BecomeOwner(id_t id) {
+  TRY("keep capabilities", "", prctl(PR_SET_KEEPCAPS, 1));
+  TRY("setresgid", "", setresgid(id, id, id));
+  TRY("setresuid", "", setresuid(id, id, id));
+  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2] = {};
+  TRY("capget", "", syscall(SYS_capget, &header, data));
+  for (auto& each : data) each.effective = each.permitted;
+  TRY("capset", "", syscall(SYS_capset, &header, data));
+  return Outcome::Ok();
+}
+
 void Report(int socket, const Outcome& outcome) { Send(socket, outcome); }
 
 // Copies each of `fds` to 3, 4, ... and closes all above.
@@ -247,10 +265,14 @@ Outcome RunInit(const Plan& plan, Fds fds) {
 }
 
 // In the helper: assembles the root, enters it, makes the init as the keeper's child, and ends.
-Outcome RunHelper(const Plan& plan, const std::string& root, Fds fds) {
+Outcome RunHelper(const Plan& plan, const std::string& root, id_t owner, Fds fds) {
   umask(022);
-  const rlimit no_core = {0, 0};
+  const rlimit no_core = {0, 0}, endless = {RLIM_INFINITY, RLIM_INFINITY};
   TRY("setrlimit", "RLIMIT_CORE", setrlimit(RLIMIT_CORE, &no_core));
+  // What a user namespace may have in all is what its maker may have; each sandbox gets a limit of its own. A root
+  // without CAP_SYS_RESOURCE can't raise these: then many sandboxes together may want more than there is.
+  setrlimit(RLIMIT_SIGPENDING, &endless);
+  setrlimit(RLIMIT_MSGQUEUE, &endless);
   TRY("setgroups", "", setgroups(0, nullptr));
   TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
   TRY("make mounts private", "/", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
@@ -259,6 +281,7 @@ Outcome RunHelper(const Plan& plan, const std::string& root, Fds fds) {
   if (assembled.ok) assembled = MakeDevices(root);
   if (assembled.ok) assembled = MountDeadProc(root);
   if (assembled.ok) assembled = Enter(root);
+  if (assembled.ok) assembled = BecomeOwner(owner);
   if (!assembled.ok) return assembled;
   int pidfd = -1;
   pid_t init = Clone3(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP |
@@ -313,7 +336,7 @@ Outcome SpawnRoot(const Words& words, const std::vector<Fd>& fds, const std::str
   TRY("fork", "", helper);
   if (helper == 0) {
     ours.Close();
-    Report(theirs.get(), RunHelper(plan, root, {theirs.get(), fds[0].get(), fds[1].get(), fds[2].get()}));
+    Report(theirs.get(), RunHelper(plan, root, static_cast<id_t>(strtoul(words[1].c_str(), nullptr, 10)), {theirs.get(), fds[0].get(), fds[1].get(), fds[2].get()}));
     _exit(1);
   }
   theirs.Close();

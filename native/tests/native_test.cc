@@ -374,7 +374,7 @@ void CheckLockedFolders(Client& client, const std::string& home) {
   Outcome gone = client.Ask({"clone", "id"});
   Check(!gone.ok && gone.words.size() == 3 && gone.words[1] == std::to_string(ENOENT), "keeper: no clone without a lock", Describe(gone));
   Outcome missing = client.Ask({"lock", "other", home + "/missing"});
-  Check(!missing.ok && missing.words == Words({"bind", std::to_string(ENOENT), home + "/missing"}), "keeper: a missing folder",
+  Check(!missing.ok && missing.words == Words({"open", std::to_string(ENOENT), home + "/missing"}), "keeper: a missing folder",
         Describe(missing));
 }
 

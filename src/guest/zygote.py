@@ -132,9 +132,13 @@ def fork_zygote() -> bool:
         return True
     os.close(unshared)
     if os.read(says_unshared, 1):  # else it failed, and the host sees the end of the control socket
-        for name in ('uid_map', 'gid_map'):
-            with open(f'/proc/{pid}/{name}', 'w', encoding='ascii') as id_map:
-                id_map.write(f'0 {request.range_start} {request.range_count}')
+        for name in ('projid_map', 'uid_map', 'gid_map'):
+            try:
+                with open(f'/proc/{pid}/{name}', 'w', encoding='ascii') as id_map:
+                    id_map.write(f'0 {request.range_start} {request.range_count}')
+            except PermissionError:
+                if name != 'projid_map':  # that one may have no ids above, and then none below can be written
+                    raise
         os.write(says_mapped, b'm')
     for fd in (says_unshared, mapped, says_mapped):
         os.close(fd)

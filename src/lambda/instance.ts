@@ -9,6 +9,8 @@ import {frameType} from '../zygote/protocol.ts';
 import type {JsonValue, LimitHit, OutcomeError, OutcomeMemory} from './outcome.ts';
 
 const mebibyte = 1024 * 1024;
+/** What a chunk counts besides its content: even an empty one takes memory here. */
+const chunkCostBytes = 64;
 
 /** An event as it travels: JSON text or bytes. */
 export type EncodedEvent = string | Uint8Array;
@@ -200,7 +202,7 @@ export class Instance {
 	#takeChunk(waiting: Waiting, payload: FramePayload): void {
 		const chunk = this.#decode(payload);
 		if (chunk === undefined) return;
-		waiting.chunkBytes += Buffer.byteLength(payload);
+		waiting.chunkBytes += Buffer.byteLength(payload) + chunkCostBytes;
 		if (waiting.chunkBytes > this.#limits.resultMb * mebibyte) {
 			this.#tooLarge();
 			return;

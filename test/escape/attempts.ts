@@ -151,7 +151,7 @@ export const together: Readonly<Record<string, Answers>> = {
 		'terminal: TIOCSTI': 'EPERM',
 		'terminal: TIOCSTI with high bits set': 'EPERM',
 		'terminal: TIOCLINUX': 'EPERM',
-		'terminal: any there is': 'nothing',
+		'terminal: any there is': 'ENXIO',
 	},
 	files: {
 		'write: a file in /': 'EROFS',
@@ -323,6 +323,7 @@ export const together: Readonly<Record<string, Answers>> = {
 
 /** Those that may end their sandbox: each has one of its own. */
 export const alone: Answers = {
+	'write: /proc/self/projid_map': 'nothing',
 	'bomb: processes': 'EAGAIN',
 	'bomb: threads': 'EAGAIN',
 	'bomb: open files': 'EMFILE',
@@ -369,6 +370,7 @@ export const alone: Answers = {
 	'frames: an end of chunks without any': '0 values',
 	'frames: chunks, then an answer': 'answer',
 	'frames: more chunks than an answer may have': 'ResultTooLarge',
+	'frames: more empty chunks than fit an answer': 'ResultTooLarge',
 	'frames: only noise': 'ProtocolError',
 	'frames: a length that is too large, and then the end': 'Exited',
 	'frames: half a header, and then the end': 'Exited',
@@ -387,11 +389,6 @@ export type Defect = {
 };
 
 export const defects: Readonly<Record<string, Defect>> = {
-	// The map of project ids is left unwritten, and whoever comes first may write it, once and for all siblings. The
-	// kernel refuses that to a node's leaves for as long as the map of the root zygote has no such ids.
-	'write: /proc/self/projid_map': {answer: 'nothing', mendedIn: ['forked from a node']},
 	// The kernel lists each mount with its folder in the file system that it was cloned from.
 	'paths: where the host keeps code, by the list of mounts': {answer: 'nothing', mendedIn: []},
-	// Chunks are counted by their bytes alone: of empty ones the host keeps any number until the call's deadline.
-	'frames: more empty chunks than fit an answer': {answer: 'ResultTooLarge', mendedIn: []},
 };

@@ -238,6 +238,7 @@ kernelTest('the root holds nothing of the host but its system folders', async (t
 		'stderr',
 		'stdin',
 		'stdout',
+		'tty',
 		'urandom',
 		'zero',
 	]);

@@ -64,19 +64,6 @@ def is_locked(path):
     return False
 
 
-def watch(folder):
-    kept.append(watcher())
-    if libc.inotify_add_watch(kept[-1], folder.encode(), 0xFFF) < 0:
-        raise OSError(ctypes.get_errno(), 'inotify_add_watch')
-
-
-def has_seen(name):
-    try:
-        return name.encode() in os.read(kept[-1], 65536)
-    except BlockingIOError:
-        return False
-
-
 def f(event):
     name, *arguments = event
     return globals()[name](*arguments)
