@@ -15,7 +15,7 @@ constexpr int kStreams = 3;
 // Types of frames, as in src/sandbox/supervisor-protocol.ts.
 enum : u32 { kRun = 32, kKill = 33, kRunFailed = 41, kExited = 42 };
 // Steps of a run that can fail.
-enum : u32 { kRead = 1, kFork, kLimit, kChangeFolder, kExecute };
+enum : u32 { kRead = 1, kFork, kPlace, kLimit, kChangeFolder, kExecute };
 
 enum : int { SIGNAL_BLOCK = 0, SIGNAL_SET = 2, RLIMIT_CPU = 0, RLIMIT_CORE = 4, ENOENT = 2, EACCES = 13, ENOTDIR = 20, EAGAIN_ERROR = 11 };
 
@@ -155,6 +155,20 @@ struct Failure {
   long error;
 };
 
+// In the child: 0, 1 and 2 as they were sent, 3 the report, nothing else.
+Failure PlaceStreams(int report) {
+  constexpr int kDuplicate = 1030;  // F_DUPFD_CLOEXEC
+  int aside[kStreams + 1];
+  for (int i = 0; i <= kStreams; i++) {
+    long moved = Syscall(__NR_fcntl, i < kStreams ? frame.fds[i] : report, kDuplicate, kControl + 1);
+    if (moved < 0) return {kPlace, moved};  // the limit of open files is too low even for this
+    aside[i] = static_cast<int>(moved);
+  }
+  for (int i = 0; i <= kStreams; i++) Syscall(__NR_dup3, aside[i], i, i < kStreams ? 0 : O_CLOEXEC);
+  Syscall(__NR_close_range, kStreams + 1, ~0U, 0);
+  return {0, 0};
+}
+
 // In the child.
 Failure Become(const Run& run, char** arguments, char** variables, const char* folder) {
   Syscall(__NR_setsid);
@@ -207,13 +221,9 @@ void StartRun() {
   if (piped < 0) return TellFailure(run.id, kFork, piped);
   long pid = Syscall(__NR_clone, SIGCHLD);
   if (pid == 0) {
-    for (int i = 0; i < kStreams; i++) Syscall(__NR_dup3, frame.fds[i], 100 + i, 0);
-    Syscall(__NR_dup3, report[1], 100 + kStreams, O_CLOEXEC);
-    for (int i = 0; i < kStreams; i++) Syscall(__NR_dup3, 100 + i, i, 0);
-    Syscall(__NR_dup3, 100 + kStreams, kStreams, O_CLOEXEC);
-    Syscall(__NR_close_range, kStreams + 1, ~0U, 0);
-    Failure failure = Become(run, arguments, variables, words[0]);
-    Syscall(__NR_write, kStreams, Word(&failure), sizeof failure);
+    Failure failure = PlaceStreams(report[1]);
+    if (failure.step == 0) failure = Become(run, arguments, variables, words[0]);
+    Syscall(__NR_write, failure.step == kPlace ? report[1] : kStreams, Word(&failure), sizeof failure);
     Exit(127);
   }
   Syscall(__NR_close, report[1]);

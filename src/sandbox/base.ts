@@ -14,7 +14,7 @@ type Operation = RootPlan['operations'][number];
 /** Made for each root, whatever the base has there. */
 const ownFolders: ReadonlySet<string> = new Set(['proc', 'dev', 'sys', 'tmp', 'forktree']);
 /** Of the host, what programs need; of /etc only what has no secrets. */
-const hostFolders = ['bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32', 'usr', 'opt'];
+const hostFolders = ['bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32', 'usr'];
 const hostFiles = ['/etc/ld.so.cache', '/etc/mime.types', '/etc/protocols', '/etc/services'];
 const hostEtcFolders = ['/etc/alternatives', '/etc/ssl/certs', '/etc/fonts'];
 const networkFiles = ['/etc/resolv.conf', '/etc/hosts', '/etc/nsswitch.conf'];

@@ -246,7 +246,7 @@ export class Launcher {
 			undo.release();
 			const [stdout, stderr] = outputs.map((output) => new OutputPipe(output));
 			const streams = stdout === undefined || stderr === undefined ? undefined : {stdout, stderr};
-			const parts = {id: String(id), cgroup, streams, releaseId: release};
+			const parts = {id: String(id), cgroup, streams, owner: this.firstHostId + uid, releaseId: release};
 			const expected = this.link.expectLeaf(id, parts, channel, spec.maxFrame);
 			spec.greet(expected.leaf);
 			cgroup.closeJoins();

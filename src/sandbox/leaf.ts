@@ -16,6 +16,8 @@ export type LeafParts = {
 	readonly cgroup: Cgroup;
 	/** What its first process prints; undefined when that goes nowhere. */
 	readonly streams: Streams | undefined;
+	/** Its uid and gid on the host. */
+	readonly owner: number;
 	/** Gives its uid back. */
 	readonly releaseId: () => void;
 	/** Called when its birth is to be known: it speaks or has broken (it may be born), or it is to end (it will be). */
@@ -98,6 +100,10 @@ export class Leaf {
 
 	get streams(): Streams | undefined {
 		return this.#parts.streams;
+	}
+
+	get owner(): number {
+		return this.#parts.owner;
 	}
 
 	get cgroup(): Cgroup {

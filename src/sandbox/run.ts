@@ -1,6 +1,6 @@
 /** One program that runs in a sandbox: its streams, its limits, and how it ended. */
 
-import {writeSync} from 'node:fs';
+import {fchownSync, writeSync} from 'node:fs';
 import net from 'node:net';
 import {constants} from 'node:os';
 import type {Readable} from 'node:stream';
@@ -78,8 +78,11 @@ export type RunStreams = {
 	readonly theirs: readonly number[];
 };
 
-/** @param nothing an fd to read nothing from; stays the caller's */
-export function openStreams(hasInput: boolean, nothing: number): RunStreams {
+/**
+ * @param nothing an fd to read nothing from; stays the caller's
+ * @param owner the sandbox's uid on the host
+ */
+export function openStreams(hasInput: boolean, nothing: number, owner: number): RunStreams {
 	const open: number[] = [];
 	try {
 		const [stdoutRead, stdoutWrite] = pipe();
@@ -87,6 +90,9 @@ export function openStreams(hasInput: boolean, nothing: number): RunStreams {
 		const [stderrRead, stderrWrite] = pipe();
 		open.push(stderrRead, stderrWrite);
 		const [inputRead, inputWrite] = hasInput ? pipe(true) : [nothing, undefined];
+		if (inputWrite !== undefined) open.push(inputRead, inputWrite);
+		// So that /dev/stdin, /dev/stdout and /dev/stderr can be opened by name.
+		for (const fd of [stdoutWrite, stderrWrite, ...(hasInput ? [inputRead] : [])]) fchownSync(fd, owner, owner);
 		return {
 			stdin: inputWrite,
 			stdout: new OutputPipe(stdoutRead),

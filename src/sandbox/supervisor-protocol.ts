@@ -4,7 +4,15 @@
 export const supervisorFrame = {run: 32, kill: 33, runFailed: 41, exited: 42} as const;
 
 /** The steps of a run that can fail, numbered as in supervisor.cc. */
-const runSteps = ['none', 'read the request', 'fork', 'limit CPU time', 'change the folder', 'execute'] as const;
+const runSteps = [
+	'none',
+	'read the request',
+	'fork',
+	'place the streams',
+	'limit CPU time',
+	'change the folder',
+	'execute',
+] as const;
 
 /** A program to run; its stdin, stdout and stderr come as fds. */
 export type RunRequest = {

@@ -37,7 +37,10 @@ serialKernelTest('sandboxes of every kind can be made, beside a sibling of each'
 	t.true(facts.pids.length >= 2 + 2 * kinds.length, `${facts.pids}`);
 });
 
-test.after.always(async () => host?.close());
+test.after.always(async () => {
+	for (const kind of kinds) await kind.close();
+	await host?.close();
+});
 
 /** An attempt may end its own sandbox and nothing else. */
 function escapeTest(kind: Kind, title: string, run: Parameters<typeof serialKernelTest>[1], isDefect = false): void {
@@ -62,13 +65,14 @@ for (const kind of kinds) {
 		t.deepEqual(answers['say which attempts there are']?.sort(), expected.sort());
 	});
 
-	for (const [subject, answers] of Object.entries(together)) {
+	for (const [subject, all] of Object.entries(together)) {
+		const answers = kind.adapt(all);
 		escapeTest(kind, `attempts on ${subject}`, async (t) => {
 			t.deepEqual(await kind.runTogether(Object.keys(answers), facts), answers);
 		});
 	}
 
-	for (const [attempt, answer] of Object.entries(alone)) {
+	for (const [attempt, answer] of Object.entries(kind.adapt(alone))) {
 		escapeTest(kind, attempt, async (t) => {
 			t.is(await kind.runAlone(attempt, facts), answer);
 		});

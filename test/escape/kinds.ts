@@ -1,9 +1,19 @@
 /** The kinds of sandboxes that every attempt is made in. */
 import {randomBytes} from 'node:crypto';
 import path from 'node:path';
-import type {DeployOptions, JsonValue, Outcome, StartKind} from '../../src/index.ts';
-import type {Fixture} from '../helpers/runtime.ts';
+import {
+	createSandboxPool,
+	type DeployOptions,
+	type ExecResult,
+	type JsonValue,
+	type Outcome,
+	type Sandbox,
+	type SandboxPool,
+	type StartKind,
+} from '../../src/index.ts';
+import {type Fixture, python} from '../helpers/runtime.ts';
 import {provideWheels} from '../helpers/wheels.ts';
+import type {Answers} from './attempts.ts';
 import type {HostFacts} from './host.ts';
 
 /** The attempts, as a function's code. */
@@ -23,6 +33,9 @@ const limits = {
 	resultMb: 1,
 	timeoutMs: 20_000,
 };
+
+const {resultMb: _, ...others} = limits;
+const programLimits = {...others, timeoutMs: 5000};
 
 /** Keeps secrets wherever a function can, and says how often it was called. */
 const siblingCode = `
@@ -62,6 +75,10 @@ export type Kind = {
 	runTogether(attempts: readonly string[], host: HostFacts): Promise<unknown>;
 	/** Makes one that may end its sandbox; answers its word, or the code of what became of the call. */
 	runAlone(attempt: string, host: HostFacts): Promise<string>;
+	/** Of these answers those that apply to this kind, as they are here. */
+	adapt(answers: Answers): Answers;
+	/** Gives back what {@link prepare} made besides the fixture's. */
+	close(): Promise<void>;
 	/** Whether the sibling is the one it was, with the memory it had. */
 	siblingIsWell(): Promise<boolean>;
 };
@@ -120,6 +137,12 @@ class FunctionKind implements Kind {
 		return outcome.ok && outcome.value === this.#siblingCalls;
 	}
 
+	adapt(answers: Answers): Answers {
+		return answers;
+	}
+
+	async close(): Promise<void> {}
+
 	async #run(event: JsonValue): Promise<Outcome> {
 		const runtime = this.#runtime;
 		// What lies idle may be about to end, by an attempt before: then the next one is made, and lies idle.
@@ -137,10 +160,99 @@ class FunctionKind implements Kind {
 	}
 }
 
+const program = `
+import json, os, sys
+sys.path.insert(0, '/attempts')
+import f
+event = json.load(sys.stdin)
+answer = f.f(event)
+os.write(2, bytes(1) + json.dumps(answer).encode())
+`;
+
+/** What has no meaning for a program: it has no channel, no handler, and answers nobody. */
+const notOfPrograms = /^frames: |handler|leaf\.py|forktree_guest|\/packages|bomb: (?:the|an) answer|what the four are/;
+
+/** Process 1 is not the program but ours, with the same user and closed to it; descriptor 3 is not open. */
+const ofPrograms: Answers = {
+	'paths: the host’s files through the root of process 1': 'EACCES',
+	'paths: the root of every process': 'EACCES',
+	'paths: up from the folder of process 1': 'EACCES',
+	'setns: mount of process 1': 'EACCES',
+	'/proc: other processes': '1',
+	'signal: by the owner of the channel': 'EBADF',
+	'signal: every low pid': 'reached',
+	'signal: the parent': 'done',
+	'descriptors: a folder above the open ones': 'EBADF, ENOTDIR',
+	'descriptors: a pidfd of who is at the other end': 'EBADF',
+	'descriptors: one passed to the host': 'ENOTSOCK',
+	'descriptors: one received on the channel': 'EBADF',
+	'descriptors: the channel opened again': 'ENOENT',
+	'descriptors: the credentials of process 1 claimed on the channel': 'EBADF',
+	'descriptors: who is at the other end of the channel': 'EBADF',
+	'bomb: output of every child': 'no answer, stderr was cut',
+	'bomb: stop itself': 'Timeout',
+};
+
+/** A program in a sandbox of a pool; what it answers is the end of its stderr. */
+class ProgramKind implements Kind {
+	readonly title = 'fresh program';
+	#pool: SandboxPool | undefined;
+	#sibling: Sandbox | undefined;
+
+	async prepare(): Promise<void> {
+		this.#pool = await createSandboxPool({
+			defaults: {limits: programLimits, mounts: [{source: attemptsFolder, target: '/attempts'}]},
+		});
+		this.#sibling = await this.#pool.create();
+	}
+
+	async close(): Promise<void> {
+		await this.#pool?.close();
+	}
+
+	adapt(answers: Answers): Answers {
+		const entries = Object.entries({...answers}).filter(([name]) => !notOfPrograms.test(name));
+		return Object.fromEntries(entries.map(([name, answer]) => [name, ofPrograms[name] ?? answer]));
+	}
+
+	async runTogether(attempts: readonly string[], host: HostFacts): Promise<unknown> {
+		const result = await this.#run({attempts, host});
+		return readAnswer(result) ?? result;
+	}
+
+	async runAlone(attempt: string, host: HostFacts): Promise<string> {
+		const result = await this.#run({alone: attempt, host});
+		if (result.error !== undefined) return result.error.code;
+		const cut = result.limitsHit.filter((limit) => limit.startsWith('std')).map((limit) => `${limit} was cut`);
+		return [String(readAnswer(result) ?? 'no answer'), ...cut].join(', ');
+	}
+
+	async siblingIsWell(): Promise<boolean> {
+		const result = await this.#sibling?.exec(['true']);
+		return result?.exitCode === 0;
+	}
+
+	async #run(event: JsonValue): Promise<ExecResult> {
+		if (this.#pool === undefined) throw new Error('expected a kind that was prepared');
+		const sandbox = await this.#pool.create();
+		try {
+			return await sandbox.exec([python, '-B', '-c', program], {stdin: JSON.stringify(event)});
+		} finally {
+			await sandbox.destroy();
+		}
+	}
+}
+
+function readAnswer({stderr}: ExecResult): unknown {
+	const at = stderr.lastIndexOf('\0');
+	return at < 0 ? undefined : JSON.parse(stderr.slice(at + 1));
+}
+
 /** Whoever adds a kind of sandbox adds it here; the attempts stay the same. */
 export const kinds: readonly Kind[] = [
 	new FunctionKind('fresh Python', 'cold', {zygote: false}),
 	new FunctionKind('forked from the root zygote', 'forked', {}),
 	new FunctionKind('forked from a node', 'forked', {requirements: [packageName]}),
 	new FunctionKind('long parked', 'warm', {}),
+	new ProgramKind(),
 ];
