@@ -49,4 +49,5 @@ export {
 	type SandboxPoolEvents,
 	type SandboxPoolStats,
 } from './sandbox/sandbox-pool.ts';
+export type {SeccompArgument, SeccompConditions, SeccompProfile, SeccompRule} from './sandbox/seccomp-profile.ts';
 export {type CleanupOptions, type CleanupReport, forceCleanup} from './sandbox/state-dir.ts';

@@ -28,6 +28,18 @@ type EndpointCallback = (
 	type: number,
 ) => void;
 
+/** What becomes of a call, by libseccomp's numbers for actions and operators. */
+export type NativeRule = {
+	readonly call: string;
+	readonly action: number;
+	readonly args: ReadonlyArray<{
+		readonly index: number;
+		readonly op: number;
+		readonly value: number;
+		readonly second: number;
+	}>;
+};
+
 type Addon = {
 	readonly Endpoint: new (
 		fd: number,
@@ -43,6 +55,7 @@ type Addon = {
 	reap(pidfd: number): void;
 	lock(path: string): number;
 	readNumber(fd: number): number;
+	compileProfile(defaultAction: number, rules: readonly NativeRule[]): Uint8Array | string;
 	close(fd: number): number;
 };
 
@@ -186,4 +199,9 @@ export function lockFile(file: string): number | undefined {
 export function readNumber(fd: number): number | undefined {
 	const value = addon().readNumber(fd);
 	return value < 0 ? undefined : value;
+}
+
+/** A seccomp filter's instructions; or why it could not be made. */
+export function compileProfile(defaultAction: number, rules: readonly NativeRule[]): Uint8Array | string {
+	return addon().compileProfile(defaultAction, rules);
 }

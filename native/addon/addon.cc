@@ -7,6 +7,7 @@
 
 #include "endpoint.h"
 #include "process.h"
+#include "profile.h"
 
 namespace forktree {
 namespace {
@@ -73,6 +74,31 @@ Napi::Value Number(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), ReadNumber(info[0].As<Napi::Number>().Int32Value()));
 }
 
+// A number beyond 2^53 has been refused before.
+uint64_t Whole(const Napi::Object& object, const char* name) {
+  return static_cast<uint64_t>(object.Get(name).As<Napi::Number>().Int64Value());
+}
+
+// compileProfile(default action, [{call, action, args: [{index, op, value, second}]}]): the instructions, or why there are none
+Napi::Value CompileProfileToBytes(const Napi::CallbackInfo& info) {
+  Profile profile = {info[0].As<Napi::Number>().Uint32Value(), {}};
+  Napi::Array rules = info[1].As<Napi::Array>();
+  for (uint32_t i = 0; i < rules.Length(); i++) {
+    Napi::Object rule = rules.Get(i).As<Napi::Object>();
+    ProfileRule read = {rule.Get("call").As<Napi::String>(), static_cast<uint32_t>(Whole(rule, "action")), {}};
+    Napi::Array arguments = rule.Get("args").As<Napi::Array>();
+    for (uint32_t j = 0; j < arguments.Length(); j++) {
+      Napi::Object each = arguments.Get(j).As<Napi::Object>();
+      read.arguments.push_back({static_cast<uint32_t>(Whole(each, "index")), static_cast<uint32_t>(Whole(each, "op")),
+                                Whole(each, "value"), Whole(each, "second")});
+    }
+    profile.rules.push_back(std::move(read));
+  }
+  std::string error, bytes = CompileProfile(profile, &error);
+  if (bytes.empty()) return Napi::String::New(info.Env(), error);
+  return Napi::Buffer<char>::Copy(info.Env(), bytes.data(), bytes.size());
+}
+
 Napi::Value CloseFd(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), close(info[0].As<Napi::Number>().Int32Value()) < 0 ? -errno : 0);
 }
@@ -87,6 +113,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("reap", Napi::Function::New(env, Reap));
   exports.Set("lock", Napi::Function::New(env, Lock));
   exports.Set("readNumber", Napi::Function::New(env, Number));
+  exports.Set("compileProfile", Napi::Function::New(env, CompileProfileToBytes));
   exports.Set("close", Napi::Function::New(env, CloseFd));
   return exports;
 }

@@ -2,6 +2,7 @@
 import {totalmem} from 'node:os';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
+import {readSeccompProfile, type SeccompProfile} from './seccomp-profile.ts';
 
 /** Limits of a program sandbox; every one is enforced. */
 export type SandboxLimits = {
@@ -67,8 +68,11 @@ export type SandboxOptions = {
 	/** Working folder; by default `/tmp/work`, or `/` when nothing is writable. */
 	readonly cwd?: string;
 	readonly hostname?: string;
-	/** `off` leaves the kernel's whole interface open; namespaces and missing capabilities still hold. */
-	readonly seccomp?: 'default' | 'off';
+	/**
+	 * A profile in the format of container engines, in place of the default one; `off` leaves the kernel's whole interface
+	 * open. Namespaces and missing capabilities hold all the same.
+	 */
+	readonly seccomp?: 'default' | 'off' | SeccompProfile;
 	/** How long to wait for memory in the budget, in milliseconds; 30 seconds by default. */
 	readonly waitMs?: number;
 };
@@ -98,7 +102,10 @@ export type ResolvedSandboxOptions = {
 	readonly env: Readonly<Record<string, string>>;
 	readonly cwd: string;
 	readonly hostname: string;
-	readonly seccomp: 'default' | 'off';
+	/** Whether the default filter is installed. */
+	readonly defaultFilter: boolean;
+	/** The instructions of the filter of each program besides; empty: none. */
+	readonly profile: Uint8Array;
 	readonly waitMs: number;
 };
 
@@ -247,9 +254,18 @@ export function resolveSandboxOptions(options: SandboxOptions, defaults: Sandbox
 		},
 		cwd: checkInsidePath(all.cwd ?? (writable === 'scratch' ? '/tmp/work' : '/'), 'cwd'),
 		hostname,
-		seccomp: checkChoice(all.seccomp ?? 'default', ['default', 'off'], 'seccomp'),
+		...resolveSeccomp(all.seccomp ?? 'default'),
 		waitMs,
 	};
+}
+
+function resolveSeccomp(
+	seccomp: 'default' | 'off' | SeccompProfile,
+): Pick<ResolvedSandboxOptions, 'defaultFilter' | 'profile'> {
+	const none = new Uint8Array();
+	if (seccomp === 'default') return {defaultFilter: true, profile: none};
+	if (seccomp === 'off') return {defaultFilter: false, profile: none};
+	return {defaultFilter: false, profile: readSeccompProfile(seccomp)};
 }
 
 /** @throws {TypeError} or {RangeError} as {@link resolveSandboxOptions} */

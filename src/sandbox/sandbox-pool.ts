@@ -152,7 +152,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		mounts: ReadonlyArray<{readonly folder: LockedFolder; readonly target: string}>,
 		reserved: Reserved,
 	): Promise<Sandbox> {
-		const {limits, writable, hostname, network, seccomp} = options;
+		const {limits, writable, hostname, network, defaultFilter} = options;
 		const scratch = writable === 'scratch' && limits.scratchMb > 0;
 		const {leaf, born} = await launcher.forkLeaf({
 			mounts,
@@ -163,7 +163,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			folder: '/',
 			openFiles: limits.openFiles,
 			ownNetwork: network === 'none',
-			filter: seccomp === 'default',
+			filter: defaultFilter,
 			maxFrame,
 			greet: () => undefined,
 		});

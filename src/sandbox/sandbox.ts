@@ -120,7 +120,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		this.#lastRun += 1;
 		const id = this.#lastRun;
 		const cpuSeconds = Number.isFinite(limits.cpuMs) ? Math.ceil(limits.cpuMs / 1000) + 1 : 0;
-		const request = encodeRun({id, argv, env: variables, cwd, cpuSeconds});
+		const request = encodeRun({id, argv, env: variables, cwd, cpuSeconds, filter: this.#options.profile});
 		const streams = openStreams(stdin !== undefined, this.#nothing, this.#leaf.owner);
 		const run = new Run(id, this.id, streams, limits.outputMb, options);
 		this.#runs.set(id, run);

@@ -11,6 +11,7 @@ const runSteps = [
 	'place the streams',
 	'limit CPU time',
 	'change the folder',
+	'install the seccomp profile',
 	'execute',
 ] as const;
 
@@ -21,6 +22,8 @@ export type RunRequest = {
 	readonly env: Readonly<Record<string, string>>;
 	/** Working folder. */
 	readonly cwd: string;
+	/** The instructions of a seccomp filter for it; none: empty. */
+	readonly filter: Uint8Array;
 	/** Seconds of CPU time after which the kernel ends each of its processes; 0: none. */
 	readonly cpuSeconds: number;
 };
@@ -29,13 +32,13 @@ export type RunRequest = {
 export const maxRunRequest = 1 << 20;
 
 /** @throws {RangeError} when it is too large */
-export function encodeRun({id, argv, env, cwd, cpuSeconds}: RunRequest): Buffer {
+export function encodeRun({id, argv, env, cwd, cpuSeconds, filter}: RunRequest): Buffer {
 	const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`);
-	const head = Buffer.alloc(16);
-	for (const [index, word] of [id, argv.length, variables.length, cpuSeconds].entries()) {
+	const head = Buffer.alloc(20);
+	for (const [index, word] of [id, argv.length, variables.length, cpuSeconds, filter.length].entries()) {
 		head.writeUInt32LE(word, index * 4);
 	}
-	const request = Buffer.concat([head, Buffer.from([cwd, ...argv, ...variables, ''].join('\0'))]);
+	const request = Buffer.concat([head, Buffer.from([cwd, ...argv, ...variables, ''].join('\0')), filter]);
 	if (request.length > maxRunRequest) {
 		throw new RangeError(`expected arguments and variables of at most ${maxRunRequest} bytes, got ${request.length}`);
 	}
