@@ -18,11 +18,15 @@
 			"target_name": "keeper",
 			"type": "executable",
 			"sources": [
+				"native/keeper/assemble.cc",
+				"native/keeper/idmap.cc",
 				"native/keeper/keeper.cc",
 				"native/keeper/message.cc",
 				"native/keeper/plan.cc",
 				"native/keeper/probe.cc",
-				"native/keeper/root.cc"
+				"native/keeper/root.cc",
+				"native/keeper/system.cc",
+				"native/keeper/writable.cc"
 			],
 			"cflags": ["-ffunction-sections"],
 			"ldflags": ["-static-libstdc++", "-static-libgcc", "-Wl,--gc-sections"],

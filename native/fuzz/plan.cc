@@ -33,8 +33,12 @@ const char* NameOf(Op op) {
       return "dir";
     case Op::kOverlay:
       return "overlay";
+    case Op::kDevice:
+      return "device";
     case Op::kShare:
       return "share";
+    case Op::kWritable:
+      return "writable";
   }
   abort();
 }
@@ -57,9 +61,10 @@ bool IsPlan(const Words& words) {
   while (at < words.size()) {
     const std::string& op = words[at];
     if (op == "exec") break;
-    const std::set<std::string> known = {"bind", "copy", "program", "file", "link", "dir", "overlay", "share"};
+    const std::set<std::string> known = {"bind", "copy", "program", "file", "link", "dir", "overlay", "device", "share", "writable"};
     if (known.count(op) == 0 || at + 2 >= words.size()) return false;
     if (op == "share" && words[at + 1] != "network") return false;
+    if (op == "writable" && words[at + 1] != "tmpfs" && words[at + 1] != "folder") return false;
     at += 3;
   }
   if (at + 1 >= words.size()) return false;

@@ -26,8 +26,8 @@ mkdir -p "$kept"
 sources() {
 	echo "native/fuzz/$1.cc"
 	case $1 in
-	message) echo native/keeper/message.cc ;;
-	plan) echo native/keeper/message.cc native/keeper/plan.cc ;;
+	message) echo native/keeper/message.cc native/keeper/system.cc ;;
+	plan) echo native/keeper/message.cc native/keeper/plan.cc native/keeper/system.cc ;;
 	esac
 }
 

@@ -36,7 +36,12 @@ struct __attribute__((packed)) Exited {
   u32 length;
   unsigned char type;
   u32 id, status;
-  u64 user_us, system_us, peak_kib;
+  u64 user_us, system_us, peak_kib, full;
+};
+// Bits of Exited::full.
+constexpr u64 kScratchFull = 1, kRootFull = 2;
+struct FileSystem {  // struct statfs
+  u64 type, block_size, blocks, free_blocks, available_blocks, inodes, free_inodes, others[8];
 };
 struct ResourceUsage {  // struct rusage
   long user[2], system[2], peak_kib, others[13];
@@ -264,6 +269,12 @@ void KillRun() {
 
 u64 Microseconds(const long (&time)[2]) { return static_cast<u64>(time[0]) * 1000000 + static_cast<u64>(time[1]); }
 
+bool IsFull(const char* place) {
+  FileSystem found = {};
+  if (Syscall(__NR_statfs, Word(place), Word(&found)) < 0 || found.blocks == 0) return false;
+  return found.free_blocks == 0 || found.free_inodes == 0;
+}
+
 // Reaps all that have ended; of orphans nobody is told.
 void Reap() {
   for (;;) {
@@ -275,7 +286,8 @@ void Reap() {
       if (run.pid != pid) continue;
       run.pid = 0;
       Exited exited = {sizeof exited - kHeader, kExited, run.id, static_cast<u32>(status), Microseconds(usage.user),
-                       Microseconds(usage.system), static_cast<u64>(usage.peak_kib)};
+                       Microseconds(usage.system), static_cast<u64>(usage.peak_kib),
+                       (IsFull("/tmp") ? kScratchFull : 0) | (IsFull("/") ? kRootFull : 0)};
       Send(&exited, sizeof exited);
       break;
     }

@@ -59,29 +59,50 @@ Outcome Receive(int socket);
 Outcome InChild(const std::function<Outcome()>& steps);
 
 Outcome WriteFile(const std::string& path, const std::string& text, int flags, mode_t mode = 0444);
-// Maps the ids from 0 on of a process's user namespace to `count` of ours from `start` on.
-Outcome WriteMaps(pid_t pid, const std::string& start, const std::string& count);
 
+// Consecutive ids of ours, for those from 0 on of somebody else.
+struct Ids {
+  id_t start, count;
+};
+// Maps the ids of a process's user namespace.
+Outcome WriteMaps(pid_t pid, const Ids& ids);
+// Runs steps in a child in a user namespace of its own, as id 0 there.
+Outcome InUserNamespace(const Ids& ids, const std::function<Outcome()>& steps);
+// An fd by which mounts get that map.
+Outcome OpenIdMap(const Ids& ids);
+// Has files of 0 in a detached mount appear as those of the map's first id, and so on; `flags` are MOUNT_ATTR_ ones besides.
+Outcome MapIds(int tree, int map, unsigned long long flags, const std::string& source);
+
+pid_t Clone3(unsigned long flags, int* pidfd, int exit_signal);
 int OpenTree(const char* path, unsigned flags, int directory = AT_FDCWD);
-int MoveMount(int tree, const char* target);
+int MoveMount(int tree, const char* target, int folder = AT_FDCWD);
 
 // What a root zygote's root is made of, and what runs in it.
-enum class Op { kBind, kCopy, kProgram, kFile, kLink, kDirectory, kOverlay, kShare };
+enum class Op { kBind, kCopy, kProgram, kFile, kLink, kDirectory, kOverlay, kDevice, kShare, kWritable };
 struct Operation {
   Op op;
   std::string first, path;
+};
+// Where what is written to the whole root goes: `tmpfs` OPTIONS or `folder` PATH. No kind: it is read-only.
+struct Writable {
+  std::string kind, where;
 };
 struct Plan {
   std::vector<Operation> operations;
   Words arguments, environment;
   bool own_network = true;
+  Writable writable;
 };
 // Reads the words from `at`: an operation's name and its two words, again and again; then `exec`, the number of
 // arguments, the arguments, the environment. Nothing has been done yet when they are no plan.
 Outcome ParsePlan(const Words& words, size_t at, Plan* plan);
 
 // Makes a root zygote by its plan: words are `spawn ID_START ID_COUNT` and then the plan; fds are the zygote's control socket, the liveness pipe's read end and the zygote's stderr. Answers the init's pid and pidfd.
-Outcome SpawnRoot(const Words& words, const std::vector<Fd>& fds, const std::string& root);
+Outcome SpawnRoot(const Words& words, const std::vector<Fd>& fds, const std::string& place);
+
+// Assemble the plan's root in a tmpfs at `place`, enter it, and become the ids' first one.
+Outcome EnterReadOnlyRoot(const Plan& plan, const std::string& place, id_t owner);
+Outcome EnterWritableRoot(const Plan& plan, const std::string& place, const Ids& ids);
 
 // Tries one thing of the kernel in a child: words are `probe NAME` and its arguments (see probe.cc). `place` is an
 // empty folder that it may mount on.

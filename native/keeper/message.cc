@@ -2,18 +2,12 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "keeper.h"
 
 namespace keeper {
-
-void Fd::Close() {
-  if (fd_ >= 0) close(fd_);
-  fd_ = -1;
-}
 
 Words Split(const char* bytes, size_t size) {
   Words words;
@@ -96,16 +90,6 @@ Outcome InChild(const std::function<Outcome()>& steps) {
   Outcome outcome = Receive(ours.get());
   waitpid(child, nullptr, 0);
   return outcome;
-}
-
-int OpenTree(const char* path, unsigned flags, int directory) {
-  constexpr unsigned kClone = 1;  // OPEN_TREE_CLONE
-  return static_cast<int>(syscall(SYS_open_tree, directory, path, kClone | O_CLOEXEC | flags));
-}
-
-int MoveMount(int tree, const char* target) {
-  constexpr unsigned kFromEmptyPath = 4;  // MOVE_MOUNT_F_EMPTY_PATH
-  return static_cast<int>(syscall(SYS_move_mount, tree, "", AT_FDCWD, target, kFromEmptyPath));
 }
 
 }  // namespace keeper

@@ -15,7 +15,13 @@ struct Name {
 };
 constexpr Name kNames[] = {{"bind", Op::kBind}, {"copy", Op::kCopy}, {"program", Op::kProgram},
                            {"file", Op::kFile}, {"link", Op::kLink}, {"dir", Op::kDirectory},
-                           {"overlay", Op::kOverlay}, {"share", Op::kShare}};
+                           {"overlay", Op::kOverlay}, {"device", Op::kDevice}, {"share", Op::kShare},
+                           {"writable", Op::kWritable}};
+
+bool IsUnderstood(Op op, const std::string& first) {
+  if (op == Op::kShare) return first == "network";
+  return op != Op::kWritable || first == "tmpfs" || first == "folder";
+}
 
 // The number of arguments: digits only, and no more of them than there can be words. 0: no such number.
 size_t ReadCount(const std::string& text) {
@@ -31,8 +37,9 @@ Outcome ParsePlan(const Words& words, size_t at, Plan* plan) {
   for (; at < words.size() && words[at] != "exec"; at += 3) {
     const Name* name = std::find_if(std::begin(kNames), std::end(kNames), [&](Name each) { return words[at] == each.text; });
     if (name == std::end(kNames) || words.size() - at < 3) return Outcome::Failed("understand plan", EINVAL, words[at]);
-    if (name->op == Op::kShare && words[at + 1] != "network") return Outcome::Failed("understand plan", EINVAL, words[at + 1]);
+    if (!IsUnderstood(name->op, words[at + 1])) return Outcome::Failed("understand plan", EINVAL, words[at + 1]);
     if (name->op == Op::kShare) plan->own_network = false;
+    if (name->op == Op::kWritable) plan->writable = {words[at + 1], words[at + 2]};
     plan->operations.push_back({name->op, words[at + 1], words[at + 2]});
   }
   size_t count = words.size() < at + 2 ? 0 : ReadCount(words[at + 1]);

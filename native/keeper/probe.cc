@@ -23,36 +23,7 @@
 namespace keeper {
 namespace {
 
-// Runs steps in a child in a user namespace of its own, as id 0 there, once its ids are mapped.
-Outcome InUserNamespace(const std::string& start, const std::string& count, const std::function<Outcome()>& steps) {
-  int pair[2];
-  TRY("socketpair", "", socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
-  Fd ours(pair[0]), theirs(pair[1]);
-  pid_t child = fork();
-  TRY("fork", "", child);
-  if (child == 0) {
-    ours.Close();
-    auto all = [&]() -> Outcome {
-      TRY("unshare user namespace", "", unshare(CLONE_NEWUSER));
-      Send(theirs.get(), Outcome::Ok());
-      char go;
-      if (recv(theirs.get(), &go, 1, 0) != 1) _exit(1);  // the maps could not be written
-      TRY("setresgid", "", setresgid(0, 0, 0));
-      TRY("setresuid", "", setresuid(0, 0, 0));
-      return steps();
-    };
-    Send(theirs.get(), all());
-    _exit(0);
-  }
-  theirs.Close();
-  Outcome outcome = Receive(ours.get());
-  if (outcome.ok) outcome = WriteMaps(child, start, count);
-  if (outcome.ok && send(ours.get(), "g", 1, MSG_NOSIGNAL) != 1) outcome = Outcome::Failed("start child", errno, "");
-  if (outcome.ok) outcome = Receive(ours.get());
-  ours.Close();
-  waitpid(child, nullptr, 0);
-  return outcome;
-}
+id_t ReadId(const std::string& text) { return static_cast<id_t>(strtoul(text.c_str(), nullptr, 10)); }
 
 Outcome MountOwnTmpfs(const std::string& place) {
   TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
@@ -64,14 +35,14 @@ Outcome MountOwnTmpfs(const std::string& place) {
 // A user namespace and one below it, as zygotes of packages are made by zygotes, and a mount in it: where they are
 // restricted, making one may succeed and only its capabilities be missing.
 Outcome UserNamespaces(const Words&, const std::string& place) {
-  return InUserNamespace("0", "1", [&] { return InUserNamespace("0", "1", [&] { return MountOwnTmpfs(place); }); });
+  return InUserNamespace({0, 1}, [&] { return InUserNamespace({0, 1}, [&] { return MountOwnTmpfs(place); }); });
 }
 
 // START COUNT: a map of these ids, and becoming the last of them.
-Outcome Ids(const Words& arguments, const std::string&) {
-  const std::string& count = arguments[1];
-  return InUserNamespace(arguments[0], count, [&]() -> Outcome {
-    uid_t last = static_cast<uid_t>(strtoul(count.c_str(), nullptr, 10) - 1);
+Outcome MapOfIds(const Words& arguments, const std::string&) {
+  const Ids ids = {ReadId(arguments[0]), ReadId(arguments[1])};
+  return InUserNamespace(ids, [&]() -> Outcome {
+    uid_t last = ids.count - 1;
     TRY("setresgid", std::to_string(last), setresgid(last, last, last));
     TRY("setresuid", std::to_string(last), setresuid(last, last, last));
     return Outcome::Ok();
@@ -82,7 +53,7 @@ Outcome Ids(const Words& arguments, const std::string&) {
 // no other right, can read PATH in it, and execute or enter it.
 Outcome Reach(const Words& arguments, const std::string&) {
   const std::string &folder = arguments[1], &path = arguments[2];
-  uid_t id = static_cast<uid_t>(strtoul(arguments[0].c_str(), nullptr, 10));
+  uid_t id = ReadId(arguments[0]);
   Fd root(open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   TRY("open", folder, root.get());
   TRY("setgroups", "", setgroups(0, nullptr));
@@ -110,22 +81,17 @@ Outcome Overlay(const Words&, const std::string& place) {
 
 // FOLDER START: a mount of a folder of id 0 in which it belongs to START.
 Outcome IdmappedMount(const Words& arguments, const std::string&) {
-  const std::string &folder = arguments[0], &start = arguments[1];
-  Outcome made = InUserNamespace(start, "1", []() -> Outcome {
-    int space = open("/proc/self/ns/user", O_RDONLY | O_CLOEXEC);
-    TRY("open", "/proc/self/ns/user", space);
-    return Outcome::Ok({}, Fd(space));
-  });
-  if (!made.ok) return made;
+  const std::string& folder = arguments[0];
+  const id_t start = ReadId(arguments[1]);
+  Outcome map = OpenIdMap({start, 1});
+  if (!map.ok) return map;
   Fd tree(OpenTree(folder.c_str(), 0));
   TRY("clone mount", folder, tree.get());
-  mount_attr attributes = {};
-  attributes.attr_set = MOUNT_ATTR_IDMAP;
-  attributes.userns_fd = static_cast<unsigned long long>(made.fd.get());
-  TRY("map ids of mount", folder, syscall(SYS_mount_setattr, tree.get(), "", AT_EMPTY_PATH, &attributes, sizeof attributes));
+  Outcome mapped = MapIds(tree.get(), map.fd.get(), 0, folder);
+  if (!mapped.ok) return mapped;
   struct stat status;
   TRY("stat", folder, fstat(tree.get(), &status));
-  if (std::to_string(status.st_uid) != start) return Outcome::Failed("see the mapped owner", EOVERFLOW, folder);
+  if (status.st_uid != start) return Outcome::Failed("see the mapped owner", EOVERFLOW, folder);
   return Outcome::Ok();
 }
 
@@ -172,7 +138,7 @@ struct Probe {
 };
 
 constexpr Probe kProbes[] = {
-    {"user-namespaces", 0, UserNamespaces}, {"ids", 2, Ids},         {"reach", 3, Reach},       {"overlay", 0, Overlay},
+    {"user-namespaces", 0, UserNamespaces}, {"ids", 2, MapOfIds},         {"reach", 3, Reach},       {"overlay", 0, Overlay},
     {"idmapped-mount", 2, IdmappedMount},   {"seccomp", 0, Seccomp}, {"landlock", 0, Landlock}, {"collapse", 0, Collapse},
 };
 

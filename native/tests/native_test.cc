@@ -478,9 +478,43 @@ Words ShellPlan(const std::string& init, const std::string& script) {
     if (readlink(name, link, sizeof link - 1) > 0) words.insert(words.end(), {"link", link, name});
     else if (access(name, F_OK) == 0) words.insert(words.end(), {"bind", name, name});
   }
-  words.insert(words.end(), {"program", init, "/forktree/native/init", "file", "text", "/etc/made", "dir", "", "/tmp", "dir", "", "/proc"});
+  words.insert(words.end(), {"program", init, "/forktree/native/init", "file", "text", "/etc/made", "dir", "", "/tmp", "dir", "", "/proc", "device", "", "/dev/null"});
   words.insert(words.end(), {"exec", "3", "/bin/sh", "-c", script, "PATH=/usr/bin:/bin", "NAME=value"});
   return words;
+}
+
+// A root in which a shell runs; what it said until it said `end`, all that it said when it has ended, and how that went.
+struct Shell {
+  Outcome spawned;
+  std::string said, rest;
+  bool ran = false, ended = false;
+};
+
+Shell RunShell(Client& client, const Words& plan, const std::string& end) {
+  Shell shell;
+  int control[2], liveness[2], errors[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0 || pipe2(liveness, O_CLOEXEC) < 0 || pipe2(errors, O_CLOEXEC) < 0) {
+    shell.spawned = Outcome::Failed("sockets", errno, "");
+    return shell;
+  }
+  Fd ours(control[0]), theirs(control[1]), read_end(liveness[0]), write_end(liveness[1]), output(errors[0]), input(errors[1]);
+  shell.spawned = client.Ask(plan, {theirs.get(), read_end.get(), input.get()});
+  if (!shell.spawned.ok) return shell;
+  input.Close();
+  theirs.Close();
+  // Everything below the init has ended when the pipe has: a sleep holds it until then.
+  char bytes[4096];
+  while (shell.said.find(end) == std::string::npos) {
+    pollfd wait = {output.get(), POLLIN, 0};
+    ssize_t size = poll(&wait, 1, 10000) == 1 ? read(output.get(), bytes, sizeof bytes) : 0;
+    if (size <= 0) break;
+    shell.said.append(bytes, static_cast<size_t>(size));
+  }
+  shell.ran = forktree::SignalProcess(shell.spawned.fd.get(), 0) == 0;
+  write_end.Close();
+  shell.ended = WaitForEnd(shell.spawned.fd.get());
+  shell.rest = ReadAll(output.get());
+  return shell;
 }
 
 void CheckRoots(Client& client, const std::string& init) {
@@ -490,32 +524,50 @@ void CheckRoots(Client& client, const std::string& init) {
       "mount -o remount,bind,rw /usr 2>/dev/null && echo cleared; mount -o remount,bind,rw / 2>/dev/null && echo cleared; "
       "umount /usr 2>/dev/null && echo uncovered; umount /dev 2>/dev/null && echo uncovered; cat /proc/1/comm; "
       "umount /proc; ls /proc | grep -c '^[0-9]'; test -c /dev/null && : >/dev/null && echo device; } >&2; exec sleep 60";
-  int control[2], liveness[2], errors[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) < 0 || pipe2(liveness, O_CLOEXEC) < 0 || pipe2(errors, O_CLOEXEC) < 0) {
-    return Check(false, "root: sockets");
-  }
-  Fd ours(control[0]), theirs(control[1]), read_end(liveness[0]), write_end(liveness[1]), output(errors[0]), input(errors[1]);
-  Outcome spawned = client.Ask(ShellPlan(init, script), {theirs.get(), read_end.get(), input.get()});
-  Check(spawned.ok && spawned.fd.get() >= 0, "root: is made", Describe(spawned));
-  if (!spawned.ok) return;
-  input.Close();
-  theirs.Close();
-  // Everything below the init has ended when the pipe has: the sleep holds it until then.
-  std::string said;
-  char bytes[4096];
-  while (said.find("device\n") == std::string::npos) {
-    pollfd wait = {output.get(), POLLIN, 0};
-    ssize_t size = poll(&wait, 1, 10000) == 1 ? read(output.get(), bytes, sizeof bytes) : 0;
-    if (size <= 0) break;
-    said.append(bytes, static_cast<size_t>(size));
-  }
-  Check(said == "0\n2\ntext\nvalue\ninit\n0\ndevice\n", "root: sees itself as root, pid 2, in a read-only root of its own", said);
-  CheckEqual(forktree::SignalProcess(spawned.fd.get(), 0), 0, "root: its init runs");
-  write_end.Close();
-  Check(WaitForEnd(spawned.fd.get()), "root: its init ends with the host's pipe");
-  Check(ReadAll(output.get()).empty(), "root: and everything below it");
-  Outcome missing = client.Ask(ShellPlan(init + ".missing", script), {ours.get(), read_end.get(), output.get()});
+  Shell shell = RunShell(client, ShellPlan(init, script), "device\n");
+  Check(shell.spawned.ok && shell.spawned.fd.get() >= 0, "root: is made", Describe(shell.spawned));
+  Check(shell.said == "0\n2\ntext\nvalue\ninit\n0\ndevice\n", "root: sees itself as root, pid 2, in a read-only root of its own", shell.said);
+  Check(shell.ran, "root: its init runs");
+  Check(shell.ended, "root: its init ends with the host's pipe");
+  Check(shell.rest.empty(), "root: and everything below it");
+  Outcome missing = RunShell(client, ShellPlan(init + ".missing", script), "").spawned;
   Check(!missing.ok && missing.words == Words({"open", std::to_string(ENOENT), init + ".missing"}), "root: a plan that fails", Describe(missing));
+}
+
+Words WritablePlan(const std::string& init, const std::string& script, const std::string& kind, const std::string& where) {
+  Words words = ShellPlan(init, script);
+  words.insert(words.begin() + 3, {"writable", kind, where});
+  return words;
+}
+
+void CheckWritableRoots(Client& client, const std::string& init, const std::string& home) {
+  // It has every capability of its own user namespace here, which programs of sandboxes have not.
+  const std::string script =
+      "{ touch /x /usr/x && echo more >/etc/made && rm -r /usr/share && echo written; stat -c %u /usr /usr/bin/env /x; "
+      "for file in /dev/x /forktree/x /forktree/native/init; do touch $file 2>/dev/null && echo writable; done; "
+      "mount -o remount,bind,rw /forktree 2>/dev/null && echo cleared; umount /usr 2>/dev/null && echo uncovered; "
+      "umount /forktree 2>/dev/null && echo uncovered; cat /etc/kept 2>/dev/null; echo kept >/etc/kept; echo end; } >&2; exec sleep 60";
+  const std::string answer = "written\n0\n0\n0\n";
+  Shell memory = RunShell(client, WritablePlan(init, script, "tmpfs", "size=1m"), "end\n");
+  if (!memory.spawned.ok) {  // not every kernel can, and not on every file system
+    const std::string& step = memory.spawned.words[0];
+    return Check(step == "map ids of mount" || step == "mount overlay", "writable root: is made or says why not", Describe(memory.spawned));
+  }
+  Check(memory.said == answer + "end\n", "writable root: belongs to its root, apart from what is fixed", memory.said);
+  Check(access("/usr/share", F_OK) == 0 && access("/usr/x", F_OK) != 0, "writable root: nothing of it shows on the host");
+  const std::string folder = home + "/kept";
+  mkdir(folder.c_str(), 0700);
+  Shell first = RunShell(client, WritablePlan(init, script, "folder", folder), "end\n");
+  Check(first.said == answer + "end\n", "writable root: in a folder", first.said + Describe(first.spawned));
+  const std::string again = "{ ls -d /x /usr/share 2>/dev/null; cat /etc/kept; mv /etc /other; ln -s / /etc; rmdir /tmp; ln -s /usr /tmp; mv /forktree /f 2>/dev/null; echo end; } >&2; exec sleep 60";
+  Shell second = RunShell(client, WritablePlan(init, again, "folder", folder), "end\n");
+  Check(second.said == "/x\nkept\nend\n", "writable root: what was written is kept", second.said + Describe(second.spawned));
+  struct stat status = {};
+  Check(stat((folder + "/upper/root/x").c_str(), &status) == 0 && status.st_uid == 0, "writable root: in the folder it belongs to root");
+  symlink("/", (folder + "/upper/root/proc").c_str());
+  Outcome replaced = RunShell(client, WritablePlan(init, script, "folder", folder), "end\n").spawned;
+  Check(!replaced.ok && replaced.words == Words({"open folder of writable root", std::to_string(ELOOP), "/proc"}),
+        "writable root: follows no link that a sandbox has made", Describe(replaced));
 }
 
 void CheckKeeper(const std::string& program, const std::string& init) {
@@ -532,6 +584,7 @@ void CheckKeeper(const std::string& program, const std::string& init) {
     CheckRequests(client);
     CheckLockedFolders(client, folder.path);
     CheckRoots(client, init);
+    CheckWritableRoots(client, init, folder.path);
     CheckProbes(client, folder.path);
     CheckProbeWithoutUserNamespaces(program, folder.path);
     Check(ReadText("/proc/self/mountinfo") == mounts, "keeper: nothing is mounted here");

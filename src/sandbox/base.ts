@@ -1,13 +1,14 @@
 /** What program sandboxes see as `/`: where the folders come from, and the plan of a launcher's root. */
 import {createHash} from 'node:crypto';
-import {createReadStream, existsSync, lstatSync, readdirSync, readlinkSync} from 'node:fs';
+import {createReadStream, existsSync, lstatSync, readdirSync, readlinkSync, statSync} from 'node:fs';
 import {mkdir, mkdtemp, rename, rm, stat} from 'node:fs/promises';
 import path from 'node:path';
 import {pipeline} from 'node:stream/promises';
 import {extract} from 'tar';
 import {nativeDirectory} from '../native.ts';
-import type {RootPlan} from './keeper.ts';
+import {planDevices, type RootPlan} from './keeper.ts';
 import {invalidBase, type ResolvedSandboxOptions} from './sandbox-options.ts';
+import {scratchOptions} from './scratch.ts';
 
 type Operation = RootPlan['operations'][number];
 
@@ -35,13 +36,36 @@ export type RootShape = {
 	/** Where mounts go. */
 	readonly targets: readonly string[];
 	readonly network: 'none' | 'host';
+	/** Names below /dev. */
+	readonly devices: readonly string[];
+	/** Whether, and where to, everything in it can be written. */
+	readonly writable: RootPlan['writable'];
 };
 
 /** @throws {ForktreeError} `InvalidSource` when a folder or archive is not usable */
 export async function resolveShape(options: ResolvedSandboxOptions, cache: string): Promise<RootShape> {
 	const base = options.base === 'host' ? 'host' : await resolveFolder(options.base, 'base', cache);
 	const layers = await Promise.all(options.layers.map(async (layer) => resolveFolder(layer, 'layers', cache)));
-	return {base, layers, targets: options.mounts.map(({target}) => target), network: options.network};
+	const missing = options.devices.find((name) => !isDevice(`/dev/${name}`));
+	if (missing !== undefined) throw invalidBase(`devices: expected a device of this machine, got /dev/${missing}`);
+	return {
+		base,
+		layers,
+		targets: options.mounts.map(({target}) => target),
+		network: options.network,
+		devices: options.devices,
+		writable: resolveWritable(options),
+	};
+}
+
+function isDevice(file: string): boolean {
+	const status = statSync(file, {throwIfNoEntry: false});
+	return status?.isCharacterDevice() === true || status?.isBlockDevice() === true;
+}
+
+function resolveWritable({writable, limits}: ResolvedSandboxOptions): RootShape['writable'] {
+	if (typeof writable === 'object') return {kind: 'folder', where: writable.overlay};
+	return writable === 'overlay' ? {kind: 'tmpfs', where: scratchOptions(limits.scratchMb, '755')} : undefined;
 }
 
 async function resolveFolder(source: string, label: string, cache: string): Promise<string> {
@@ -107,7 +131,7 @@ async function unpack(file: string, folder: string): Promise<void> {
 }
 
 /** The plan of a launcher's root. */
-export function planLauncher({base, layers, targets, network}: RootShape): RootPlan {
+export function planLauncher({base, layers, targets, network, devices, writable}: RootShape): RootPlan {
 	const operations: Operation[] =
 		base === 'host' && layers.length === 0 ? planHost(network) : planFolders(base, layers, network);
 	operations.push(['program', path.join(nativeDirectory(), 'init'), '/forktree/native/init']);
@@ -119,7 +143,9 @@ export function planLauncher({base, layers, targets, network}: RootShape): RootP
 		if (/^\/[^/]+$/.test(target) && !there.has(target)) operations.push(['dir', '', target]);
 		there.add(target);
 	}
-	return {operations, argv: ['/forktree/native/launcher'], environment: {}, sharedNetwork: network === 'host'};
+	operations.push(...planDevices(devices));
+	const sharedNetwork = network === 'host';
+	return {operations, argv: ['/forktree/native/launcher'], environment: {}, sharedNetwork, writable};
 }
 
 function planHost(network: RootShape['network']): Operation[] {

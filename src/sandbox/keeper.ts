@@ -21,16 +21,26 @@ export type SpawnedRoot = {readonly init: Process};
 export type RootPlan = {
 	/**
 	 * `bind`, `copy` or `program` (an executable copy) SOURCE TARGET, `overlay` LOWERS TARGET, `file` or `link` TEXT TARGET,
-	 * `dir` '' TARGET.
+	 * `dir` '' TARGET, `device` '' PATH.
 	 */
 	readonly operations: ReadonlyArray<
-		readonly ['bind' | 'copy' | 'program' | 'overlay' | 'file' | 'link' | 'dir', string, string]
+		readonly ['bind' | 'copy' | 'program' | 'overlay' | 'file' | 'link' | 'dir' | 'device', string, string]
 	>;
 	readonly argv: readonly string[];
 	readonly environment: Readonly<Record<string, string>>;
 	/** Whether it has the host's network instead of one of its own. */
 	readonly sharedNetwork: boolean;
+	/** Where writes to anything in it go: a tmpfs with these mount options, or a folder. Undefined: it is read-only. */
+	readonly writable: {readonly kind: 'tmpfs' | 'folder'; readonly where: string} | undefined;
 };
+
+/** Of every machine, without effect beyond the sandbox. */
+export const defaultDevices = ['null', 'zero', 'full', 'random', 'urandom', 'tty'] as const;
+
+/** Operations for devices, by their names below /dev. */
+export function planDevices(names: readonly string[]): Array<RootPlan['operations'][number]> {
+	return names.map((name) => ['device', '', `/dev/${name}`]);
+}
 
 /** What a root zygote is handed: its control socket, the read end of the liveness pipe, and its stderr. */
 export type RootFds = {readonly control: number; readonly liveness: number; readonly errors: number};
@@ -107,6 +117,7 @@ export class Keeper {
 		const environment = Object.entries(plan.environment).map(([name, value]) => `${name}=${value}`);
 		const words = ['spawn', String(ids.start), String(ids.count)];
 		if (plan.sharedNetwork) words.push('share', 'network', '/');
+		if (plan.writable !== undefined) words.push('writable', plan.writable.kind, plan.writable.where);
 		for (const operation of plan.operations) words.push(...operation);
 		words.push('exec', String(plan.argv.length), ...plan.argv, ...environment);
 		const answer = await this.#ask(words, [fds.control, fds.liveness, fds.errors]);

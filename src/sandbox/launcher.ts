@@ -13,6 +13,7 @@ import {LauncherLink} from './launcher-link.ts';
 import type {Leaf} from './leaf.ts';
 import type {LockedFolder} from './mounts.ts';
 import {OutputPipe, OutputSink} from './output.ts';
+import {scratchOptions} from './scratch.ts';
 import {IdAllocator, type IdRange} from './uid-range.ts';
 
 /** Inside, ids below this are the launcher's own and the system's; sandboxes get the ones from here on. */
@@ -28,6 +29,8 @@ export type LeafMount = {readonly folder: LockedFolder; readonly target: string}
 export type LeafSpec = {
 	readonly mounts: readonly LeafMount[];
 	readonly takeCgroup: () => Cgroup;
+	/** Its uid and gid, as the launcher counts; undefined: one of its own. */
+	readonly uid: number | undefined;
 	/** Size of its /tmp, in MiB; undefined: it has none that is writable. */
 	readonly scratchMb: number | undefined;
 	readonly hostname: string;
@@ -82,11 +85,6 @@ type Place = {
 
 /** What to add to `performance.now()` for CLOCK_MONOTONIC, in milliseconds. */
 const monotonicOffsetMs = Number(process.hrtime.bigint()) / 1e6 - performance.now();
-
-/** The options of a leaf's /tmp. An inode costs about a kilobyte that no size limit counts. */
-function scratchOptions(megabytes: number): string {
-	return `size=${Math.round(megabytes * 1024)}k,nr_inodes=${Math.round(megabytes * 256) + 64},mode=1777`;
-}
 
 let lastLeaf = 0;
 
@@ -219,7 +217,7 @@ export class Launcher {
 		const startedMs = performance.now();
 		const undo = new Undo();
 		try {
-			const {uid, release, channel, outputs, theirs} = this.#places.pop() ?? this.#makePlace();
+			const {uid, release, channel, outputs, theirs} = this.#takePlace(spec.uid);
 			undo.push(release, () => [channel, ...outputs, ...theirs].forEach(closeFd));
 			const mounts = await takeMounts(spec, undo);
 			const cgroup = spec.takeCgroup();
@@ -236,7 +234,7 @@ export class Launcher {
 				ownNetwork,
 				filter,
 				workFolder,
-				scratch: scratchMb === undefined ? undefined : scratchOptions(scratchMb),
+				scratch: scratchMb === undefined ? undefined : scratchOptions(scratchMb, '1777'),
 				targets: spec.mounts.map(({target}) => target),
 				streams: this.#streams,
 			});
@@ -281,10 +279,15 @@ export class Launcher {
 		}
 	}
 
-	#makePlace(): Place {
+	#takePlace(uid: number | undefined): Place {
+		return uid === undefined ? (this.#places.pop() ?? this.#makePlace()) : this.#makePlace(uid);
+	}
+
+	#makePlace(given?: number): Place {
 		const {slice, release} = this.takeIds(1);
+		const uid = given ?? slice.start;
 		try {
-			return {uid: slice.start, release, ...openChannels(this.firstHostId + slice.start, this.#streams)};
+			return {uid, release, ...openChannels(this.firstHostId + uid, this.#streams)};
 		} catch (error) {
 			release();
 			throw error;

@@ -3,7 +3,7 @@ import {existsSync, lstatSync, readlinkSync} from 'node:fs';
 import path from 'node:path';
 import {guestFiles, nativeDirectory} from '../native.ts';
 import type {Interpreter} from './interpreter.ts';
-import type {RootPlan} from './keeper.ts';
+import {defaultDevices, planDevices, type RootPlan} from './keeper.ts';
 
 /** Where things are inside. */
 export const inside = {handler: '/handler', packages: '/packages', scratch: '/scratch'} as const;
@@ -85,8 +85,15 @@ export function planRoot(interpreter: Interpreter, spec: unknown, packagesDirect
 		['dir', '', '/proc'],
 		['dir', '', inside.handler],
 		['link', '/tmp', inside.scratch],
+		...planDevices(defaultDevices),
 	);
 	if (packagesDirectory === undefined) operations.push(['dir', '', inside.packages]);
 	else operations.push(['bind', packagesDirectory, inside.packages]);
-	return {operations, argv: zygoteArgv(interpreter, spec), environment: baseEnvironment, sharedNetwork: false};
+	return {
+		operations,
+		argv: zygoteArgv(interpreter, spec),
+		environment: baseEnvironment,
+		sharedNetwork: false,
+		writable: undefined,
+	};
 }

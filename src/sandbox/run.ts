@@ -48,8 +48,8 @@ export type ExecError = {
 	readonly phase: 'start' | 'run';
 };
 
-/** Limits that a run reached without being ended by them. */
-export type ExecLimitHit = 'stdout' | 'stderr' | 'memory' | 'processes';
+/** Limits that a run reached without being ended by them; `scratch`: what it could write to was full when it ended. */
+export type ExecLimitHit = 'stdout' | 'stderr' | 'memory' | 'processes' | 'scratch';
 
 /** How a run ended, and what it used. */
 export type ExecResult = {

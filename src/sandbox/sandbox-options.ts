@@ -2,6 +2,7 @@
 import {totalmem} from 'node:os';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
+import {defaultDevices} from './keeper.ts';
 import {readSeccompProfile, type SeccompProfile} from './seccomp-profile.ts';
 
 /** Limits of a program sandbox; every one is enforced. */
@@ -48,6 +49,9 @@ export type SandboxMount = {
 	readonly readonly?: boolean;
 };
 
+/** What a sandbox can write to. */
+export type SandboxWritable = 'none' | 'scratch' | 'overlay' | {readonly overlay: string};
+
 /** Options of `pool.create()`. Those left out come from the pool's own `defaults`. */
 export type SandboxOptions = {
 	/**
@@ -57,8 +61,13 @@ export type SandboxOptions = {
 	readonly base?: string;
 	/** Further folders over the base, later ones over earlier ones, read-only. */
 	readonly layers?: readonly string[];
-	/** `scratch`, the default: a `/tmp` of its own with `/tmp/work` in it, limited in size; `none`: nothing. */
-	readonly writable?: 'none' | 'scratch';
+	/**
+	 * `scratch`, the default: a `/tmp` of its own with `/tmp/work` in it, limited in size; `none`: nothing; `overlay`: besides
+	 * `/tmp` everything that belongs to its user, in memory and lost with it; `{overlay: folder}`: likewise, kept in that folder
+	 * of the host, which nobody but root may enter. With an overlay it is root of its own, without any capability, unless
+	 * `uid` says otherwise; what belongs to root in the base belongs to it.
+	 */
+	readonly writable?: SandboxWritable;
 	readonly mounts?: readonly SandboxMount[];
 	/** `none`, the default: only loopback; `host`: the machine's network as it is. */
 	readonly network?: 'none' | 'host';
@@ -68,6 +77,13 @@ export type SandboxOptions = {
 	/** Working folder; by default `/tmp/work`, or `/` when nothing is writable. */
 	readonly cwd?: string;
 	readonly hostname?: string;
+	/** Its uid and gid as it sees them, from 0 to 65534; by default one that no other sandbox of the pool has. */
+	readonly uid?: number;
+	/**
+	 * What it has in `/dev` besides null, by names below the host's; by default zero, full, random, urandom and tty. It may
+	 * read and write them, unless the driver asks for capabilities.
+	 */
+	readonly devices?: readonly string[];
 	/**
 	 * A profile in the format of container engines, in place of the default one; `off` leaves the kernel's whole interface
 	 * open. Namespaces and missing capabilities hold all the same.
@@ -95,13 +111,16 @@ export type SandboxPoolOptions = {
 export type ResolvedSandboxOptions = {
 	readonly base: string;
 	readonly layers: readonly string[];
-	readonly writable: 'none' | 'scratch';
+	readonly writable: SandboxWritable;
 	readonly mounts: ReadonlyArray<Required<SandboxMount>>;
 	readonly network: 'none' | 'host';
 	readonly limits: SandboxLimits;
 	readonly env: Readonly<Record<string, string>>;
 	readonly cwd: string;
 	readonly hostname: string;
+	/** Undefined: one of its own. */
+	readonly uid: number | undefined;
+	readonly devices: readonly string[];
 	/** Whether the default filter is installed. */
 	readonly defaultFilter: boolean;
 	/** The instructions of the filter of each program besides; empty: none. */
@@ -121,6 +140,8 @@ const mayBeZero: ReadonlySet<string> = new Set(['swapMb', 'scratchMb']);
 const maxTimeoutMs = 2 ** 31 - 1;
 const maxMounts = 8;
 const maxLayers = 64;
+const maxDevices = 32;
+const maxUid = 65_534;
 /** The longest host name the kernel takes, see sethostname(2). */
 const maxHostname = 64;
 
@@ -221,7 +242,8 @@ function checkFolder(value: unknown, label: string): string {
 }
 
 const sandboxKeys = [
-	...['base', 'layers', 'writable', 'mounts', 'network', 'limits', 'env', 'cwd', 'hostname', 'seccomp', 'waitMs'],
+	...['base', 'layers', 'writable', 'mounts', 'network', 'limits', 'env', 'cwd', 'hostname', 'uid', 'devices'],
+	...['seccomp', 'waitMs'],
 ] as const;
 
 /** @throws {TypeError} or {RangeError} naming the option, what was expected and what it got */
@@ -233,7 +255,7 @@ export function resolveSandboxOptions(options: SandboxOptions, defaults: Sandbox
 		...checkSandboxLimits(defaults.limits ?? {}, 'limits'),
 		...checkSandboxLimits(options.limits ?? {}, 'limits'),
 	};
-	const writable = checkChoice(all.writable ?? 'scratch', ['none', 'scratch'], 'writable');
+	const writable = checkWritable(all.writable ?? 'scratch', limits.scratchMb);
 	const hostname = checkText(all.hostname ?? 'sandbox', 'hostname');
 	if (Buffer.byteLength(hostname) > maxHostname) {
 		throw new RangeError(`hostname: expected at most ${maxHostname} bytes, got ${quote(hostname)}`);
@@ -252,11 +274,45 @@ export function resolveSandboxOptions(options: SandboxOptions, defaults: Sandbox
 			...checkVariables(defaults.env ?? {}, 'env'),
 			...checkVariables(options.env ?? {}, 'env'),
 		},
-		cwd: checkInsidePath(all.cwd ?? (writable === 'scratch' ? '/tmp/work' : '/'), 'cwd'),
+		cwd: checkInsidePath(all.cwd ?? (writable === 'none' || limits.scratchMb === 0 ? '/' : '/tmp/work'), 'cwd'),
 		hostname,
+		uid: checkUid(all.uid, isOverlay(writable)),
+		devices: [...new Set(['null', ...checkList(all.devices ?? defaultDevices, maxDevices, 'devices', checkDevice)])],
 		...resolveSeccomp(all.seccomp ?? 'default'),
 		waitMs,
 	};
+}
+
+/** Whether everything in it is writable. */
+export function isOverlay(writable: SandboxWritable): boolean {
+	return writable === 'overlay' || typeof writable === 'object';
+}
+
+function checkWritable(value: unknown, scratchMb: number): SandboxWritable {
+	if (typeof value !== 'object') {
+		const writable = checkChoice(value, ['none', 'scratch', 'overlay'], 'writable');
+		if (writable !== 'overlay' || scratchMb > 0) return writable;
+		throw new RangeError('limits.scratchMb: expected more than 0 for a writable overlay in memory');
+	}
+	const {overlay} = checkKeys(value, ['overlay'], 'writable');
+	return {overlay: checkFolder(overlay, 'writable.overlay')};
+}
+
+function checkUid(value: unknown, isRoot: boolean): number | undefined {
+	if (value === undefined) return isRoot ? 0 : undefined;
+	const uid = checkNumber(value, 'uid');
+	if (!(Number.isInteger(uid) && uid >= 0 && uid <= maxUid)) {
+		throw new RangeError(`uid: expected a whole number from 0 to ${maxUid}, got ${uid}`);
+	}
+	return uid;
+}
+
+function checkDevice(value: unknown, label: string): string {
+	const name = checkText(value, label);
+	if (!/^[\w-][\w.-]*(?:\/[\w-][\w.-]*)*$/.test(name)) {
+		throw new RangeError(`${label}: expected a name below /dev, such as fuse or net/tun, got ${quote(name)}`);
+	}
+	return name;
 }
 
 function resolveSeccomp(

@@ -7,10 +7,11 @@ import {Undo} from '../undo.ts';
 import {planLauncher, type RootShape, resolveShape} from './base.ts';
 import {chooseVictim} from './evictor.ts';
 import {checkHost, openSandboxHost, type SandboxHost} from './host.ts';
-import {Launcher} from './launcher.ts';
+import {Launcher, type LeafMount} from './launcher.ts';
 import {LockedFolder} from './mounts.ts';
+import {explainOverlay, lockOverlay} from './overlay.ts';
 import {Reserved} from './reserved.ts';
-import {Sandbox, type SandboxEvents} from './sandbox.ts';
+import {type Owned, Sandbox, type SandboxEvents} from './sandbox.ts';
 import type {SandboxMount, SandboxOptions, SandboxPoolOptions} from './sandbox-options.ts';
 import {
 	type ResolvedPoolOptions,
@@ -137,29 +138,53 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		const mounts = await Promise.all(
 			options.mounts.map(async (mount) => ({folder: await this.#folder(mount), target: mount.target})),
 		);
+		if (options.uid !== undefined) return this.#startAlone(shape, options, mounts, reserved);
 		for (let attempt = 1; ; attempt += 1) {
 			try {
-				return await this.#fork(await this.#launcher(shape), options, mounts, reserved);
+				return await this.#fork(await this.#launcher(shape), options, mounts, {reserved, undo: new Undo()});
 			} catch (error) {
 				if (!(error instanceof ForktreeError) || error.code !== 'ZygoteFailed' || attempt === maxForks) throw error;
 			}
 		}
 	}
 
+	/** With a launcher of its own, whose ids are all for it. */
+	async #startAlone(
+		shape: RootShape,
+		options: ResolvedSandboxOptions,
+		mounts: readonly LeafMount[],
+		reserved: Reserved,
+	): Promise<Sandbox> {
+		const undo = new Undo();
+		try {
+			if (shape.writable?.kind === 'folder') undo.push(lockOverlay(shape.writable.where));
+			const launcher = await this.#spawn(shape).catch(explainOverlay);
+			undo.push(async () => {
+				launcher.kill();
+				await launcher.ended();
+			});
+			return await this.#fork(launcher, options, mounts, {reserved, undo});
+		} catch (error) {
+			await undo.run();
+			throw error;
+		}
+	}
+
 	async #fork(
 		launcher: Launcher,
 		options: ResolvedSandboxOptions,
-		mounts: ReadonlyArray<{readonly folder: LockedFolder; readonly target: string}>,
-		reserved: Reserved,
+		mounts: readonly LeafMount[],
+		owned: Owned,
 	): Promise<Sandbox> {
-		const {limits, writable, hostname, network, defaultFilter} = options;
-		const scratch = writable === 'scratch' && limits.scratchMb > 0;
+		const {limits, writable, hostname, network, uid, defaultFilter} = options;
+		const scratch = writable !== 'none' && limits.scratchMb > 0;
 		const {leaf, born} = await launcher.forkLeaf({
 			mounts,
 			takeCgroup: () => this.#host.cgroups.take(limits),
 			scratchMb: scratch ? limits.scratchMb : undefined,
 			workFolder: scratch,
 			hostname,
+			uid,
 			folder: '/',
 			openFiles: limits.openFiles,
 			ownNetwork: network === 'none',
@@ -170,7 +195,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		const birth = born();
 		leaf.awaitBirth();
 		await birth;
-		const sandbox = new Sandbox(leaf, options, reserved, this.#nothing);
+		const sandbox = new Sandbox(leaf, options, owned, this.#nothing);
 		this.#sandboxes.set(sandbox.id, sandbox);
 		this.emit('created', sandbox.id);
 		for (const name of eventNames) {
@@ -277,8 +302,8 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	}
 
 	async #endLaunchers(): Promise<void> {
-		const launchers = await Promise.allSettled(this.#launchers.values());
-		for (const launcher of launchers) if (launcher.status === 'fulfilled') launcher.value.kill();
+		await Promise.allSettled(this.#launchers.values());
+		for (const launcher of this.#alive) launcher.kill();
 		const ended = Promise.all([...this.#alive].map(async (launcher) => launcher.ended()));
 		await withDeadline(ended, endDeadlineMs, () => new Error('launchers are still alive')).catch(() => undefined);
 		const folders = await Promise.allSettled(this.#folders.values());

@@ -5,6 +5,7 @@ import {getSystemErrorName} from 'node:util';
 import {ForktreeError, SandboxDeadError} from '../errors.ts';
 import {readMemory} from '../kernel/memory.ts';
 import {closeFd} from '../native.ts';
+import type {Undo} from '../undo.ts';
 import type {Leaf} from './leaf.ts';
 import type {Reserved} from './reserved.ts';
 import {type ExecLimitHit, type ExecOptions, type ExecResult, feed, isKilled, openStreams, Run} from './run.ts';
@@ -48,12 +49,15 @@ export type SandboxStats = {
 	readonly processes: number;
 };
 
+/** What a sandbox gives back when it has ended. */
+export type Owned = {readonly reserved: Reserved; readonly undo: Undo};
+
 /** Made by `pool.create()`. Every method after its end rejects with {@link SandboxDeadError}. */
 export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposable {
 	readonly id: string;
 	readonly #leaf: Leaf;
 	readonly #options: ResolvedSandboxOptions;
-	readonly #reserved: Reserved;
+	readonly #owned: Owned;
 	/** An fd to read nothing from; the pool's. */
 	readonly #nothing: number;
 	readonly #runs = new Map<number, Run>();
@@ -69,12 +73,12 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	lastUsedMs = performance.now();
 
 	/** Used by the pool. */
-	constructor(leaf: Leaf, options: ResolvedSandboxOptions, reserved: Reserved, nothing: number) {
+	constructor(leaf: Leaf, options: ResolvedSandboxOptions, owned: Owned, nothing: number) {
 		super();
 		this.id = leaf.id;
 		this.#leaf = leaf;
 		this.#options = options;
-		this.#reserved = reserved;
+		this.#owned = owned;
 		this.#nothing = nothing;
 		leaf.listen({
 			frame: (type, payload) => this.#take(type, payload),
@@ -84,7 +88,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 
 	/** MiB that it has in its pool's budget when it is not paused. */
 	get reservedMb(): number {
-		return this.#reserved.megabytes;
+		return this.#owned.reserved.megabytes;
 	}
 
 	/** Settles when nothing runs in it any more. */
@@ -212,8 +216,16 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		const refusals = this.#leaf.cgroup.processRefusals();
 		if (refusals > this.#refusals) hits.push('processes');
 		this.#refusals = refusals;
+		if (this.#isFull(end)) hits.push('scratch');
 		run.finish(end, hits);
 		this.emit('childExited', exitOf(end));
+	}
+
+	/** Whether what is limited by `scratchMb` was full. */
+	#isFull({isFull}: RunEnd): boolean {
+		const {writable, limits} = this.#options;
+		if (writable === 'none') return false;
+		return (limits.scratchMb > 0 && isFull.scratch) || (writable === 'overlay' && isFull.root);
 	}
 
 	/** Since it was last asked. */
@@ -239,7 +251,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 			if (this.#paused) return;
 			this.#leaf.cgroup.freeze();
 			this.#paused = true;
-			this.#reserved.shrink(this.#leaf.cgroup.lowerMemory());
+			this.#owned.reserved.shrink(this.#leaf.cgroup.lowerMemory());
 			this.emit('paused');
 		});
 	}
@@ -254,7 +266,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 
 	async #resume(): Promise<void> {
 		if (!this.#paused) return;
-		await this.#reserved.grow();
+		await this.#owned.reserved.grow();
 		this.#checkAlive();
 		this.#leaf.cgroup.restoreMemory();
 		this.#leaf.cgroup.thaw();
@@ -329,7 +341,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 			run.blame('Killed', `its sandbox has ended: ${this.#reason}`);
 			run.finish(undefined);
 		}
-		this.#reserved.release();
+		await this.#owned.undo.run().finally(() => this.#owned.reserved.release());
 		this.emit('destroyed', {reason: this.#reason ?? ''});
 	}
 

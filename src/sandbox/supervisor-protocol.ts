@@ -62,7 +62,12 @@ export type RunEnd = {
 	readonly systemMs: number;
 	/** Of its largest process. */
 	readonly peakKiB: number;
+	/** Whether the file systems at these places were full when it ended. */
+	readonly isFull: {readonly scratch: boolean; readonly root: boolean};
 };
+
+/** Bits of an ended run, as in supervisor.cc. */
+const fullBits = {scratch: 1, root: 2} as const;
 
 /** What the supervisor says. */
 export type SupervisorMessage =
@@ -80,13 +85,15 @@ export function decodeSupervisorMessage(type: number, payload: string | Buffer):
 		const [id, step, errno] = [0, 4, 8].map((at) => payload.readUInt32LE(at)) as [number, number, number];
 		return {type: 'failed', id, step: runSteps[step] ?? `step ${step}`, errno};
 	}
-	if (type !== supervisorFrame.exited || payload.length !== 32) return undefined;
+	if (type !== supervisorFrame.exited || payload.length !== 40) return undefined;
+	const full = readNumber(payload, 32);
 	const end = {
 		id: payload.readUInt32LE(0),
 		status: payload.readUInt32LE(4),
 		userMs: readNumber(payload, 8) / 1000,
 		systemMs: readNumber(payload, 16) / 1000,
 		peakKiB: readNumber(payload, 24),
+		isFull: {scratch: (full & fullBits.scratch) !== 0, root: (full & fullBits.root) !== 0},
 	};
 	return {type: 'exited', end};
 }

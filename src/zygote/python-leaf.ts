@@ -7,12 +7,13 @@ import {inside} from '../sandbox/rootfs.ts';
 export function pythonLeaf(
 	code: LockedFolder,
 	packages: LockedFolder | undefined,
-): Pick<LeafSpec, 'mounts' | 'hostname' | 'folder' | 'ownNetwork' | 'filter' | 'workFolder'> {
+): Pick<LeafSpec, 'mounts' | 'hostname' | 'folder' | 'uid' | 'ownNetwork' | 'filter' | 'workFolder'> {
 	const attached = packages === undefined ? [] : [{folder: packages, target: inside.packages}];
 	return {
 		mounts: [{folder: code, target: inside.handler}, ...attached],
 		hostname: 'sandbox',
 		folder: inside.handler,
+		uid: undefined,
 		ownNetwork: true,
 		filter: true,
 		workFolder: false,
