@@ -11,9 +11,15 @@ export type MemoryDetails = {
 	readonly sharedMiB: number;
 };
 
-/** Reads /proc/PID/smaps_rollup, see proc(5); takes about a millisecond for a process with pandas. */
-export function readMemory(pid: number): MemoryDetails {
-	const text = readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1');
+/** Reads /proc/PID/smaps_rollup, see proc(5); takes about a millisecond for a process with pandas. Undefined: it has ended. */
+export function readMemory(pid: number): MemoryDetails | undefined {
+	let text: string;
+	try {
+		text = readFileSync(`/proc/${pid}/smaps_rollup`, 'latin1');
+	} catch (error) {
+		if (['ENOENT', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) return undefined;
+		throw error;
+	}
 	const sum = (...names: string[]) =>
 		names.reduce((total, name) => total + Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1] ?? 0), 0) /
 		1024;

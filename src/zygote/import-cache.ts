@@ -242,7 +242,7 @@ export class ImportCache {
 
 	#charge(zygote: Zygote, node: Node): () => void {
 		const pid = zygote.pid();
-		node.megabytes = pid === undefined ? 0 : Math.ceil(readMemory(pid).privateMiB);
+		node.megabytes = pid === undefined ? 0 : Math.ceil(readMemory(pid)?.privateMiB ?? 0);
 		return this.#options.budget.charge(node.megabytes);
 	}
 
