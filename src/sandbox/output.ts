@@ -15,7 +15,7 @@ export class OutputSink {
 
 	/** @param limit in bytes; what comes after it is dropped and a mark put in its place */
 	constructor(limit: number, onText?: (text: string) => void) {
-		this.#limit = limit;
+		this.#limit = Math.floor(limit);
 		this.#onText = onText;
 	}
 
@@ -29,6 +29,11 @@ export class OutputSink {
 			this.cut = true;
 			this.#add(`${this.#decoder.end()}\n[output cut after ${this.#limit} bytes]\n`);
 		}
+	}
+
+	/** Nothing more comes: what is left of a character that was begun is no character. */
+	end(): void {
+		if (!this.cut && this.#decoder !== undefined) this.#add(this.#decoder.end());
 	}
 
 	#add(text: string): void {

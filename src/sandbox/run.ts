@@ -13,6 +13,9 @@ const mebibyte = 1024 * 1024;
 /** What fits into a pipe at once, see pipe(7). */
 const pipeCapacity = 64 * 1024;
 
+/** What a program reads. A stream is destroyed when the program has ended before it. */
+export type ExecInput = string | Uint8Array | Readable;
+
 /** Options of `sandbox.exec()`. */
 export type ExecOptions = {
 	/** Variables besides the sandbox's own. */
@@ -20,7 +23,7 @@ export type ExecOptions = {
 	/** Working folder; by default the sandbox's. */
 	readonly cwd?: string;
 	/** What it reads; by default nothing. */
-	readonly stdin?: string | Uint8Array | Readable;
+	readonly stdin?: ExecInput;
 	/** Deadline in milliseconds; by default the sandbox's `limits.timeoutMs`. */
 	readonly timeoutMs?: number;
 	/** CPU time in milliseconds; by default the sandbox's `limits.cpuMs`. */
@@ -105,27 +108,37 @@ export function openStreams(hasInput: boolean, nothing: number, owner: number): 
 	}
 }
 
-/** Writes all of the input and closes the pipe. A program that does not read it is no failure. */
-export function feed(fd: number, input: string | Uint8Array | Readable): void {
-	if (typeof input === 'string' || input instanceof Uint8Array) {
+/**
+ * Writes all of the input and closes the pipe. A program that does not read it is no failure.
+ * @returns lets go what is not written yet, and a stream with it; to be called when the run has ended
+ */
+export function feed(fd: number, input: ExecInput): () => void {
+	const isStream = typeof input !== 'string' && !(input instanceof Uint8Array);
+	if (!isStream) {
 		const bytes = Buffer.from(input as Uint8Array);
 		if (bytes.length <= pipeCapacity) {
 			try {
 				if (bytes.length > 0) writeSync(fd, bytes);
+			} catch (error) {
+				if ((error as NodeJS.ErrnoException).code !== 'EPIPE') throw error; // it has ended already
 			} finally {
 				closeFd(fd);
 			}
-			return;
+			return () => {};
 		}
 	}
 	const socket = new net.Socket({fd, readable: false, writable: true});
 	socket.on('error', () => undefined);
-	if (typeof input === 'string' || input instanceof Uint8Array) {
+	if (!isStream) {
 		socket.end(input);
-	} else {
-		input.once('error', () => socket.destroy());
-		input.pipe(socket);
+		return () => socket.destroy();
 	}
+	input.once('error', () => socket.destroy());
+	input.pipe(socket);
+	return () => {
+		socket.destroy();
+		input.destroy();
+	};
 }
 
 /** A run in progress. */
@@ -172,6 +185,8 @@ export class Run {
 			stream.drain();
 			stream.close();
 		}
+		this.#stdout.end();
+		this.#stderr.end();
 		const ended = readWaitStatus(end?.status);
 		if (ended.type === 'killed') this.blame('Killed', `it was killed by ${ended.signal}`);
 		const hits = [...limitsHit];

@@ -1,6 +1,7 @@
 /** A sandbox for programs: any number of them run in it, one after the other or at once, until it is destroyed. */
 import {EventEmitter} from 'node:events';
 import {constants} from 'node:os';
+import {Readable} from 'node:stream';
 import {getSystemErrorName} from 'node:util';
 import {ForktreeError, SandboxDeadError} from '../errors.ts';
 import {readMemory} from '../kernel/memory.ts';
@@ -32,6 +33,10 @@ export type SandboxEvents = {
 	/** A run reached a limit. */
 	limit: [{readonly limit: string}];
 };
+
+const execKeys: ReadonlySet<string> = new Set([
+	...['env', 'cwd', 'stdin', 'timeoutMs', 'cpuMs', 'outputMb', 'signal', 'onStdout', 'onStderr'],
+]);
 
 /** What a sandbox uses. */
 export type SandboxStats = {
@@ -114,13 +119,13 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	 */
 	async exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
 		checkArguments(argv);
+		checkExecOptions(options);
 		const {cwd = this.#options.cwd, env = {}, stdin, signal} = options;
 		checkInsidePath(cwd, 'cwd');
 		const variables = {...this.#options.env, ...checkVariables(env, 'env')};
 		const limits = {...this.#options.limits, ...checkSandboxLimits(pickLimits(options), 'exec options')};
 		this.#checkAlive();
-		if (signal?.aborted === true) throw aborted(signal);
-		await this.#whenRunning();
+		await unlessAborted(this.#whenRunning(), signal);
 		this.#lastRun += 1;
 		const id = this.#lastRun;
 		const cpuSeconds = Number.isFinite(limits.cpuMs) ? Math.ceil(limits.cpuMs / 1000) + 1 : 0;
@@ -130,9 +135,9 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		this.#runs.set(id, run);
 		this.#leaf.send(supervisorFrame.run, request, streams.theirs);
 		for (const fd of streams.theirs) if (fd !== this.#nothing) closeFd(fd);
-		if (streams.stdin !== undefined && stdin !== undefined) feed(streams.stdin, stdin);
+		const letGo = streams.stdin === undefined || stdin === undefined ? () => {} : feed(streams.stdin, stdin);
 		this.emit('forked', {argv});
-		return this.#watch(run, limits, signal);
+		return this.#watch(run, limits, signal).finally(letGo);
 	}
 
 	/** Waits for the run's end, which its limits or the caller may bring about. */
@@ -354,8 +359,36 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	}
 }
 
+function checkExecOptions(options: ExecOptions): void {
+	for (const key of Object.keys(options)) {
+		if (!execKeys.has(key)) throw new TypeError(`exec options: expected ${[...execKeys].join(', ')}, got "${key}"`);
+	}
+	const {stdin} = options;
+	if (stdin === undefined || typeof stdin === 'string' || stdin instanceof Uint8Array || stdin instanceof Readable)
+		return;
+	throw new TypeError('stdin: expected text, bytes or a stream');
+}
+
 function aborted(signal: AbortSignal): ForktreeError {
 	return new ForktreeError('Aborted', 'the run was aborted', {cause: signal.reason});
+}
+
+/** Waits for a promise as long as nobody aborts. @throws {ForktreeError} `Aborted` */
+async function unlessAborted(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+	if (signal === undefined) return promise;
+	promise.catch(() => undefined);
+	let onAbort = () => {};
+	try {
+		await new Promise<void>((resolve, reject) => {
+			onAbort = () => reject(aborted(signal));
+			if (signal.aborted) return onAbort();
+			signal.addEventListener('abort', onAbort, {once: true});
+			promise.then(resolve, reject);
+		});
+	} finally {
+		signal.removeEventListener('abort', onAbort);
+	}
+	if (signal.aborted) throw aborted(signal);
 }
 
 function exitOf({status}: RunEnd): {exitCode: number | undefined; signal: string | undefined} {
