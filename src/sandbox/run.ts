@@ -141,9 +141,19 @@ export function feed(fd: number, input: ExecInput): () => void {
 	};
 }
 
+/** What had happened in a sandbox by then. */
+export type RunCounts = {
+	/** Processes that the kernel killed for want of memory. */
+	readonly oomKills: number;
+	/** Processes that were not started for the limit of them. */
+	readonly refusals: number;
+};
+
 /** A run in progress. */
 export class Run {
 	readonly id: number;
+	/** When it began. */
+	readonly before: RunCounts;
 	readonly result: Promise<ExecResult>;
 	readonly #sandbox: string;
 	readonly #streams: RunStreams;
@@ -154,8 +164,16 @@ export class Run {
 	#error: ExecError | undefined;
 	#ended = false;
 
-	constructor(id: number, sandbox: string, streams: RunStreams, outputMb: number, options: ExecOptions) {
+	constructor(
+		id: number,
+		sandbox: string,
+		streams: RunStreams,
+		outputMb: number,
+		options: ExecOptions,
+		before: RunCounts,
+	) {
 		this.id = id;
+		this.before = before;
 		this.#sandbox = sandbox;
 		this.#streams = streams;
 		this.#stdout = new OutputSink(outputMb * mebibyte, options.onStdout);
@@ -176,9 +194,9 @@ export class Run {
 		return this.#error !== undefined;
 	}
 
-	/** It has ended, or never began: `end` undefined. */
-	finish(end: RunEnd | undefined, limitsHit: readonly ExecLimitHit[] = []): void {
-		if (this.#ended) return;
+	/** It has ended, or never began: `end` undefined. Answers the result the first time. */
+	finish(end: RunEnd | undefined, limitsHit: readonly ExecLimitHit[] = []): ExecResult | undefined {
+		if (this.#ended) return undefined;
 		this.#ended = true;
 		const {stdout, stderr} = this.#streams;
 		for (const stream of [stdout, stderr]) {
@@ -192,7 +210,7 @@ export class Run {
 		const hits = [...limitsHit];
 		if (this.#stdout.cut) hits.push('stdout');
 		if (this.#stderr.cut) hits.push('stderr');
-		this.#settle({
+		const result = {
 			exitCode: ended.type === 'exited' ? ended.code : undefined,
 			signal: ended.type === 'killed' ? ended.signal : undefined,
 			stdout: this.#stdout.text,
@@ -202,7 +220,9 @@ export class Run {
 			durationMs: performance.now() - this.#startedMs,
 			error: this.#error,
 			limitsHit: hits,
-		});
+		};
+		this.#settle(result);
+		return result;
 	}
 }
 

@@ -9,7 +9,17 @@ import {closeFd} from '../native.ts';
 import type {Undo} from '../undo.ts';
 import type {Leaf} from './leaf.ts';
 import type {Reserved} from './reserved.ts';
-import {type ExecLimitHit, type ExecOptions, type ExecResult, feed, isKilled, openStreams, Run} from './run.ts';
+import {
+	type ExecErrorCode,
+	type ExecLimitHit,
+	type ExecOptions,
+	type ExecResult,
+	feed,
+	isKilled,
+	openStreams,
+	Run,
+	type RunCounts,
+} from './run.ts';
 import {checkInsidePath, checkSandboxLimits, checkVariables, type ResolvedSandboxOptions} from './sandbox-options.ts';
 import {decodeSupervisorMessage, encodeKill, encodeRun, type RunEnd, supervisorFrame} from './supervisor-protocol.ts';
 
@@ -18,6 +28,10 @@ const mebibyte = 1024 * 1024;
 const killDeadlineMs = 2000;
 /** CPU time is looked at again when it could have been used up, but not more often than this. */
 const leastCpuCheckMs = 2;
+/** The longest that a timer can wait. */
+const maxTimerMs = 2 ** 31 - 1;
+/** From here on the kernel need not end what we fail to end: that would take decades. */
+const maxCpuLimitMs = 1e12;
 const everything = 0;
 
 /** What a sandbox tells, also by its pool; each on a real change, and `destroyed` last. */
@@ -33,6 +47,9 @@ export type SandboxEvents = {
 	/** A run reached a limit. */
 	limit: [{readonly limit: string}];
 };
+
+/** The words of runs that a limit has ended. */
+const limitCodes: ReadonlySet<ExecErrorCode> = new Set(['Timeout', 'OutOfMemory', 'CpuLimit']);
 
 const execKeys: ReadonlySet<string> = new Set([
 	...['env', 'cwd', 'stdin', 'timeoutMs', 'cpuMs', 'outputMb', 'signal', 'onStdout', 'onStderr'],
@@ -68,7 +85,6 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	readonly #runs = new Map<number, Run>();
 	#lastRun = 0;
 	#oomKills = 0;
-	#refusals = 0;
 	#paused = false;
 	/** Changes of its state happen one after the other. */
 	#change: Promise<unknown> = Promise.resolve();
@@ -128,10 +144,10 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		await unlessAborted(this.#whenRunning(), signal);
 		this.#lastRun += 1;
 		const id = this.#lastRun;
-		const cpuSeconds = Number.isFinite(limits.cpuMs) ? Math.ceil(limits.cpuMs / 1000) + 1 : 0;
+		const cpuSeconds = limits.cpuMs < maxCpuLimitMs ? Math.ceil(limits.cpuMs / 1000) + 1 : 0;
 		const request = encodeRun({id, argv, env: variables, cwd, cpuSeconds, filter: this.#options.profile});
 		const streams = openStreams(stdin !== undefined, this.#nothing, this.#leaf.owner);
-		const run = new Run(id, this.id, streams, limits.outputMb, options);
+		const run = new Run(id, this.id, streams, limits.outputMb, options, this.#count());
 		this.#runs.set(id, run);
 		this.#leaf.send(supervisorFrame.run, request, streams.theirs);
 		for (const fd of streams.theirs) if (fd !== this.#nothing) closeFd(fd);
@@ -156,8 +172,6 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		try {
 			const result = await run.result;
 			if (signal?.aborted === true) throw aborted(signal);
-			if (result.error !== undefined) this.emit('limit', {limit: result.error.code});
-			for (const limit of result.limitsHit) this.emit('limit', {limit});
 			return result;
 		} finally {
 			clearTimeout(timer);
@@ -179,7 +193,8 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 				run.blame('CpuLimit', `it used more than ${cpuMs} ms of CPU time (limits.cpuMs)`);
 				this.#kill(run);
 			} else {
-				timer = setTimeout(look, Math.max(leastCpuCheckMs, left / (this.#options.limits.cpuPercent / 100)));
+				const soonestMs = left / (this.#options.limits.cpuPercent / 100);
+				timer = setTimeout(look, Math.min(maxTimerMs, Math.max(leastCpuCheckMs, soonestMs)));
 			}
 		};
 		look();
@@ -213,17 +228,16 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		const run = this.#runs.get(end.id);
 		if (run === undefined) return;
 		const hits: ExecLimitHit[] = [];
-		const kills = this.#countOomKills();
-		if (kills > 0) {
+		const {oomKills, refusals} = this.#count();
+		if (oomKills > run.before.oomKills) {
 			if (isKilled(end.status)) run.blame('OutOfMemory', this.#memoryWords());
 			else hits.push('memory');
 		}
-		const refusals = this.#leaf.cgroup.processRefusals();
-		if (refusals > this.#refusals) hits.push('processes');
-		this.#refusals = refusals;
+		if (refusals > run.before.refusals) hits.push('processes');
 		if (this.#isFull(end)) hits.push('scratch');
-		run.finish(end, hits);
+		const result = run.finish(end, hits);
 		this.emit('childExited', exitOf(end));
+		this.#tellLimits(result);
 	}
 
 	/** Whether what is limited by `scratchMb` was full. */
@@ -233,12 +247,20 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		return (limits.scratchMb > 0 && isFull.scratch) || (writable === 'overlay' && isFull.root);
 	}
 
-	/** Since it was last asked. */
-	#countOomKills(): number {
-		const kills = this.#leaf.cgroup.oomKills() - this.#oomKills;
-		this.#oomKills += kills;
-		if (kills > 0) this.emit('oom', {kills});
-		return kills;
+	/** Whatever ended it; what a limit did not end is told by other events. */
+	#tellLimits(result: ExecResult | undefined): void {
+		const code = result?.error?.code;
+		if (code !== undefined && limitCodes.has(code)) this.emit('limit', {limit: code});
+		for (const limit of result?.limitsHit ?? []) this.emit('limit', {limit});
+	}
+
+	/** What has happened in it up to now. */
+	#count(): RunCounts {
+		const oomKills = this.#leaf.cgroup.oomKills();
+		const more = oomKills - this.#oomKills;
+		this.#oomKills = oomKills;
+		if (more > 0) this.emit('oom', {kills: more});
+		return {oomKills, refusals: this.#leaf.cgroup.processRefusals()};
 	}
 
 	#memoryWords(): string {
@@ -344,7 +366,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		for (const run of this.#runs.values()) {
 			if (byItself && end.oomKills > this.#oomKills) run.blame('OutOfMemory', peak);
 			run.blame('Killed', `its sandbox has ended: ${this.#reason}`);
-			run.finish(undefined);
+			this.#tellLimits(run.finish(undefined));
 		}
 		await this.#owned.undo.run().finally(() => this.#owned.reserved.release());
 		this.emit('destroyed', {reason: this.#reason ?? ''});

@@ -70,6 +70,9 @@ export class PoolFixture {
 	}
 }
 
+/** Of this file. */
+let leaks: LeakCheck | undefined;
+
 /**
  * Makes a pool before the tests of this file, and after them closes it and looks for what it left behind.
  * @param shared options of a sandbox that the tests share; undefined: none
@@ -77,7 +80,6 @@ export class PoolFixture {
  */
 export function usePool(options: SandboxPoolOptions = {}, shared?: SandboxOptions): () => PoolFixture {
 	let fixture: PoolFixture | undefined;
-	let leaks: LeakCheck | undefined;
 	test.serial.before(async () => {
 		if (refusal !== undefined) return;
 		const stateDir = await temporaryFolder();
@@ -102,17 +104,21 @@ export function usePool(options: SandboxPoolOptions = {}, shared?: SandboxOption
 	};
 }
 
-/** A pool of one test's own, closed with it; then nothing of it may be left. */
+/** For files whose tests have pools of their own: nothing of those may be left in the end. */
+export function checkLeaks(): void {
+	test.serial.before(() => {
+		leaks = new LeakCheck();
+	});
+	test.after.always('nothing is left when every pool is closed', (t) => leaks?.verify(t));
+}
+
+/** A pool of one test's own, closed with it. What {@link usePool} and {@link checkLeaks} look for includes what it leaves. */
 export async function makePool(t: ExecutionContext, options: SandboxPoolOptions = {}): Promise<PoolFixture> {
 	const stateDir = options.stateDir ?? (await temporaryFolder());
-	const leaks = new LeakCheck();
 	t.teardown(() => rm(stateDir, {recursive: true, force: true}));
 	const pool = await createSandboxPool({stateDir, ...options});
-	leaks.track(stateDir);
-	t.teardown(async () => {
-		await pool.close();
-		leaks.verify(t);
-	});
+	leaks?.track(stateDir);
+	t.teardown(() => pool.close());
 	return new PoolFixture(pool, stateDir);
 }
 

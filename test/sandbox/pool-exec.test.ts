@@ -227,7 +227,10 @@ for (const [title, argv, error] of [
 	['too long', ['echo', 'x'.repeat(1024 * 1024)], RangeError],
 ] as const) {
 	kernelTest(`argv is checked: ${title}`, async (t) => {
-		await t.throwsAsync(sandbox().exec(argv as unknown as string[]), {instanceOf: error, message: /^(?:argv|expected arg)/});
+		await t.throwsAsync(sandbox().exec(argv as unknown as string[]), {
+			instanceOf: error,
+			message: /^(?:argv|expected arg)/,
+		});
 		t.true(sandbox().isIdle);
 	});
 }
