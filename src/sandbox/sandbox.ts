@@ -83,6 +83,8 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	/** An fd to read nothing from; the pool's. */
 	readonly #nothing: number;
 	readonly #runs = new Map<number, Run>();
+	/** Those that are killed and have not ended yet. */
+	readonly #dying = new Set<Run>();
 	#lastRun = 0;
 	#oomKills = 0;
 	#paused = false;
@@ -208,7 +210,22 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		const {SIGKILL} = constants.signals;
 		this.#leaf.send(supervisorFrame.kill, encodeKill(this.#runs.size === 1 ? everything : run.id, SIGKILL));
 		const late = setTimeout(() => void this.#end('a killed program did not end', false), killDeadlineMs);
-		void run.result.finally(() => clearTimeout(late));
+		this.#dying.add(run);
+		void run.result.finally(() => {
+			clearTimeout(late);
+			this.#dying.delete(run);
+			this.#freezeAgain();
+		});
+	}
+
+	/** Who is killed in a paused sandbox must run to its end; the others wait on. */
+	#freezeAgain(): void {
+		if (!this.#paused || this.#dying.size > 0 || this.#reason !== undefined) return;
+		try {
+			this.#leaf.cgroup.freeze();
+		} catch (error) {
+			void this.#end(`it could not be stopped: ${String(error)}`, false);
+		}
 	}
 
 	#take(type: number, payload: string | Buffer): void {
@@ -274,8 +291,10 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	 * @throws {SandboxDeadError}; {SyscallError} when it can't be stopped
 	 */
 	async pause(): Promise<void> {
-		await this.#inTurn(() => {
+		await this.#inTurn(async () => {
 			if (this.#paused) return;
+			await Promise.all([...this.#dying].map((run) => run.result)); // they could not end
+			this.#checkAlive();
 			this.#leaf.cgroup.freeze();
 			this.#paused = true;
 			this.#owned.reserved.shrink(this.#leaf.cgroup.lowerMemory());
