@@ -390,5 +390,8 @@ export type Defect = {
 
 export const defects: Readonly<Record<string, Defect>> = {
 	// The kernel lists each mount with its folder in the file system that it was cloned from.
-	'paths: where the host keeps code, by the list of mounts': {answer: 'nothing', mendedIn: ['fresh program']},
+	'paths: where the host keeps code, by the list of mounts': {
+		answer: 'nothing',
+		mendedIn: ['fresh program', 'fresh program as root', 'fresh program with a writable root'],
+	},
 };

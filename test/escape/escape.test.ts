@@ -1,4 +1,4 @@
-import {readdirSync, readlinkSync} from 'node:fs';
+import {readdirSync, readlinkSync, statSync} from 'node:fs';
 import process from 'node:process';
 import test, {type ExecutionContext} from 'ava';
 import {serialFailingKernelTest, serialKernelTest} from '../helpers/kernel-test.ts';
@@ -9,9 +9,24 @@ import {Host, type HostFacts} from './host.ts';
 import {type Kind, kinds, makeSecret, packageName} from './kinds.ts';
 
 process.env.FORKTREE_TEST_SECRET = makeSecret();
-const fixture = useRuntime();
 let host: Host;
 let facts: HostFacts;
+
+// Before the fixture looks for what is left.
+test.serial.after.always(async () => {
+	for (const kind of kinds) await kind.close();
+	await host?.close();
+});
+
+const fixture = useRuntime();
+
+/** Of files of the host that attempts try to change. */
+function timesOfChange(): string[] {
+	const files = ['/usr/bin/env', '/etc/passwd', '/', '/etc', '/usr', '/usr/bin'];
+	return files.map((file) => `${file} ${statSync(file).ctimeMs}`);
+}
+
+const before = timesOfChange();
 
 /** Names of files that this process has open. */
 function openFiles(): string[] {
@@ -34,12 +49,7 @@ serialKernelTest('sandboxes of every kind can be made, beside a sibling of each'
 		'there is a node',
 	);
 	facts = await host.facts(stateDir, processesIn(cgroupsOf(stateDir)));
-	t.true(facts.pids.length >= 2 + 2 * kinds.length, `${facts.pids}`);
-});
-
-test.after.always(async () => {
-	for (const kind of kinds) await kind.close();
-	await host?.close();
+	t.true(facts.pids.length >= 2 * zygotes.length, `${facts.pids}`); // of each its own, and an instance
 });
 
 /** An attempt may end its own sandbox and nothing else. */
@@ -84,3 +94,7 @@ for (const kind of kinds) {
 		escapeTest(kind, attempt, run, isDefect);
 	}
 }
+
+serialKernelTest('files of the host are as they were', (t) => {
+	t.deepEqual(timesOfChange(), before);
+});

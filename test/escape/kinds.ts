@@ -8,6 +8,7 @@ import {
 	type JsonValue,
 	type Outcome,
 	type Sandbox,
+	type SandboxOptions,
 	type SandboxPool,
 	type StartKind,
 } from '../../src/index.ts';
@@ -193,15 +194,44 @@ const ofPrograms: Answers = {
 	'bomb: stop itself': 'Timeout',
 };
 
+/** Who is root, though without capabilities, gives a file to nobody else. */
+const ofRoot: Answers = {'set-uid: a file given to root': 'done'};
+
+/** Whoever has a writable root writes to what only it sees. */
+const ofWritable: Answers = {
+	...ofRoot,
+	'chmod: a file of the host': 'done',
+	'chown: a file of the host': 'done',
+	'set-uid: a file of one’s own': 'ENOEXEC',
+	'times: of a file of the host': 'done',
+	'truncate: a file of the host': 'done',
+	'write: /etc/passwd': 'opened',
+	'write: /usr/bin/env': 'opened',
+	'write: a file in /': 'opened',
+	'write: a file in /etc': 'opened',
+	'write: a file in /usr': 'opened',
+	'write: a file in /usr/bin': 'opened',
+	'xattr: on a file of the host': 'done',
+};
+
 /** A program in a sandbox of a pool; what it answers is the end of its stderr. */
 class ProgramKind implements Kind {
-	readonly title = 'fresh program';
+	readonly title: string;
+	readonly #options: SandboxOptions;
+	readonly #answers: Answers;
 	#pool: SandboxPool | undefined;
 	#sibling: Sandbox | undefined;
 
+	/** @param answers where they are not those of other programs */
+	constructor(title: string, options: SandboxOptions, answers: Answers) {
+		this.title = title;
+		this.#options = options;
+		this.#answers = {...ofPrograms, ...answers};
+	}
+
 	async prepare(): Promise<void> {
 		this.#pool = await createSandboxPool({
-			defaults: {limits: programLimits, mounts: [{source: attemptsFolder, target: '/attempts'}]},
+			defaults: {limits: programLimits, mounts: [{source: attemptsFolder, target: '/attempts'}], ...this.#options},
 		});
 		this.#sibling = await this.#pool.create();
 	}
@@ -212,7 +242,7 @@ class ProgramKind implements Kind {
 
 	adapt(answers: Answers): Answers {
 		const entries = Object.entries({...answers}).filter(([name]) => !notOfPrograms.test(name));
-		return Object.fromEntries(entries.map(([name, answer]) => [name, ofPrograms[name] ?? answer]));
+		return Object.fromEntries(entries.map(([name, answer]) => [name, this.#answers[name] ?? answer]));
 	}
 
 	async runTogether(attempts: readonly string[], host: HostFacts): Promise<unknown> {
@@ -254,5 +284,7 @@ export const kinds: readonly Kind[] = [
 	new FunctionKind('forked from the root zygote', 'forked', {}),
 	new FunctionKind('forked from a node', 'forked', {requirements: [packageName]}),
 	new FunctionKind('long parked', 'warm', {}),
-	new ProgramKind(),
+	new ProgramKind('fresh program', {}, {}),
+	new ProgramKind('fresh program as root', {uid: 0}, ofRoot),
+	new ProgramKind('fresh program with a writable root', {writable: 'overlay'}, ofWritable),
 ];
