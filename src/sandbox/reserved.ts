@@ -9,6 +9,8 @@ export class Reserved {
 	/** What was given back while it is paused. */
 	#missingMb = 0;
 	#held: Array<() => void>;
+	/** Ends its wait for what is missing. */
+	#leave: AbortController | undefined;
 	#released = false;
 	/** How much it has when it is not paused. */
 	readonly megabytes: number;
@@ -27,14 +29,16 @@ export class Reserved {
 		this.#held = [release];
 	}
 
-	/** @throws {ForktreeError} `BudgetExceeded` after the deadline; {RangeError} for more than the whole budget */
+	/** @throws {ForktreeError} `BudgetExceeded` after the deadline, `Aborted`; {RangeError} for more than the whole budget */
 	static async take(
 		budget: MemoryBudget,
 		megabytes: number,
 		waitMs: number,
 		makeRoom: (missingMb: number) => void,
+		signal?: AbortSignal,
 	): Promise<Reserved> {
-		return new Reserved(budget, megabytes, waitMs, makeRoom, await budget.reserve(megabytes, waitMs, makeRoom));
+		const release = await budget.reserve(megabytes, waitMs, makeRoom, signal);
+		return new Reserved(budget, megabytes, waitMs, makeRoom, release);
 	}
 
 	/** Keeps just that much. */
@@ -44,18 +48,26 @@ export class Reserved {
 		this.#missingMb = this.megabytes - megabytes;
 	}
 
-	/** Takes all of it again, in turn. @throws {ForktreeError} `BudgetExceeded` after the deadline */
+	/** Takes all of it again, in turn; nothing when it was released. @throws {ForktreeError} `BudgetExceeded` after the deadline */
 	async grow(): Promise<void> {
-		if (this.#missingMb === 0) return;
-		const release = await this.#budget.reserve(this.#missingMb, this.#waitMs, this.#makeRoom);
-		if (this.#released) release();
-		else this.#held.push(release);
+		if (this.#missingMb === 0 || this.#released) return;
+		this.#leave = new AbortController();
+		let release: () => void;
+		try {
+			release = await this.#budget.reserve(this.#missingMb, this.#waitMs, this.#makeRoom, this.#leave.signal);
+		} catch (error) {
+			if (this.#released) return;
+			throw error;
+		}
+		if (this.#released) return release();
+		this.#held.push(release);
 		this.#missingMb = 0;
 	}
 
 	/** Gives everything back; calling it again does nothing. */
 	release(): void {
 		this.#released = true;
+		this.#leave?.abort();
 		this.#replace([]);
 	}
 

@@ -57,6 +57,12 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	readonly #alive = new Set<Launcher>();
 	readonly #folders = new Map<string, Promise<LockedFolder>>();
 	readonly #sandboxes = new Map<string, Sandbox>();
+	/** Those that are being made. */
+	readonly #creating = new Set<Promise<Sandbox>>();
+	/** Ends every wait for memory. */
+	readonly #closing = new AbortController();
+	#lastFolder = 0;
+	#isEvicting = false;
 	#closed: Promise<void> | undefined;
 
 	private constructor(host: SandboxHost, undo: Undo, options: ResolvedPoolOptions) {
@@ -92,9 +98,15 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	async create(options: SandboxOptions = {}): Promise<Sandbox> {
 		this.#checkOpen();
 		const resolved = resolveSandboxOptions(options, this.#options.defaults);
-		const reserved = await this.#reserve(resolved);
+		const created = this.#create(resolved);
+		this.#creating.add(created);
+		return created.finally(() => this.#creating.delete(created));
+	}
+
+	async #create(options: ResolvedSandboxOptions): Promise<Sandbox> {
+		const reserved = await this.#reserve(options);
 		try {
-			return await this.#start(resolved, reserved);
+			return await this.#start(options, reserved);
 		} catch (error) {
 			reserved.release();
 			throw error;
@@ -102,35 +114,38 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	}
 
 	async #reserve({limits, waitMs}: ResolvedSandboxOptions): Promise<Reserved> {
-		const {whenFull} = this.#options;
-		if (whenFull === 'reject' && !this.#host.budget.hasRoom(limits.memoryMb)) {
-			const {totalMb, reservedMb} = this.#host.budget;
+		const {budget} = this.#host;
+		if (this.#options.whenFull === 'reject' && !budget.hasRoom(limits.memoryMb)) {
+			const {totalMb, reservedMb} = budget;
 			throw new ForktreeError(
 				'Capacity',
 				`${limits.memoryMb} MiB do not fit: ${reservedMb} of ${totalMb} MiB are taken`,
 			);
 		}
-		return Reserved.take(this.#host.budget, limits.memoryMb, waitMs, (missingMb) => {
-			if (whenFull === 'evict') void this.#makeRoom(missingMb);
-		});
+		try {
+			return await Reserved.take(budget, limits.memoryMb, waitMs, () => void this.#makeRoom(), this.#closing.signal);
+		} catch (error) {
+			this.#checkOpen();
+			throw error;
+		}
 	}
 
-	async #makeRoom(missingMb: number): Promise<void> {
-		let missing = missingMb;
-		const left = new Map(this.#sandboxes);
-		while (missing > 0) {
-			const candidates = [...left.values()].map(({id, isIdle, isPaused, lastUsedMs}) => ({
-				id,
-				isIdle,
-				isPaused,
-				lastUsedMs,
-			}));
-			const victim = left.get(chooseVictim(candidates) ?? '');
-			if (victim === undefined) return;
-			left.delete(victim.id);
-			missing -= victim.reservedMb;
-			await victim.evict();
+	/** Takes idle sandboxes away, one after the other, as long as somebody waits. */
+	async #makeRoom(): Promise<void> {
+		if (this.#isEvicting || this.#options.whenFull !== 'evict') return;
+		this.#isEvicting = true;
+		try {
+			for (let victim = this.#victim(); victim !== undefined; victim = this.#victim()) await victim.evict();
+		} catch {
+			// One that does not end keeps its memory: whoever waits hears of that.
+		} finally {
+			this.#isEvicting = false;
 		}
+	}
+
+	#victim(): Sandbox | undefined {
+		if (this.#host.budget.waiting === 0) return undefined;
+		return this.#sandboxes.get(chooseVictim([...this.#sandboxes.values()]) ?? '');
 	}
 
 	async #start(options: ResolvedSandboxOptions, reserved: Reserved): Promise<Sandbox> {
@@ -140,6 +155,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		);
 		if (options.uid !== undefined) return this.#startAlone(shape, options, mounts, reserved);
 		for (let attempt = 1; ; attempt += 1) {
+			this.#checkOpen();
 			try {
 				return await this.#fork(await this.#launcher(shape), options, mounts, {reserved, undo: new Undo()});
 			} catch (error) {
@@ -163,6 +179,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 				launcher.kill();
 				await launcher.ended();
 			});
+			this.#checkOpen();
 			return await this.#fork(launcher, options, mounts, {reserved, undo});
 		} catch (error) {
 			await undo.run();
@@ -195,7 +212,11 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		const birth = born();
 		leaf.awaitBirth();
 		await birth;
-		const sandbox = new Sandbox(leaf, options, owned, this.#nothing);
+		// By then whoever waited for the end of a program can have asked for the next.
+		const onIdle = () => {
+			if (this.#host.budget.isShort) setImmediate(() => void this.#makeRoom());
+		};
+		const sandbox = new Sandbox(leaf, options, owned, this.#nothing, onIdle);
 		this.#sandboxes.set(sandbox.id, sandbox);
 		this.emit('created', sandbox.id);
 		for (const name of eventNames) {
@@ -206,6 +227,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			await sandbox.destroy('the pool was closed');
 			this.#checkOpen();
 		}
+		onIdle();
 		setImmediate(() => {
 			launcher.refill();
 			this.#host.cgroups.refill(limits);
@@ -250,7 +272,8 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		const key = `${readonly ? 'ro' : 'rw'} ${source}`;
 		let folder = this.#folders.get(key);
 		if (folder === undefined) {
-			const id = `mount-${this.#folders.size}`;
+			this.#lastFolder += 1;
+			const id = `mount-${this.#lastFolder}`;
 			folder = LockedFolder.create(this.#host.keeper, id, source, !readonly).catch((error: unknown) => {
 				this.#folders.delete(key);
 				if (!(error instanceof SyscallError) || !['ENOENT', 'ENOTDIR', 'EACCES'].includes(error.errnoName)) throw error;
@@ -292,7 +315,8 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 
 	async #close(deadlineMs: number): Promise<void> {
 		const busy = [...this.#sandboxes.values()].filter((each) => !each.isIdle);
-		const drained = Promise.all(busy.map(async (each) => each.whenIdle()));
+		this.#closing.abort();
+		const drained = Promise.allSettled([...busy.map(async (each) => each.whenIdle()), ...this.#creating]);
 		await withDeadline(drained, deadlineMs, () => new Error('still running')).catch(() => undefined);
 		await this.#undo.run();
 	}

@@ -82,12 +82,15 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	readonly #owned: Owned;
 	/** An fd to read nothing from; the pool's. */
 	readonly #nothing: number;
+	readonly #onIdle: () => void;
 	readonly #runs = new Map<number, Run>();
 	/** Those that are killed and have not ended yet. */
 	readonly #dying = new Set<Run>();
 	#lastRun = 0;
 	#oomKills = 0;
 	#paused = false;
+	/** How many wait for it to be resumed. */
+	#resumes = 0;
 	/** Changes of its state happen one after the other. */
 	#change: Promise<unknown> = Promise.resolve();
 	#reason: string | undefined;
@@ -96,13 +99,14 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	lastUsedMs = performance.now();
 
 	/** Used by the pool. */
-	constructor(leaf: Leaf, options: ResolvedSandboxOptions, owned: Owned, nothing: number) {
+	constructor(leaf: Leaf, options: ResolvedSandboxOptions, owned: Owned, nothing: number, onIdle: () => void) {
 		super();
 		this.id = leaf.id;
 		this.#leaf = leaf;
 		this.#options = options;
 		this.#owned = owned;
 		this.#nothing = nothing;
+		this.#onIdle = onIdle;
 		leaf.listen({
 			frame: (type, payload) => this.#take(type, payload),
 			broken: () => void this.#end('its first process ended', true),
@@ -119,9 +123,9 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		await Promise.all([...this.#runs.values()].map((run) => run.result));
 	}
 
-	/** Whether nothing runs in it. */
+	/** Whether nothing runs in it, and nobody waits for it to be resumed. */
 	get isIdle(): boolean {
-		return this.#runs.size === 0;
+		return this.#runs.size === 0 && this.#resumes === 0;
 	}
 
 	get isPaused(): boolean {
@@ -181,6 +185,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 			signal?.removeEventListener('abort', onAbort);
 			this.#runs.delete(run.id);
 			this.lastUsedMs = performance.now();
+			if (this.isIdle) this.#onIdle();
 		}
 	}
 
@@ -307,7 +312,12 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	 * @throws {SandboxDeadError}; {ForktreeError} `BudgetExceeded` when its memory is not free again in time
 	 */
 	async resume(): Promise<void> {
-		await this.#inTurn(() => this.#resume());
+		this.#resumes += 1;
+		try {
+			await this.#inTurn(() => this.#resume());
+		} finally {
+			this.#resumes -= 1;
+		}
 	}
 
 	async #resume(): Promise<void> {
