@@ -111,6 +111,7 @@ long OpenNamespace(const char* path) { return Syscall(__NR_openat, AT_FDCWD, Wor
 
 // One network namespace with loopback up, made by leaving for it and coming back; an fd that keeps it, or -errno.
 long MakeNetwork() {
+  if (state.own_net_ns < 0) return -EPERM;
   long result = Syscall(__NR_unshare, CLONE_NEWNET);
   if (result < 0) return result;
   result = LoopbackUp();
@@ -409,6 +410,11 @@ long BecomeLauncher() {
   state.own_pid_ns = static_cast<int>(OpenNamespace("/proc/self/ns/pid"));
   state.own_net_ns = static_cast<int>(OpenNamespace("/proc/self/ns/net"));
   if (state.own_pid_ns < 0 || state.own_net_ns < 0) return -1;
+  // Who has the host's network could leave it for another but not come back, and needs none besides.
+  if (Syscall(__NR_setns, state.own_net_ns, CLONE_NEWNET) < 0) {
+    Syscall(__NR_close, state.own_net_ns);
+    state.own_net_ns = -1;
+  }
   unsigned long mask = 1UL << (SIGCHLD - 1);
   Syscall(__NR_rt_sigprocmask, SIG_BLOCK, Word(&mask), 0, sizeof mask);
   state.signals = static_cast<int>(Syscall(__NR_signalfd4, -1, Word(&mask), sizeof mask, O_CLOEXEC | O_NONBLOCK));

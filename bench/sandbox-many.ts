@@ -1,0 +1,148 @@
+/** What a thousand sandboxes take: of memory, of the next one's start, and of a pool's end. */
+
+import {readFileSync, writeFileSync} from 'node:fs';
+import process from 'node:process';
+import {setFlagsFromString} from 'node:v8';
+import {runInNewContext} from 'node:vm';
+import {createSandboxPool, type Sandbox, type SandboxPool} from 'forktree';
+import {type Mark, mark, percentile, type Summary, summarize} from './report.ts';
+
+const atOnce = 8;
+/** Idle ones fit into it; their limits together go beyond any machine's memory. */
+const small = {limits: {memoryMb: 16}} as const;
+const endlessMb = 2 ** 24;
+
+/** Part of a bench's result. */
+export type Part = {
+	readonly marks: readonly Mark[];
+	readonly samples: Readonly<Record<string, Summary>>;
+	readonly notes: readonly string[];
+};
+
+/** A pool for more sandboxes than a machine should have. */
+export async function openLargePool(stateDir: string): Promise<SandboxPool> {
+	return createSandboxPool({stateDir, memoryBudgetMb: endlessMb, defaults: small});
+}
+
+/** Makes sandboxes, some at once. */
+async function createMany(pool: SandboxPool, count: number, network: 'none' | 'host'): Promise<Sandbox[]> {
+	const made: Sandbox[] = [];
+	let left = count;
+	const work = async () => {
+		while (left > 0) {
+			left -= 1;
+			made.push(await pool.create({network}));
+		}
+	};
+	await Promise.all(Array.from({length: atOnce}, work));
+	return made;
+}
+
+function collectGarbage(): void {
+	setFlagsFromString('--expose-gc');
+	const collect = runInNewContext('gc') as () => void;
+	collect();
+	collect();
+}
+
+/**
+ * KiB that nobody could have without taking them from somebody: all but free memory and the page cache of files. The kernel is
+ * asked to give back first what it caches of names and inodes, so that what is left of its slabs is in use; tmpfs pages, which
+ * are counted with the page cache, are in use as well. So this sees what cgroups, namespaces, mounts, sockets, page tables,
+ * stacks and per-CPU data take, whoever is charged for them; and also what any other process of the machine takes
+ * meanwhile. MemAvailable would not do: it counts half of the slabs as free, however many can be given back.
+ */
+function usedKiB(): number {
+	writeFileSync('/proc/sys/vm/drop_caches', '2');
+	const text = readFileSync('/proc/meminfo', 'latin1');
+	const read = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1] ?? Number.NaN);
+	return read('MemTotal') - read('MemFree') - read('Buffers') - (read('Cached') - read('Shmem'));
+}
+
+function nodeKiB(): number {
+	return process.memoryUsage.rss() / 1024;
+}
+
+/** Memory of idle sandboxes, in which no program runs. Nothing is destroyed between two readings: the kernel frees late. */
+export async function measureMemory(stateDir: string, count: number): Promise<Part> {
+	const pool = await openLargePool(stateDir);
+	const marks: Mark[] = [];
+	const notes: string[] = [];
+	try {
+		for (const [network, words, limit] of [
+			['host', 'without a network namespace', 150],
+			['none', 'with a network namespace', 350],
+		] as const) {
+			// Launchers, compiled code and what is made ahead are not of a sandbox.
+			await createMany(pool, 20, network);
+			collectGarbage();
+			const [used, node] = [usedKiB(), nodeKiB()];
+			await createMany(pool, count, network);
+			collectGarbage();
+			const each = (usedKiB() - used) / count;
+			marks.push(mark(`memory of an idle sandbox ${words}, ${count} of them`, each, '<=', limit, 'KiB'));
+			const own = (nodeKiB() - node) / count;
+			notes.push(`of an idle sandbox ${words}, Node's own resident memory: ${own.toPrecision(3)} KiB`);
+		}
+	} finally {
+		await pool.close();
+	}
+	return {marks, samples: {}, notes};
+}
+
+async function createMs(pool: SandboxPool): Promise<number> {
+	const started = performance.now();
+	const sandbox = await pool.create();
+	const ms = performance.now() - started;
+	await sandbox.destroy();
+	return ms;
+}
+
+/** The next start beside few and beside many paused sandboxes: few, many, and few again, lest the machine's mood decides. */
+export async function measureScale(stateDir: string, many: number, n: number): Promise<Part> {
+	const few = 10;
+	const pool = await openLargePool(stateDir);
+	const series = {few: [] as number[], many: [] as number[]};
+	const measure = async (to: number[], count: number) => {
+		for (let i = 0; i < 10; i += 1) await createMs(pool);
+		for (let i = 0; i < count; i += 1) to.push(await createMs(pool));
+	};
+	const pauseMany = async (count: number) => {
+		const made = await createMany(pool, count, 'none');
+		for (const sandbox of made) await sandbox.pause();
+		return made;
+	};
+	try {
+		await pauseMany(few);
+		await measure(series.few, n / 2);
+		const others = await pauseMany(many - few);
+		await measure(series.many, n);
+		await Promise.all(others.map(async (sandbox) => sandbox.destroy()));
+		await measure(series.few, n / 2);
+	} finally {
+		await pool.close();
+	}
+	const ratio = percentile(series.many, 50) / percentile(series.few, 50);
+	return {
+		marks: [mark(`create beside ${many} paused sandboxes / beside ${few}`, ratio, '<=', 1.2, '×')],
+		samples: {
+			[`create, beside ${few} paused`]: summarize(series.few),
+			[`create, beside ${many} paused`]: summarize(series.many),
+		},
+		notes: [],
+	};
+}
+
+/** How long a pool with idle sandboxes takes to close. */
+export async function measureClose(stateDir: string, count: number): Promise<Part> {
+	const pool = await openLargePool(stateDir);
+	let started: number;
+	try {
+		await createMany(pool, count, 'none');
+	} finally {
+		started = performance.now();
+		await pool.close();
+	}
+	const ms = performance.now() - started;
+	return {marks: [mark(`close a pool with ${count} idle sandboxes`, ms / 1000, '<=', 2, 's')], samples: {}, notes: []};
+}
