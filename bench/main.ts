@@ -2,10 +2,11 @@
 import path from 'node:path';
 import process from 'node:process';
 import {fileURLToPath} from 'node:url';
-import {markTable, summaryTable} from './report.ts';
+import {type BenchResult, markTable, summaryTable} from './report.ts';
+import {benchSandbox} from './sandbox.ts';
 import {benchStarts} from './starts.ts';
 
-const benches = {starts: benchStarts};
+const benches = {sandbox: benchSandbox, starts: benchStarts};
 const stateDir = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '.state', 'bench');
 
 const [name, ...flags] = process.argv.slice(2);
@@ -14,7 +15,7 @@ if (name === undefined || !Object.hasOwn(benches, name) || unknown.length > 0) {
 	process.stderr.write(`usage: npm run bench -- ${Object.keys(benches).join('|')} [--json] [--short]\n`);
 	process.exit(2);
 }
-const result = await benches[name as keyof typeof benches](stateDir, flags.includes('--short'));
+const result: BenchResult = await benches[name as keyof typeof benches](stateDir, flags.includes('--short'));
 if (flags.includes('--json')) {
 	process.stdout.write(`${JSON.stringify(result)}\n`);
 } else {
@@ -22,4 +23,5 @@ if (flags.includes('--json')) {
 		.map(([key, value]) => `${key} ${value}`)
 		.join(', ');
 	process.stdout.write(`${host}\n\n${markTable(result.marks)}\n\n${summaryTable(result.samples)}\n`);
+	if (result.notes !== undefined) process.stdout.write(`\n${result.notes.map((note) => `- ${note}`).join('\n')}\n`);
 }

@@ -16,6 +16,16 @@ export type Mark = {
 	readonly unit: string;
 };
 
+/** What every bench answers. */
+export type BenchResult = {
+	readonly bench: string;
+	readonly host: Record<string, string | number>;
+	readonly marks: readonly Mark[];
+	readonly samples: Readonly<Record<string, Summary>>;
+	/** Figures that are no series, and marks that were left out and why. */
+	readonly notes?: readonly string[];
+};
+
 /** The nearest-rank percentile. */
 export function percentile(series: readonly number[], percent: number): number {
 	const sorted = [...series].sort((a, b) => a - b);
@@ -46,8 +56,11 @@ export function mark(name: string, value: number, relation: '<=' | '>=', limit: 
 	};
 }
 
-/** What the figures were measured on. */
-export function describeHost(python: string, cgroup: string): Record<string, string | number> {
+/** What the figures were measured on, and with which `programs`. */
+export function describeHost(
+	cgroup: string,
+	programs: Readonly<Record<string, string>>,
+): Record<string, string | number> {
 	const model = /^model name\s*: (.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1] ?? 'unknown';
 	return {
 		kernel: release(),
@@ -56,7 +69,7 @@ export function describeHost(python: string, cgroup: string): Record<string, str
 		memoryMb: Math.round(totalmem() / 1024 / 1024),
 		cgroup,
 		node: process.version,
-		python,
+		...programs,
 	};
 }
 

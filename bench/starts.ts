@@ -5,26 +5,14 @@ import path from 'node:path';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {fileURLToPath} from 'node:url';
 import {createRuntime, type Runtime} from 'forktree';
+import {alternate, paces} from './alternate.ts';
 import {importMs, openForkFloor, openSocketFloor} from './floors.ts';
 import {processesOf} from './leftovers.ts';
 import {onOneCore} from './one-core.ts';
-import {describeHost, type Mark, mark, percentile, type Summary, summarize} from './report.ts';
-
-/** What every bench answers. */
-export type BenchResult = {
-	readonly bench: string;
-	readonly host: Record<string, string | number>;
-	readonly marks: readonly Mark[];
-	readonly samples: Readonly<Record<string, Summary>>;
-};
+import {type BenchResult, describeHost, type Mark, mark, percentile, type Summary, summarize} from './report.ts';
 
 const weather = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', 'examples', 'weather');
 const noop = 'def f(event):\n    return event\n';
-
-const series = [
-	{name: 'back-to-back', gapMs: 0},
-	{name: 'gap-100ms', gapMs: 100},
-] as const;
 
 /** One forked start, ask to ready; waits until the sandbox is gone, so that its end does not slow what comes next. */
 async function forkedStart(runtime: Runtime, name: string): Promise<number> {
@@ -34,23 +22,6 @@ async function forkedStart(runtime: Runtime, name: string): Promise<number> {
 		throw new Error(`expected a forked start, got ${JSON.stringify(outcome)}`);
 	await destroyed;
 	return outcome.timings.startMs;
-}
-
-/** Ours and the floor in turn. */
-async function alternate(
-	n: number,
-	gapMs: number,
-	ours: () => Promise<number>,
-	floor: () => Promise<number>,
-): Promise<[number[], number[]]> {
-	const [a, b]: [number[], number[]] = [[], []];
-	for (let i = 0; i < n; i += 1) {
-		if (gapMs > 0) await sleep(gapMs);
-		a.push(await ours());
-		if (gapMs > 0) await sleep(gapMs);
-		b.push(await floor());
-	}
-	return [a, b];
 }
 
 /** Warm calls and round trips in turn, in rounds with a new instance and a new floor each. */
@@ -111,7 +82,7 @@ async function measure(runtime: Runtime, stateDir: string, short: boolean): Prom
 	const bareFloor = await openForkFloor({python: python.executable, siteDir: undefined, modules: []});
 	const pandasFloor = await openForkFloor({python: python.executable, siteDir, modules: zygote.modules});
 	try {
-		for (const {name, gapMs} of series) {
+		for (const {name, gapMs} of paces) {
 			const add = (what: string, [ours, floor]: readonly [number[], number[]]) => {
 				samples[`${what}/${name}`] = summarize(ours);
 				samples[`${what} floor/${name}`] = summarize(floor);
@@ -150,5 +121,5 @@ async function measure(runtime: Runtime, stateDir: string, short: boolean): Prom
 	} finally {
 		await Promise.all([bareFloor.close(), pandasFloor.close()]);
 	}
-	return {bench: 'starts', host: describeHost(python.version, isolation.cgroup), marks, samples};
+	return {bench: 'starts', host: describeHost(isolation.cgroup, {python: python.version}), marks, samples};
 }

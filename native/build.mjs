@@ -13,7 +13,7 @@ const built = path.join(root, 'build', 'Release');
 function sources() {
 	const native = path.join(root, 'native');
 	const names = readdirSync(native, {recursive: true}).map(String);
-	const code = names.filter((name) => /\.(cc|h)$/.test(name) && !/^(fuzz|tests)\b/.test(name));
+	const code = names.filter((name) => /\.(cc|h)$/.test(name) && !/^(bench|fuzz|tests)\b/.test(name));
 	return [...code.map((name) => path.join(native, name)), path.join(root, 'binding.gyp')];
 }
 

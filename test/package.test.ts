@@ -55,7 +55,7 @@ test('the package holds what is needed at run time, and no tests', async (t) => 
 	for (const file of [...needed, ...guest.map((name) => `src/guest/${name}`)]) t.true(packed.includes(file), file);
 	t.deepEqual(
 		packed.filter((file) =>
-			/^(test|bench|examples|docs|build|native\/fuzz|native\/tests|\.)|\.test\.|__pycache__|^src\/(?!guest\/)/.test(
+			/^(test|bench|examples|docs|build|native\/bench|native\/fuzz|native\/tests|\.)|\.test\.|__pycache__|^src\/(?!guest\/)/.test(
 				file,
 			),
 		),
