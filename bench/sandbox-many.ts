@@ -5,6 +5,7 @@ import process from 'node:process';
 import {setFlagsFromString} from 'node:v8';
 import {runInNewContext} from 'node:vm';
 import {createSandboxPool, type Sandbox, type SandboxPool} from 'forktree';
+import {processesOf} from './leftovers.ts';
 import {type Mark, mark, percentile, type Summary, summarize} from './report.ts';
 
 const atOnce = 8;
@@ -45,22 +46,42 @@ function collectGarbage(): void {
 	collect();
 }
 
-/**
- * KiB that nobody could have without taking them from somebody: all but free memory and the page cache of files. The kernel is
- * asked to give back first what it caches of names and inodes, so that what is left of its slabs is in use; tmpfs pages, which
- * are counted with the page cache, are in use as well. So this sees what cgroups, namespaces, mounts, sockets, page tables,
- * stacks and per-CPU data take, whoever is charged for them; and also what any other process of the machine takes
- * meanwhile. MemAvailable would not do: it counts half of the slabs as free, however many can be given back.
- */
-function usedKiB(): number {
-	writeFileSync('/proc/sys/vm/drop_caches', '2');
-	const text = readFileSync('/proc/meminfo', 'latin1');
-	const read = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1] ?? Number.NaN);
-	return read('MemTotal') - read('MemFree') - read('Buffers') - (read('Cached') - read('Shmem'));
+/** Kinds of memory that are named by the kernel, in KiB; those that it does not name are in `total` alone. */
+type Memory = Readonly<Record<'total' | 'node' | 'pages' | 'slabs' | 'stacks' | 'tables' | 'perCpu', number>>;
+
+function fields(file: string): (name: string) => number {
+	const text = readFileSync(file, 'latin1');
+	return (name) => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1] ?? 0);
 }
 
-function nodeKiB(): number {
-	return process.memoryUsage.rss() / 1024;
+/**
+ * What this process, its keeper, launchers and sandboxes take, of the kernel's memory as well.
+ *
+ * `total` is all memory of the machine that is neither free nor page cache of files, with the private pages of other people's
+ * processes taken out: all private pages but those of ours. The kernel is first asked to give back what it caches of names and
+ * inodes, so that what is left of its slabs is in use; tmpfs pages, which are counted with the page cache, are in use as well.
+ * So this sees what cgroups, namespaces, mounts, sockets, page tables, stacks and per-CPU data take, whoever is charged for
+ * them and whether or not the kernel has a name for it. MemAvailable would not do: it counts half of the slabs as free,
+ * however many can be given back, and moves with everything that starts or ends on the machine.
+ */
+function readMemory(stateDir: string): Memory {
+	collectGarbage();
+	writeFileSync('/proc/sys/vm/drop_caches', '2');
+	const read = fields('/proc/meminfo');
+	const pages = [process.pid, ...processesOf(stateDir)].reduce(
+		(sum, pid) => sum + fields(`/proc/${pid}/smaps_rollup`)('Pss_Anon'),
+		0,
+	);
+	const all = read('MemTotal') - read('MemFree') - read('Buffers') - (read('Cached') - read('Shmem'));
+	return {
+		total: all - read('AnonPages') + pages,
+		node: process.memoryUsage.rss() / 1024,
+		pages,
+		slabs: read('Slab'),
+		stacks: read('KernelStack'),
+		tables: read('PageTables'),
+		perCpu: read('Percpu'),
+	};
 }
 
 /** Memory of idle sandboxes, in which no program runs. Nothing is destroyed between two readings: the kernel frees late. */
@@ -75,14 +96,17 @@ export async function measureMemory(stateDir: string, count: number): Promise<Pa
 		] as const) {
 			// Launchers, compiled code and what is made ahead are not of a sandbox.
 			await createMany(pool, 20, network);
-			collectGarbage();
-			const [used, node] = [usedKiB(), nodeKiB()];
+			const before = readMemory(stateDir);
 			await createMany(pool, count, network);
-			collectGarbage();
-			const each = (usedKiB() - used) / count;
-			marks.push(mark(`memory of an idle sandbox ${words}, ${count} of them`, each, '<=', limit, 'KiB'));
-			const own = (nodeKiB() - node) / count;
-			notes.push(`of an idle sandbox ${words}, Node's own resident memory: ${own.toPrecision(3)} KiB`);
+			const after = readMemory(stateDir);
+			const each = (name: keyof Memory) => (after[name] - before[name]) / count;
+			marks.push(mark(`memory of an idle sandbox ${words}, ${count} of them`, each('total'), '<=', limit, 'KiB'));
+			const parts = (['pages', 'slabs', 'stacks', 'tables', 'perCpu'] as const).map(
+				(name) => `${name} ${each(name).toFixed(1)}`,
+			);
+			notes.push(
+				`KiB of an idle sandbox ${words}: ${parts.join(', ')}; growth of Node's resident memory ${each('node').toFixed(1)}`,
+			);
 		}
 	} finally {
 		await pool.close();

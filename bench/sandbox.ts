@@ -1,5 +1,6 @@
 /** What do sandboxes for programs take, against the least that the kernel takes for the same, and against others' sandboxes? */
 import {existsSync, readFileSync} from 'node:fs';
+import {loadavg} from 'node:os';
 import path from 'node:path';
 import {monitorEventLoopDelay} from 'node:perf_hooks';
 import process from 'node:process';
@@ -251,6 +252,8 @@ async function withPool<T>(stateDir: string, work: (pool: SandboxPool) => Promis
 export async function benchSandbox(stateDir: string, isShort: boolean): Promise<BenchResult> {
 	const sizes = isShort ? short : long;
 	const results = new Results();
+	const load = () => loadavg()[0]?.toFixed(2);
+	const loadBefore = load();
 	const folder = path.dirname(await benchProgram('program'));
 	const rivals = await openRivals(folder);
 	const floor = await openSandboxFloor(folder);
@@ -275,6 +278,7 @@ export async function benchSandbox(stateDir: string, isShort: boolean): Promise<
 	results.add(await measureScale(stateDir, sizes.idle, sizes.scaleRuns));
 	results.add(await measureMemory(stateDir, sizes.idle));
 	results.add(await measureClose(stateDir, sizes.close));
+	results.notes.push(`load of the machine before and after: ${loadBefore}, ${load()}; our own share is about 1`);
 	const {marks, samples, notes} = results;
 	return {bench: 'sandbox', host, marks, samples, notes};
 }
