@@ -2,9 +2,19 @@
 import path from 'node:path';
 import process from 'node:process';
 import {fileURLToPath} from 'node:url';
+import {setGracefulCleanup} from 'tmp-promise';
 import {type BenchResult, markTable, summaryTable} from './report.ts';
 import {benchSandbox} from './sandbox.ts';
 import {benchStarts} from './starts.ts';
+
+// Who interrupts a bench does not want its temporary folders. What a pool leaves, the next run removes.
+setGracefulCleanup();
+for (const [signal, code] of [
+	['SIGINT', 130],
+	['SIGTERM', 143],
+] as const) {
+	process.once(signal, () => process.exit(code));
+}
 
 const benches = {sandbox: benchSandbox, starts: benchStarts};
 const stateDir = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '.state', 'bench');

@@ -63,6 +63,9 @@ function fields(file: string): (name: string) => number {
  * So this sees what cgroups, namespaces, mounts, sockets, page tables, stacks and per-CPU data take, whoever is charged for
  * them and whether or not the kernel has a name for it. MemAvailable would not do: it counts half of the slabs as free,
  * however many can be given back, and moves with everything that starts or ends on the machine.
+ *
+ * Each group with a memory limit has a kilobyte for every 64 shrinkers of the kernel, which are one or two for each mounted file
+ * system and are counted at their most since the machine was started: so a sandbox takes more the more there are or were.
  */
 function readMemory(stateDir: string): Memory {
 	collectGarbage();
