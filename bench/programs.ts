@@ -17,8 +17,11 @@ const recipes = {
 	spawn: {flags: [], sources: ['bench/spawn.cc'], uses: []},
 	floor: {
 		flags: [],
-		sources: ['bench/floor.cc', 'keeper/message.cc', 'keeper/plan.cc', 'keeper/root.cc'],
-		uses: ['keeper/keeper.h'],
+		sources: [
+			'bench/floor.cc',
+			...['assemble', 'idmap', 'message', 'plan', 'root', 'system', 'writable'].map((name) => `keeper/${name}.cc`),
+		],
+		uses: ['keeper/assemble.h', 'keeper/keeper.h'],
 	},
 	floor_sandbox: {
 		flags: ['-static'],

@@ -5,6 +5,7 @@ import path from 'node:path';
 import {dir as temporaryDirectory} from 'tmp-promise';
 import {findHostCgroups} from '../src/kernel/cgroup.ts';
 import {planLauncher} from '../src/sandbox/base.ts';
+import {defaultDevices} from '../src/sandbox/keeper.ts';
 import {defaultSandboxLimits} from '../src/sandbox/sandbox-options.ts';
 import {HostIdRange} from '../src/sandbox/uid-range.ts';
 import {serveLines} from './lines.ts';
@@ -64,7 +65,14 @@ export async function openSandboxFloor(folder: string): Promise<SandboxFloor> {
 	const scratch = await temporaryDirectory({unsafeCleanup: true});
 	const mountPoint = path.join(scratch.path, 'root');
 	await mkdir(mountPoint);
-	const {operations} = planLauncher({base: 'host', layers: [], targets: ['/bench'], network: 'none'});
+	const {operations} = planLauncher({
+		base: 'host',
+		layers: [],
+		targets: ['/bench'],
+		network: 'none',
+		devices: defaultDevices,
+		writable: undefined,
+	});
 	const plan = [...operations, ['program', server, inside], ['bind', folder, '/forktree/bench']].flat();
 	const limits = hierarchies.map(({version, controllers}) => settings(version, controllers));
 	const words = ['spawn', String(range.range.start), String(ids), ...plan, 'exec', String(1 + limits.length), inside];
