@@ -39,10 +39,17 @@ export {
 } from './lambda/runtime.ts';
 export type {DeploySource} from './lambda/source.ts';
 export type {ChunkStream} from './lambda/stream.ts';
+export type {EvictionCandidate, EvictionPolicy} from './sandbox/evictor.ts';
 export type {Limits} from './sandbox/limits.ts';
 export type {ExecError, ExecErrorCode, ExecLimitHit, ExecOptions, ExecResult} from './sandbox/run.ts';
 export type {Sandbox, SandboxEvents, SandboxStats} from './sandbox/sandbox.ts';
-export type {SandboxLimits, SandboxMount, SandboxOptions, SandboxPoolOptions} from './sandbox/sandbox-options.ts';
+export type {
+	SandboxLimits,
+	SandboxMount,
+	SandboxOptions,
+	SandboxPoolOptions,
+	SandboxWritable,
+} from './sandbox/sandbox-options.ts';
 export {
 	createSandboxPool,
 	type SandboxPool,

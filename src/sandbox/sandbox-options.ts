@@ -2,6 +2,7 @@
 import {totalmem} from 'node:os';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
+import {chooseVictim, type EvictionPolicy} from './evictor.ts';
 import {defaultDevices} from './keeper.ts';
 import {readSeccompProfile, type SeccompProfile} from './seccomp-profile.ts';
 
@@ -104,6 +105,11 @@ export type SandboxPoolOptions = {
 	 * sandboxes in which nothing runs, least recently used first.
 	 */
 	readonly whenFull?: 'wait' | 'reject' | 'evict';
+	/**
+	 * Chooses whom `evict` takes away, one after the other as long as somebody waits; what runs in it ends as `Evicted`. By
+	 * default the idle one that was used longest ago, paused ones first. It must not throw.
+	 */
+	readonly evictionPolicy?: EvictionPolicy;
 	/** Defaults of every sandbox. */
 	readonly defaults?: Omit<SandboxOptions, 'waitMs'>;
 };
@@ -132,6 +138,7 @@ export type ResolvedPoolOptions = {
 	readonly stateDir: string | undefined;
 	readonly memoryBudgetMb: number;
 	readonly whenFull: 'wait' | 'reject' | 'evict';
+	readonly evictionPolicy: EvictionPolicy;
 	readonly defaults: Omit<SandboxOptions, 'waitMs'>;
 };
 
@@ -326,7 +333,11 @@ function resolveSeccomp(
 
 /** @throws {TypeError} or {RangeError} as {@link resolveSandboxOptions} */
 export function resolvePoolOptions(options: SandboxPoolOptions): ResolvedPoolOptions {
-	checkKeys(options, ['stateDir', 'memoryBudgetMb', 'whenFull', 'defaults'], 'createSandboxPool options');
+	checkKeys(
+		options,
+		['stateDir', 'memoryBudgetMb', 'whenFull', 'evictionPolicy', 'defaults'],
+		'createSandboxPool options',
+	);
 	const memoryBudgetMb = checkNumber(
 		options.memoryBudgetMb ?? Math.floor((totalmem() / 1024 / 1024) * 0.75),
 		'memoryBudgetMb',
@@ -340,8 +351,14 @@ export function resolvePoolOptions(options: SandboxPoolOptions): ResolvedPoolOpt
 		stateDir: options.stateDir === undefined ? undefined : checkText(options.stateDir, 'stateDir'),
 		memoryBudgetMb,
 		whenFull: checkChoice(options.whenFull ?? 'wait', ['wait', 'reject', 'evict'], 'whenFull'),
+		evictionPolicy: checkPolicy(options.evictionPolicy ?? chooseVictim),
 		defaults,
 	};
+}
+
+function checkPolicy(value: unknown): EvictionPolicy {
+	if (typeof value !== 'function') throw new TypeError(`evictionPolicy: expected a function, got ${quote(value)}`);
+	return value as EvictionPolicy;
 }
 
 /** The word for a folder or archive that is not there or not usable. */

@@ -5,7 +5,6 @@ import {ForktreeError, SyscallError} from '../errors.ts';
 import {withDeadline} from '../kernel/deadline.ts';
 import {Undo} from '../undo.ts';
 import {planLauncher, type RootShape, resolveShape} from './base.ts';
-import {chooseVictim} from './evictor.ts';
 import {checkHost, openSandboxHost, type SandboxHost} from './host.ts';
 import {Launcher, type LeafMount} from './launcher.ts';
 import {LockedFolder} from './mounts.ts';
@@ -130,7 +129,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		}
 	}
 
-	/** Takes idle sandboxes away, one after the other, as long as somebody waits. */
+	/** Takes sandboxes away, one after the other, as long as somebody waits. */
 	async #makeRoom(): Promise<void> {
 		if (this.#isEvicting || this.#options.whenFull !== 'evict') return;
 		this.#isEvicting = true;
@@ -145,7 +144,14 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 
 	#victim(): Sandbox | undefined {
 		if (this.#host.budget.waiting === 0) return undefined;
-		return this.#sandboxes.get(chooseVictim([...this.#sandboxes.values()]) ?? '');
+		const candidates = [...this.#sandboxes.values()].map(({id, isIdle, isPaused, lastUsedMs, reservedMb}) => ({
+			id,
+			isIdle,
+			isPaused,
+			lastUsedMs,
+			reservedMb,
+		}));
+		return this.#sandboxes.get(this.#options.evictionPolicy(candidates) ?? '');
 	}
 
 	async #start(options: ResolvedSandboxOptions, reserved: Reserved): Promise<Sandbox> {

@@ -1,6 +1,6 @@
 import test from 'ava';
 import fc from 'fast-check';
-import {type Candidate, chooseVictim} from '../../src/sandbox/evictor.ts';
+import {chooseVictim, type EvictionCandidate} from '../../src/sandbox/evictor.ts';
 import {fuzzParameters} from '../helpers/fuzz.ts';
 
 const candidates = fc.uniqueArray(
@@ -9,15 +9,17 @@ const candidates = fc.uniqueArray(
 		isIdle: fc.boolean(),
 		isPaused: fc.boolean(),
 		lastUsedMs: fc.integer({min: 0, max: 5}),
+		reservedMb: fc.constant(1),
 	}),
 	{selector: ({id}) => id, maxLength: 8},
 );
 
-const candidate = (id: string, lastUsedMs: number, more: Partial<Candidate> = {}): Candidate => ({
+const candidate = (id: string, lastUsedMs: number, more: Partial<EvictionCandidate> = {}): EvictionCandidate => ({
 	id,
 	lastUsedMs,
 	isIdle: true,
 	isPaused: false,
+	reservedMb: 1,
 	...more,
 });
 

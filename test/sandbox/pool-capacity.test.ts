@@ -4,7 +4,13 @@ import path from 'node:path';
 import process from 'node:process';
 import {PassThrough} from 'node:stream';
 import type {ExecutionContext} from 'ava';
-import {createSandboxPool, type Sandbox, SandboxDeadError, type SandboxPool} from '../../src/index.ts';
+import {
+	createSandboxPool,
+	type EvictionCandidate,
+	type Sandbox,
+	SandboxDeadError,
+	type SandboxPool,
+} from '../../src/index.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
 import {checkLeaks, makePool, startReady, within} from '../helpers/pool.ts';
 import {temporaryFolder} from '../helpers/runtime.ts';
@@ -115,6 +121,29 @@ kernelTest('evict: as many go as are needed, for several at once as well', async
 	const idle = [await create(pool), await create(pool), await create(pool)];
 	const made = await Promise.all([create(pool), create(pool)]);
 	t.deepEqual([...pool.list().keys()].sort(), [idle[2], ...made].map((each) => (each as Sandbox).id).sort());
+});
+
+kernelTest('evict: a policy of one’s own sees every sandbox, and may end what runs', async (t) => {
+	const seen: EvictionCandidate[][] = [];
+	const evictionPolicy = (candidates: readonly EvictionCandidate[]) => {
+		seen.push([...candidates]);
+		return candidates.find(({isIdle}) => !isIdle)?.id;
+	};
+	const {pool} = await makePool(t, {...roomFor(2, 'evict'), evictionPolicy});
+	const [busy, idle] = [await create(pool), await create(pool)];
+	const {result} = await startReady(busy, 'echo ready; exec sleep 600');
+	await create(pool);
+	t.like((await result).error, {code: 'Evicted', sandbox: busy.id, phase: 'run'});
+	const [candidates = []] = seen;
+	t.deepEqual(
+		candidates.map(({id, isIdle, isPaused, reservedMb}) => [id, isIdle, isPaused, reservedMb]),
+		[
+			[busy.id, false, false, busy.reservedMb],
+			[idle.id, true, false, idle.reservedMb],
+		],
+	);
+	await isAlive(t, idle);
+	await t.throwsAsync(createSandboxPool({evictionPolicy: 'none' as never}), {message: /^evictionPolicy: /});
 });
 
 kernelTest('evict: when all are busy, the first that is idle goes', async (t) => {
