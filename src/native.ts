@@ -40,6 +40,9 @@ export type NativeRule = {
 	}>;
 };
 
+/** Fds; or -errno, the step that failed and its path. */
+type GroupAnswer = readonly number[] | readonly [number, string, string];
+
 type Addon = {
 	readonly Endpoint: new (
 		fd: number,
@@ -55,6 +58,10 @@ type Addon = {
 	reap(pidfd: number): void;
 	lock(path: string): number;
 	readNumber(fd: number): number;
+	makeGroup(words: readonly string[]): GroupAnswer;
+	makeGroupLater(words: readonly string[]): Promise<GroupAnswer>;
+	removeGroup(folders: readonly string[]): Promise<GroupAnswer>;
+	readControl(file: string): string | number;
 	compileProfile(defaultAction: number, rules: readonly NativeRule[]): Uint8Array | string;
 	close(fd: number): number;
 };
@@ -199,6 +206,38 @@ export function lockFile(file: string): number | undefined {
 export function readNumber(fd: number): number | undefined {
 	const value = addon().readNumber(fd);
 	return value < 0 ? undefined : value;
+}
+
+/** A step of making a control group: its folder, a setting (`try`: where the kernel has it), a file to join by. */
+export type GroupStep = readonly ['make' | 'join', string] | readonly ['set' | 'try', string, string];
+
+function readGroupAnswer(answer: GroupAnswer): number[] {
+	const [errno = 0, step, file] = answer;
+	if (errno < 0) checkSyscall(String(step), errno, String(file));
+	return answer as number[];
+}
+
+/** Makes a control group, or leaves nothing. @returns the fds of the files to join by, which the caller closes */
+export function makeGroup(steps: readonly GroupStep[]): number[] {
+	return readGroupAnswer(addon().makeGroup(steps.flat()));
+}
+
+/** As {@link makeGroup}, away from Node's thread. */
+export async function makeGroupLater(steps: readonly GroupStep[]): Promise<number[]> {
+	return readGroupAnswer(await addon().makeGroupLater(steps.flat()));
+}
+
+/** Removes the folders of control groups whose processes have ended, away from Node's thread; those that are not there are passed over. */
+export async function removeGroup(folders: readonly string[]): Promise<void> {
+	readGroupAnswer(await addon().removeGroup(folders));
+}
+
+/** The text of a control file. @throws {SyscallError} */
+export function readControl(file: string): string {
+	const text = addon().readControl(file);
+	if (typeof text === 'string') return text;
+	checkSyscall('read', text, file);
+	return '';
 }
 
 /** A seccomp filter's instructions; or why it could not be made. */

@@ -5,7 +5,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <functional>
+
 #include "endpoint.h"
+#include "groups.h"
 #include "process.h"
 #include "profile.h"
 
@@ -99,6 +102,90 @@ Napi::Value CompileProfileToBytes(const Napi::CallbackInfo& info) {
   return Napi::Buffer<char>::Copy(info.Env(), bytes.data(), bytes.size());
 }
 
+std::vector<std::string> Strings(const Napi::Value& value) {
+  Napi::Array list = value.As<Napi::Array>();
+  std::vector<std::string> strings;
+  for (uint32_t i = 0; i < list.Length(); i++) strings.push_back(list.Get(i).As<Napi::String>());
+  return strings;
+}
+
+// Words: `make` PATH, `set` or `try` PATH VALUE, `join` PATH.
+std::vector<GroupStep> GroupSteps(const Napi::Value& value) {
+  const std::vector<std::string> words = Strings(value);
+  std::vector<GroupStep> steps;
+  for (size_t i = 0; i + 1 < words.size();) {
+    const std::string& name = words[i];
+    bool writes = name == "set" || name == "try";
+    auto kind = name == "make" ? GroupStep::kMake : name == "join" ? GroupStep::kJoin : name == "set" ? GroupStep::kSet : GroupStep::kTry;
+    steps.push_back({kind, words[i + 1], writes && i + 2 < words.size() ? words[i + 2] : ""});
+    i += writes ? 3 : 2;
+  }
+  return steps;
+}
+
+// [fd, ...], or [-errno, step, path]
+Napi::Value GroupAnswer(Napi::Env env, const std::vector<int>& fds, const GroupFailure& failure) {
+  Napi::Array answer = Napi::Array::New(env);
+  if (failure.error < 0) {
+    answer.Set(0U, failure.error);
+    answer.Set(1U, failure.step);
+    answer.Set(2U, failure.path);
+  }
+  for (uint32_t i = 0; i < fds.size(); i++) answer.Set(i, fds[i]);
+  return answer;
+}
+
+// Work on a group away from Node's thread; settles a promise with the answer.
+class GroupWork : public Napi::AsyncWorker {
+ public:
+  using Work = std::function<std::vector<int>(GroupFailure*)>;
+  static Napi::Value Queue(Napi::Env env, Work work) {
+    auto* worker = new GroupWork(env, std::move(work));
+    Napi::Promise promise = worker->settled_.Promise();
+    worker->AsyncWorker::Queue();
+    return promise;
+  }
+
+ protected:
+  void Execute() override { fds_ = work_(&failure_); }
+  void OnOK() override { settled_.Resolve(GroupAnswer(Env(), fds_, failure_)); }
+
+ private:
+  GroupWork(Napi::Env env, Work work) : AsyncWorker(env), work_(std::move(work)), settled_(Napi::Promise::Deferred::New(env)) {}
+  Work work_;
+  std::vector<int> fds_;
+  GroupFailure failure_ = {0, "", ""};
+  Napi::Promise::Deferred settled_;
+};
+
+// makeGroup(words): [fd, ...], or [-errno, step, path]
+Napi::Value MakeGroupNow(const Napi::CallbackInfo& info) {
+  GroupFailure failure = {0, "", ""};
+  std::vector<int> fds = MakeGroup(GroupSteps(info[0]), &failure);
+  return GroupAnswer(info.Env(), fds, failure);
+}
+
+// makeGroupLater(words): a promise of the same
+Napi::Value MakeGroupLater(const Napi::CallbackInfo& info) {
+  return GroupWork::Queue(info.Env(), [steps = GroupSteps(info[0])](GroupFailure* failure) { return MakeGroup(steps, failure); });
+}
+
+// removeGroup(folders): a promise of [], or [-errno, step, path]
+Napi::Value RemoveGroupLater(const Napi::CallbackInfo& info) {
+  return GroupWork::Queue(info.Env(), [folders = Strings(info[0])](GroupFailure* failure) {
+    *failure = RemoveGroup(folders);
+    return std::vector<int>();
+  });
+}
+
+// readControl(path): its text, or -errno
+Napi::Value ReadControlFile(const Napi::CallbackInfo& info) {
+  std::string text;
+  int result = ReadControl(info[0].As<Napi::String>(), &text);
+  if (result < 0) return Napi::Number::New(info.Env(), result);
+  return Napi::String::New(info.Env(), text);
+}
+
 Napi::Value CloseFd(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), close(info[0].As<Napi::Number>().Int32Value()) < 0 ? -errno : 0);
 }
@@ -113,6 +200,10 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("reap", Napi::Function::New(env, Reap));
   exports.Set("lock", Napi::Function::New(env, Lock));
   exports.Set("readNumber", Napi::Function::New(env, Number));
+  exports.Set("makeGroup", Napi::Function::New(env, MakeGroupNow));
+  exports.Set("makeGroupLater", Napi::Function::New(env, MakeGroupLater));
+  exports.Set("removeGroup", Napi::Function::New(env, RemoveGroupLater));
+  exports.Set("readControl", Napi::Function::New(env, ReadControlFile));
   exports.Set("compileProfile", Napi::Function::New(env, CompileProfileToBytes));
   exports.Set("close", Napi::Function::New(env, CloseFd));
   return exports;

@@ -4,11 +4,10 @@
  * an RCU grace period, while a v1 `tasks` file that the process itself writes to does not.
  */
 import {closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, writeFileSync, writeSync} from 'node:fs';
-import {rmdir} from 'node:fs/promises';
 import {constants} from 'node:os';
 import path from 'node:path';
 import {ForktreeError, SyscallError} from '../errors.ts';
-import {readNumber} from '../native.ts';
+import {type GroupStep, makeGroup, makeGroupLater, readControl, readNumber, removeGroup} from '../native.ts';
 import {type Mount, parseMountinfo} from './mountinfo.ts';
 
 const limiting = ['memory', 'pids', 'cpu'] as const;
@@ -173,34 +172,53 @@ export type CgroupMemory = {
 	readonly peak: number | undefined;
 };
 
+/** How a group is made. */
+type GroupPlan = {
+	readonly hierarchies: readonly Hierarchy[];
+	readonly limits: CgroupLimits | undefined;
+	readonly steps: readonly GroupStep[];
+};
+
+function planGroup(parents: readonly Hierarchy[], name: string, limits: CgroupLimits | undefined): GroupPlan {
+	const hierarchies = parents.map((parent) => ({...parent, directory: path.join(parent.directory, name)}));
+	const steps = hierarchies.flatMap(({version, directory, controllers}) => {
+		const set = limits === undefined ? [] : controllers.flatMap((each) => settings(version, each, limits));
+		const join = version === 1 ? 'tasks' : 'cgroup.procs';
+		return [
+			['make', directory] as const,
+			...set.map(
+				([file, value]) => [optionalFiles.has(file) ? 'try' : 'set', path.join(directory, file), value] as const,
+			),
+			['join', path.join(directory, join)] as const,
+		];
+	});
+	return {hierarchies, limits, steps};
+}
+
 /** One group, in every hierarchy that is needed. Whoever made it removes it. */
 export class Cgroup {
 	readonly #hierarchies: readonly Hierarchy[];
-	readonly #joins: number[] = [];
+	readonly #joins: number[];
 	/** Control files that stay open between uses. */
 	readonly #open = new Map<string, number>();
 	readonly #memory: Hierarchy;
 	readonly #limits: CgroupLimits | undefined;
 
-	/** Makes the group. @throws what the kernel says; then nothing is left. */
-	constructor(parents: readonly Hierarchy[], name: string, limits: CgroupLimits | undefined) {
-		this.#hierarchies = parents.map((parent) => ({...parent, directory: path.join(parent.directory, name)}));
+	private constructor({hierarchies, limits}: GroupPlan, joins: readonly number[]) {
+		this.#hierarchies = hierarchies;
 		this.#memory = this.#of('memory');
 		this.#limits = limits;
-		try {
-			for (const {version, directory, controllers: here} of this.#hierarchies) {
-				mkdirSync(directory, 0o755);
-				for (const controller of limits === undefined ? [] : here) {
-					for (const [file, value] of settings(version, controller, limits as CgroupLimits))
-						writeSetting(directory, file, value);
-				}
-				this.#joins.push(openSync(path.join(directory, version === 1 ? 'tasks' : 'cgroup.procs'), 'w'));
-			}
-		} catch (error) {
-			this.closeJoins();
-			for (const {directory} of this.#hierarchies) removeIfThere(directory);
-			throw error;
-		}
+		this.#joins = [...joins];
+	}
+
+	/** Makes the group. @throws {SyscallError} what the kernel says; then nothing is left. */
+	static make(plan: GroupPlan): Cgroup {
+		return new Cgroup(plan, makeGroup(plan.steps));
+	}
+
+	/** As {@link make}, away from Node's thread. */
+	static async makeLater(plan: GroupPlan): Promise<Cgroup> {
+		return new Cgroup(plan, await makeGroupLater(plan.steps));
 	}
 
 	/** Open files: a process that writes `0` to each of them is in the group. */
@@ -255,13 +273,13 @@ export class Cgroup {
 	/** How many processes the kernel killed here for want of memory. */
 	oomKills(): number {
 		const file = this.#memory.version === 1 ? 'memory.oom_control' : 'memory.events';
-		const text = readFileSync(path.join(this.#memory.directory, file), 'latin1');
+		const text = readControl(path.join(this.#memory.directory, file));
 		return Number(/^oom_kill (\d+)$/m.exec(text)?.[1] ?? 0);
 	}
 
 	/** How often it was refused a process for its limit of them. */
 	processRefusals(): number {
-		const text = readFileSync(path.join(this.#of('pids').directory, 'pids.events'), 'latin1');
+		const text = readControl(path.join(this.#of('pids').directory, 'pids.events'));
 		return Number(/^max (\d+)$/m.exec(text)?.[1] ?? 0);
 	}
 
@@ -269,13 +287,13 @@ export class Cgroup {
 	cpuMs(): number {
 		const {version, directory} = this.#of('cpuacct');
 		if (version === 1) return (this.#read('cpuacct.usage', {directory} as Hierarchy) ?? 0) / 1e6;
-		const text = readFileSync(path.join(directory, 'cpu.stat'), 'latin1');
+		const text = readControl(path.join(directory, 'cpu.stat'));
 		return Number(/^usage_usec (\d+)$/m.exec(text)?.[1] ?? 0) / 1000;
 	}
 
 	/** Who is in it, as the host counts. */
 	pids(): number[] {
-		const text = readFileSync(path.join(this.#of('pids').directory, 'cgroup.procs'), 'latin1');
+		const text = readControl(path.join(this.#of('pids').directory, 'cgroup.procs'));
 		return text.split('\n').filter(Boolean).map(Number);
 	}
 
@@ -296,7 +314,7 @@ export class Cgroup {
 
 	#isFrozen({version, directory}: Hierarchy): boolean {
 		const [file, word] = version === 1 ? ['freezer.state', 'FROZEN'] : ['cgroup.events', 'frozen 1'];
-		return readFileSync(path.join(directory, file as string), 'latin1').includes(word as string);
+		return readControl(path.join(directory, file as string)).includes(word as string);
 	}
 
 	/** Lets it go on. */
@@ -338,7 +356,7 @@ export class Cgroup {
 		this.closeJoins();
 		for (const fd of this.#open.values()) closeSync(fd);
 		this.#open.clear();
-		await Promise.all(this.#hierarchies.map(async ({directory}) => removeEmpty(directory)));
+		await removeGroup(this.#hierarchies.map(({directory}) => directory));
 	}
 }
 
@@ -350,25 +368,7 @@ function removeIfThere(directory: string): void {
 	}
 }
 
-const removeDeadlineMs = 5000;
 const freezeDeadlineMs = 1000;
-
-/**
- * A process that has ended may count for a moment longer (its pidfd is readable before its last thread has left the
- * group), and no event tells when: so the kernel is asked again until the deadline.
- */
-async function removeEmpty(directory: string): Promise<void> {
-	const deadline = Date.now() + removeDeadlineMs;
-	for (;;) {
-		try {
-			return await rmdir(directory);
-		} catch (error) {
-			const {code} = error as NodeJS.ErrnoException;
-			if (code === 'ENOENT') return;
-			if (code !== 'EBUSY' || Date.now() > deadline) throw error;
-		}
-	}
-}
 
 /** The groups of one runtime: a parent in each hierarchy, one group for zygotes, one for each sandbox. */
 export class CgroupTree {
@@ -395,7 +395,7 @@ export class CgroupTree {
 				mkdirSync(parent.directory, 0o755);
 				if (parent.version === 2) enableControllers(parent.directory, parent.controllers);
 			}
-			this.zygotes = new Cgroup(this.#parents, 'zygotes', undefined);
+			this.zygotes = Cgroup.make(planGroup(this.#parents, 'zygotes', undefined));
 		} catch (error) {
 			for (const directory of this.directories) removeTree(directory);
 			const {code, path: where} = error as NodeJS.ErrnoException;
@@ -409,18 +409,23 @@ export class CgroupTree {
 
 	/** A group for one sandbox. @throws {SyscallError} for example for a limit that the kernel does not take */
 	create(limits: CgroupLimits): Cgroup {
+		return Cgroup.make(this.#plan(limits));
+	}
+
+	/** As {@link create}, away from Node's thread. */
+	async createLater(limits: CgroupLimits): Promise<Cgroup> {
+		return Cgroup.makeLater(this.#plan(limits));
+	}
+
+	#plan(limits: CgroupLimits): GroupPlan {
 		this.#next += 1;
-		try {
-			return new Cgroup(this.#parents, `sandbox-${this.#next}`, limits);
-		} catch (error) {
-			throw syscallError('make cgroup', error);
-		}
+		return planGroup(this.#parents, `sandbox-${this.#next}`, limits);
 	}
 
 	/** Removes the parents; every group below must be empty. */
 	async close(): Promise<void> {
 		await this.zygotes.remove();
-		for (const directory of this.directories) await removeEmpty(directory);
+		await removeGroup(this.directories);
 	}
 }
 

@@ -6,7 +6,7 @@ import path from 'node:path';
 import {pipeline} from 'node:stream/promises';
 import {extract} from 'tar';
 import {nativeDirectory} from '../native.ts';
-import {planDevices, type RootPlan} from './keeper.ts';
+import {defaultDevices, planDevices, type RootPlan} from './keeper.ts';
 import {invalidBase, type ResolvedSandboxOptions} from './sandbox-options.ts';
 import {scratchOptions} from './scratch.ts';
 
@@ -46,7 +46,8 @@ export type RootShape = {
 export async function resolveShape(options: ResolvedSandboxOptions, cache: string): Promise<RootShape> {
 	const base = options.base === 'host' ? 'host' : await resolveFolder(options.base, 'base', cache);
 	const layers = await Promise.all(options.layers.map(async (layer) => resolveFolder(layer, 'layers', cache)));
-	const missing = options.devices.find((name) => !isDevice(`/dev/${name}`));
+	const asked = options.devices.filter((name) => !(defaultDevices as readonly string[]).includes(name));
+	const missing = asked.find((name) => !isDevice(`/dev/${name}`));
 	if (missing !== undefined) throw invalidBase(`devices: expected a device of this machine, got /dev/${missing}`);
 	return {
 		base,

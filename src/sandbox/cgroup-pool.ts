@@ -5,11 +5,15 @@ import type {Cgroup, CgroupLimits, CgroupTree} from '../kernel/cgroup.ts';
 const readyGroups = 2;
 const maxSets = 16;
 
+/** Groups with the same limits. */
+type ReadySet = {readonly groups: Cgroup[]; making: number};
+
 /** Owns the groups that wait. */
 export class CgroupPool {
 	readonly #tree: CgroupTree;
 	/** By limits; the least recently used set first. */
-	readonly #ready = new Map<string, Cgroup[]>();
+	readonly #sets = new Map<string, ReadySet>();
+	readonly #making = new Set<Promise<void>>();
 	#closed = false;
 
 	constructor(tree: CgroupTree) {
@@ -18,32 +22,47 @@ export class CgroupPool {
 
 	/** A group with these limits; the caller removes it. */
 	take(limits: CgroupLimits): Cgroup {
-		return this.#ready.get(keyOf(limits))?.pop() ?? this.#tree.create(limits);
+		return this.#sets.get(keyOf(limits))?.groups.pop() ?? this.#tree.create(limits);
 	}
 
-	/** Makes groups for the next starts with these limits. To be called when a start is over: it takes its time. */
+	/** Makes groups for the next starts with these limits, away from Node's thread. To be called when a start is over. */
 	refill(limits: CgroupLimits): void {
 		if (this.#closed) return;
 		const key = keyOf(limits);
-		const ready = this.#ready.get(key) ?? [];
-		this.#ready.delete(key);
-		this.#ready.set(key, ready);
-		try {
-			while (ready.length < readyGroups) ready.push(this.#tree.create(limits));
-		} catch {
-			return; // the next take() tries again and reports it
+		const set = this.#sets.get(key) ?? {groups: [], making: 0};
+		this.#sets.delete(key);
+		this.#sets.set(key, set);
+		while (set.groups.length + set.making < readyGroups) this.#makeFor(key, set, limits);
+		for (const [oldest, {groups}] of this.#sets) {
+			if (this.#sets.size <= maxSets) return;
+			this.#sets.delete(oldest);
+			for (const group of groups.splice(0)) void group.remove();
 		}
-		for (const [oldest, groups] of this.#ready) {
-			if (this.#ready.size <= maxSets) return;
-			this.#ready.delete(oldest);
-			for (const group of groups) void group.remove();
-		}
+	}
+
+	#makeFor(key: string, set: ReadySet, limits: CgroupLimits): void {
+		set.making += 1;
+		const made = this.#tree
+			.createLater(limits)
+			.then(
+				(group) => {
+					if (this.#sets.get(key) === set) set.groups.push(group);
+					else void group.remove();
+				},
+				() => undefined, // the next take() tries again and reports it
+			)
+			.finally(() => {
+				set.making -= 1;
+				this.#making.delete(made);
+			});
+		this.#making.add(made);
 	}
 
 	async close(): Promise<void> {
 		this.#closed = true;
-		const waiting = [...this.#ready.values()].flat();
-		this.#ready.clear();
+		await Promise.all(this.#making);
+		const waiting = [...this.#sets.values()].flatMap(({groups}) => groups);
+		this.#sets.clear();
 		await Promise.all(waiting.map((group) => group.remove()));
 	}
 }

@@ -25,6 +25,7 @@ const launcherIds = 2 ** 16;
 const maxFrame = 4096;
 /** How often a start is tried while launchers die under it. */
 const maxForks = 3;
+const refillDelayMs = 20;
 const drainDeadlineMs = 10_000;
 const endDeadlineMs = 5000;
 
@@ -218,8 +219,17 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		const birth = born();
 		leaf.awaitBirth();
 		await birth;
+		const refill = once(() => {
+			launcher.refill();
+			this.#host.cgroups.refill(limits);
+			for (const {folder} of mounts) folder.refill();
+		});
+		// What the next start takes is made when nobody waits for this one: when a program has ended, or none has come.
+		const late = setTimeout(refill, refillDelayMs);
 		// By then whoever waited for the end of a program can have asked for the next.
 		const onIdle = () => {
+			clearTimeout(late);
+			setImmediate(refill);
 			if (this.#host.budget.isShort) setImmediate(() => void this.#makeRoom());
 		};
 		const sandbox = new Sandbox(leaf, options, owned, this.#nothing, onIdle);
@@ -228,17 +238,16 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		for (const name of eventNames) {
 			sandbox.on(name, (...details: unknown[]) => this.emit(name, ...([sandbox.id, ...details] as never)));
 		}
-		sandbox.once('destroyed', () => this.#sandboxes.delete(sandbox.id));
+		sandbox.once('destroyed', () => {
+			this.#sandboxes.delete(sandbox.id);
+			clearTimeout(late);
+			setImmediate(refill);
+		});
 		if (this.#closed !== undefined) {
 			await sandbox.destroy('the pool was closed');
 			this.#checkOpen();
 		}
-		onIdle();
-		setImmediate(() => {
-			launcher.refill();
-			this.#host.cgroups.refill(limits);
-			for (const {folder} of mounts) folder.refill();
-		});
+		if (this.#host.budget.isShort) setImmediate(() => void this.#makeRoom());
 		return sandbox;
 	}
 
@@ -349,6 +358,15 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	#checkOpen(): void {
 		if (this.#closed !== undefined) throw new ForktreeError('RuntimeClosed', 'the pool was closed');
 	}
+}
+
+/** Does something the first time that it is called. */
+function once(action: () => void): () => void {
+	let isDone = false;
+	return () => {
+		if (!isDone) action();
+		isDone = true;
+	};
 }
 
 /**
