@@ -12,6 +12,8 @@ const atOnce = 8;
 /** Idle ones fit into it; their limits together go beyond any machine's memory. */
 const small = {limits: {memoryMb: 16}} as const;
 const endlessMb = 2 ** 24;
+/** On x64. */
+const pageKiB = 4;
 
 /** Part of a bench's result. */
 export type Part = {
@@ -54,12 +56,19 @@ function fields(file: string): (name: string) => number {
 	return (name) => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1] ?? 0);
 }
 
+/** Some hundred MiB after a thousand sandboxes have ended. */
+function freeByCpuKiB(): number {
+	const pages = [...readFileSync('/proc/zoneinfo', 'latin1').matchAll(/^\s+count:\s+(\d+)$/gm)];
+	return pages.reduce((sum, [, count]) => sum + Number(count) * pageKiB, 0);
+}
+
 /**
  * What this process, its keeper, launchers and sandboxes take, of the kernel's memory as well.
  *
  * `total` is all memory of the machine that is neither free nor page cache of files, with the private pages of other people's
  * processes taken out: all private pages but those of ours. The kernel is first asked to give back what it caches of names and
  * inodes, so that what is left of its slabs is in use; tmpfs pages, which are counted with the page cache, are in use as well.
+ * Free pages that each CPU keeps at hand, which the kernel does not call free, are.
  * So this sees what cgroups, namespaces, mounts, sockets, page tables, stacks and per-CPU data take, whoever is charged for
  * them and whether or not the kernel has a name for it. MemAvailable would not do: it counts half of the slabs as free,
  * however many can be given back, and moves with everything that starts or ends on the machine.
@@ -77,7 +86,7 @@ function readMemory(stateDir: string): Memory {
 	);
 	const all = read('MemTotal') - read('MemFree') - read('Buffers') - (read('Cached') - read('Shmem'));
 	return {
-		total: all - read('AnonPages') + pages,
+		total: all - freeByCpuKiB() - read('AnonPages') + pages,
 		node: process.memoryUsage.rss() / 1024,
 		pages,
 		slabs: read('Slab'),
