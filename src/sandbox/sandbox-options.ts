@@ -86,8 +86,9 @@ export type SandboxOptions = {
 	 */
 	readonly devices?: readonly string[];
 	/**
-	 * A profile in the format of container engines, in place of the default one; `off` leaves the kernel's whole interface
-	 * open. Namespaces and missing capabilities hold all the same.
+	 * A profile in the format of container engines, in place of the default one; `off`: neither. What the launcher itself is
+	 * refused stays so in any case: tracing, bpf, io_uring, keys, changes of mounts. Namespaces and missing capabilities hold
+	 * all the same.
 	 */
 	readonly seccomp?: 'default' | 'off' | SeccompProfile;
 	/** How long to wait for memory in the budget, in milliseconds; 30 seconds by default. */

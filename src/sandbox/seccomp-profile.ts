@@ -19,9 +19,11 @@ export type SeccompRule = {
 	readonly name?: string;
 	readonly action: string;
 	readonly errnoRet?: number;
+	/** All have to hold; of several on one argument any. */
 	readonly args?: readonly SeccompArgument[] | null;
-	/** It applies only there; `caps` never do, as sandboxes have none. */
+	/** It applies only where all of this holds; `caps` never do, as sandboxes have none. */
 	readonly includes?: SeccompConditions;
+	/** It applies only where none of this holds. */
 	readonly excludes?: SeccompConditions;
 	readonly comment?: string;
 };
@@ -71,48 +73,77 @@ function fail(message: string): never {
 }
 
 function readAction(action: unknown, errno: unknown): number {
-	const number = typeof action === 'string' ? actions[action] : undefined;
-	if (number === undefined) fail(`expected an action such as SCMP_ACT_ERRNO, got ${JSON.stringify(action)}`);
+	const number = typeof action === 'string' && Object.hasOwn(actions, action) ? actions[action] : undefined;
+	if (number === undefined) fail(`expected an action such as SCMP_ACT_ERRNO, got ${quote(action)}`);
 	if (number !== actions.SCMP_ACT_ERRNO) return number;
 	const value = errno ?? constants.errno.EPERM;
 	if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > 4095) {
-		fail(`expected an error number, got ${JSON.stringify(errno)}`);
+		fail(`expected an error number, got ${quote(errno)}`);
 	}
 	return number + value;
 }
 
+function quote(value: unknown): string {
+	return JSON.stringify(value) ?? String(value);
+}
+
+function readObject<T extends object>(value: T, label: string): T {
+	if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+		fail(`${label}: expected an object, got ${quote(value)}`);
+	}
+	return value;
+}
+
+/** What is left out is an empty list. */
+function readList<T>(value: readonly T[] | null | undefined, label: string): readonly T[] {
+	if (value === undefined || value === null) return [];
+	if (!Array.isArray(value)) fail(`${label}: expected an array, got ${quote(value)}`);
+	return value;
+}
+
 function isAtLeast(kernel: string, least: string): boolean {
+	if (typeof least !== 'string' || !/^\d+\.\d+/.test(least)) {
+		fail(`minKernel: expected a version such as 4.8, got ${quote(least)}`);
+	}
 	const [a = [], b = []] = [kernel, least].map((each) => each.split(/[.-]/).slice(0, 2).map(Number));
 	return (a[0] ?? 0) > (b[0] ?? 0) || (a[0] === b[0] && (a[1] ?? 0) >= (b[1] ?? 0));
 }
 
 /** Whether a rule holds here: `includes` asks for all of it, `excludes` for none. */
-function applies({includes, excludes}: SeccompRule): boolean {
+function applies(rule: SeccompRule): boolean {
 	const own = goArchitectures[process.arch] ?? process.arch;
-	const {caps = [], arches = [], minKernel} = includes ?? {};
-	if (caps.length > 0 || (arches.length > 0 && !arches.includes(own))) return false;
-	if (minKernel !== undefined && !isAtLeast(release(), minKernel)) return false;
-	return !(excludes?.arches ?? []).includes(own);
+	const includes = readObject(rule.includes ?? {}, 'includes');
+	const excludes = readObject(rule.excludes ?? {}, 'excludes');
+	const arches = readList(includes.arches, 'includes.arches');
+	if (readList(includes.caps, 'includes.caps').length > 0 || (arches.length > 0 && !arches.includes(own))) return false;
+	if (includes.minKernel !== undefined && !isAtLeast(release(), includes.minKernel)) return false;
+	if (excludes.minKernel !== undefined && isAtLeast(release(), excludes.minKernel)) return false;
+	return !readList(excludes.arches, 'excludes.arches').includes(own);
 }
 
 function readArgument(argument: SeccompArgument, call: string): NativeRule['args'][number] {
-	const {index, value, valueTwo = 0, op} = argument;
-	const number = operators[op];
-	if (number === undefined) fail(`${call}: expected an operator such as SCMP_CMP_EQ, got ${JSON.stringify(op)}`);
-	if (!(Number.isInteger(index) && index >= 0 && index < 6))
-		fail(`${call}: expected an index from 0 to 5, got ${index}`);
+	const {index, value, valueTwo = 0, op} = readObject(argument, `${call}: args`);
+	const number = typeof op === 'string' && Object.hasOwn(operators, op) ? operators[op] : undefined;
+	if (number === undefined) fail(`${call}: expected an operator such as SCMP_CMP_EQ, got ${quote(op)}`);
+	if (!(Number.isInteger(index) && index >= 0 && index < 6)) {
+		fail(`${call}: expected an index from 0 to 5, got ${quote(index)}`);
+	}
 	for (const each of [value, valueTwo]) {
-		if (!(Number.isSafeInteger(each) && each >= 0))
-			fail(`${call}: expected a whole number, got ${JSON.stringify(each)}`);
+		if (!(Number.isSafeInteger(each) && each >= 0)) fail(`${call}: expected a whole number, got ${quote(each)}`);
 	}
 	return {index, op: number, value, second: valueTwo};
 }
 
+/** Conditions hold together, but for several on one argument: then each is enough, as container engines have it. */
 function readRule(rule: SeccompRule): NativeRule[] {
-	const names = rule.names ?? (rule.name === undefined ? [] : [rule.name]);
-	if (!Array.isArray(names) || names.some((name) => typeof name !== 'string')) fail('expected names of calls');
+	const names = readList(rule.names ?? (rule.name === undefined ? [] : [rule.name]), 'names');
+	for (const name of names) if (typeof name !== 'string') fail(`names: expected names of calls, got ${quote(name)}`);
 	const action = readAction(rule.action, rule.errnoRet);
-	return names.map((call) => ({call, action, args: (rule.args ?? []).map((each) => readArgument(each, call))}));
+	return names.flatMap((call) => {
+		const args = readList(rule.args, `${call}: args`).map((each) => readArgument(each, call));
+		const isEach = new Set(args.map(({index}) => index)).size < args.length;
+		return isEach ? args.map((each) => ({call, action, args: [each]})) : [{call, action, args}];
+	});
 }
 
 /**
@@ -120,9 +151,8 @@ function readRule(rule: SeccompRule): NativeRule[] {
  * @throws {TypeError} for what is no profile; {ForktreeError} `NotSupported` without libseccomp
  */
 export function readSeccompProfile(profile: SeccompProfile): Uint8Array {
-	if (typeof profile !== 'object' || profile === null) fail(`expected a profile, got ${JSON.stringify(profile)}`);
-	const rules = profile.syscalls ?? [];
-	if (!Array.isArray(rules)) fail('syscalls: expected an array');
+	readObject(profile, 'profile');
+	const rules = readList(profile.syscalls, 'syscalls').map((rule) => readObject(rule, 'syscalls'));
 	const defaultAction = readAction(profile.defaultAction, profile.defaultErrnoRet);
 	const here = rules.filter(applies).flatMap(readRule);
 	for (const call of neededCalls) {
