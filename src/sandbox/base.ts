@@ -1,14 +1,15 @@
 /** What program sandboxes see as `/`: where the folders come from, and the plan of a launcher's root. */
 import {createHash} from 'node:crypto';
 import {createReadStream, existsSync, lstatSync, readdirSync, readlinkSync, statSync} from 'node:fs';
-import {mkdir, mkdtemp, rename, rm, stat} from 'node:fs/promises';
+import {mkdir, mkdtemp, rename, rm, stat, symlink} from 'node:fs/promises';
 import path from 'node:path';
 import {pipeline} from 'node:stream/promises';
-import {extract} from 'tar';
+import {extract, type ReadEntry} from 'tar';
 import {nativeDirectory} from '../native.ts';
 import {defaultDevices, planDevices, type RootPlan} from './keeper.ts';
 import {invalidBase, type ResolvedSandboxOptions} from './sandbox-options.ts';
 import {scratchOptions} from './scratch.ts';
+import {unpackingPrefix} from './state-dir.ts';
 
 type Operation = RootPlan['operations'][number];
 
@@ -92,7 +93,7 @@ async function unpackOnce(file: string, cache: string): Promise<string> {
 	const target = path.join(cache, await digestOf(file));
 	if (existsSync(target)) return target;
 	await mkdir(cache, {recursive: true, mode: 0o755});
-	const staging = await mkdtemp(path.join(cache, '.unpacking-'));
+	const staging = await mkdtemp(path.join(cache, unpackingPrefix));
 	try {
 		await unpack(file, staging);
 		await rename(staging, target).catch((error: NodeJS.ErrnoException) => {
@@ -100,31 +101,78 @@ async function unpackOnce(file: string, cache: string): Promise<string> {
 		});
 		return target;
 	} finally {
-		await rm(staging, {recursive: true, force: true});
+		// A faulty archive can be given up while a file is being written.
+		await rm(staging, {recursive: true, force: true, maxRetries: 5});
+	}
+}
+
+/**
+ * Links are made last, when nothing is written any more: so nothing is written through one. Where they lead matters in the
+ * sandbox alone, where it is no further than its own root.
+ */
+class Links {
+	readonly #targets = new Map<string, string>();
+
+	/** Takes an entry over if it is a link. @returns whether it was */
+	take(name: string, entry: ReadEntry): boolean {
+		const link = path.posix.normalize(name);
+		const target =
+			entry.type === 'SymbolicLink'
+				? entry.linkpath
+				: entry.type === 'Link' // another name of a link
+					? this.#targets.get(path.posix.normalize(entry.linkpath ?? ''))
+					: undefined;
+		if (target === undefined) return false;
+		this.#targets.set(link, target);
+		return true;
+	}
+
+	/** @returns what is wrong with them, if anything */
+	async make(folder: string): Promise<string | undefined> {
+		for (const [link, target] of this.#targets) {
+			for (let above = path.posix.dirname(link); above !== '.'; above = path.posix.dirname(above)) {
+				if (this.#targets.has(above)) return `the path ${JSON.stringify(link)} below a link`;
+			}
+			const where = path.join(folder, link);
+			try {
+				await mkdir(path.dirname(where), {recursive: true});
+				await symlink(target, where);
+			} catch (error) {
+				return `the link ${JSON.stringify(link)}: ${(error as NodeJS.ErrnoException).code}`;
+			}
+		}
+		return undefined;
 	}
 }
 
 async function unpack(file: string, folder: string): Promise<void> {
 	let [entries, bytes] = [0, 0];
 	let fault: string | undefined;
+	const links = new Links();
 	try {
 		await extract({
 			file,
 			cwd: folder,
-			strict: true,
+			// Not strict: that would give up while files are still being written.
+			onwarn: (_code, message) => {
+				fault ??= String(message);
+			},
 			preserveOwner: true,
-			// Links are followed in the sandbox alone, where they lead no further than its own root.
 			filter: (name, entry) => {
 				entries += 1;
 				bytes += entry.size ?? 0;
 				if (entries > maxEntries) fault ??= `more than ${maxEntries} entries`;
 				if (bytes > maxBytes) fault ??= `more than ${maxBytes} bytes`;
-				if (name.split('/').includes('..')) fault ??= `the path ${JSON.stringify(name)}`;
-				// Device nodes and pipes have no use in a read-only folder.
 				const type = 'type' in entry ? entry.type : 'File';
-				return fault === undefined && !['CharacterDevice', 'BlockDevice', 'FIFO'].includes(type);
+				for (const each of [name, ...(type === 'Link' && 'linkpath' in entry ? [entry.linkpath ?? ''] : [])]) {
+					if (each.startsWith('/') || each.split('/').includes('..')) fault ??= `the path ${JSON.stringify(each)}`;
+				}
+				if (fault !== undefined || !('type' in entry) || links.take(name, entry)) return false;
+				// Device nodes and pipes have no use in a read-only folder.
+				return !['CharacterDevice', 'BlockDevice', 'FIFO'].includes(type);
 			},
 		});
+		fault ??= await links.make(folder);
 	} catch (error) {
 		throw invalidBase(`${file}: ${error instanceof Error ? error.message : String(error)}`, error);
 	}
@@ -211,6 +259,6 @@ function planFolder(holders: readonly string[], name: string): Operation {
 	}
 	const target = `/${name}`;
 	if (folders.length === 1) return ['bind', folders[0] as string, target];
-	// Colons separate the folders, see the kernel's overlayfs.rst.
-	return ['overlay', folders.map((folder) => folder.replaceAll(/[\\:]/g, '\\$&')).join(':'), target];
+	// Colons separate the folders, commas the options, see the kernel's overlayfs.rst.
+	return ['overlay', folders.map((folder) => folder.replaceAll(/[\\:,]/g, '\\$&')).join(':'), target];
 }

@@ -18,6 +18,7 @@ import {
 	resolvePoolOptions,
 	resolveSandboxOptions,
 } from './sandbox-options.ts';
+import {basesName} from './state-dir.ts';
 import {IdAllocator} from './uid-range.ts';
 
 /** Ids for a launcher and the sandboxes that it forks at a time. */
@@ -156,7 +157,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	}
 
 	async #start(options: ResolvedSandboxOptions, reserved: Reserved): Promise<Sandbox> {
-		const shape = await resolveShape(options, this.#host.state.path('bases'));
+		const shape = await resolveShape(options, this.#host.state.path(basesName));
 		const mounts = await Promise.all(
 			options.mounts.map(async (mount) => ({folder: await this.#folder(mount), target: mount.target})),
 		);

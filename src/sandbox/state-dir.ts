@@ -22,6 +22,9 @@ const lockName = 'lock';
 const groupsName = 'cgroups.json';
 /** What a runtime fills while it lives, and needs no more after it. */
 const scratchNames = ['staging', 'mnt'];
+/** Unpacked archives, and those that are being unpacked. */
+export const basesName = 'bases';
+export const unpackingPrefix = '.unpacking-';
 const killDeadlineMs = 5000;
 
 /** Takes the lock of a folder; undefined when its owner lives. The file that is locked is the one that is there. */
@@ -85,10 +88,13 @@ class Sweep {
 	readonly cgroups: string[] = [];
 	readonly paths: string[] = [];
 
-	/** All but packages, deployed code and the lock. */
+	/** All but packages, deployed code, unpacked archives and the lock. */
 	clear(directory: string): void {
 		for (const group of notedGroups(directory)) this.#endGroup(group);
 		for (const name of [groupsName, ...scratchNames]) this.#remove(path.join(directory, name));
+		const bases = path.join(directory, basesName);
+		const unfinished = existsSync(bases) ? readdirSync(bases).filter((each) => each.startsWith(unpackingPrefix)) : [];
+		for (const name of unfinished) this.#remove(path.join(bases, name));
 	}
 
 	/** Everything of a temporary folder, else all but packages and deployed code. The lock goes last. */
