@@ -202,6 +202,13 @@ for (const [title, entries] of [
 			{name: 'out/escaped', text: 'x'},
 		],
 	],
+	[
+		'a link below a link outwards',
+		() => [
+			{name: 'out', type: '2', link: work},
+			{name: 'out/escaped', type: '2', link: '/etc/passwd'},
+		],
+	],
 	['a hard link outwards', () => [{name: 'out', type: '1', link: '../../../../../../etc/passwd'}]],
 	['an absolute hard link', () => [{name: 'out', type: '1', link: '/etc/passwd'}]],
 	[
@@ -228,6 +235,15 @@ for (const [title, change] of [
 	['cut within a file', (archive: Buffer) => archive.subarray(0, 700)],
 	['cut within a header', (archive: Buffer) => archive.subarray(0, 300)],
 	['with a wrong checksum', (archive: Buffer) => Buffer.concat([Buffer.from('X'), archive.subarray(1)])],
+	[
+		'with a wrong checksum later on',
+		(archive: Buffer) =>
+			Buffer.concat([
+				archive.subarray(0, 1536),
+				Buffer.from(archive.subarray(0, 512)).fill('X', 0, 3),
+				Buffer.alloc(1024),
+			]),
+	],
 	['that is none', () => Buffer.from('#!/bin/sh\n'.repeat(200))],
 ] as const) {
 	for (const ending of ['tar', 'tar.gz']) {

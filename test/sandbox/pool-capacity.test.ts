@@ -262,16 +262,27 @@ kernelTest('after close every method is RuntimeClosed', async (t) => {
 	await t.notThrowsAsync(() => pool.close());
 });
 
-kernelTest('those that wait for memory, or are being made, when it is closed are RuntimeClosed', async (t) => {
+kernelTest('those that are being made when it is closed are RuntimeClosed', async (t) => {
+	const {pool} = await makePool(t);
+	const rejected = [pool.create(), pool.create()].map((each) => t.throwsAsync(each, {code: 'RuntimeClosed'}));
+	await within(pool.close(), 'the end of the pool');
+	await within(Promise.all(rejected), 'both');
+});
+
+kernelTest('those that wait for memory when it is closed are RuntimeClosed at once, whatever still runs', async (t) => {
 	const {pool} = await makePool(t, roomFor(1, 'wait'));
-	await create(pool);
+	const run = await startWaiting(await create(pool));
 	const waiting = [pool.create(), pool.create()];
 	t.false(await settled(Promise.race(waiting)));
-	const another = await makePool(t);
-	const making = [another.pool.create(), another.pool.create()];
-	const rejected = [...waiting, ...making].map((each) => t.throwsAsync(each, {code: 'RuntimeClosed'}));
-	await within(Promise.all([pool.close(), another.pool.close()]), 'the end of the pools');
-	await within(Promise.all(rejected), 'all of them');
+	const rejected = waiting.map((each) => t.throwsAsync(each, {code: 'RuntimeClosed'}));
+	let ended = false;
+	const closed = pool.close(60_000).then(() => {
+		ended = true;
+	});
+	await within(Promise.all(rejected), 'both');
+	t.false(ended);
+	await run.end();
+	await within(closed, 'the end of the pool');
 });
 
 kernelTest('two pools in one process do not see each other', async (t) => {
