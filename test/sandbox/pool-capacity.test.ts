@@ -1,5 +1,5 @@
 import {spawnSync} from 'node:child_process';
-import {mkdir} from 'node:fs/promises';
+import {mkdir, rm} from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
 import {PassThrough} from 'node:stream';
@@ -314,6 +314,7 @@ kernelTest('a state folder has one owner: another is refused and told who it is'
 kernelTest('a mount that is refused does not mix up those beside it', async (t) => {
 	const {pool} = await makePool(t);
 	const folder = await temporaryFolder();
+	t.teardown(() => rm(folder, {recursive: true}));
 	for (const name of ['one', 'two']) await mkdir(path.join(folder, name, `in-${name}`), {recursive: true});
 	const mount = (name: string) => ({mounts: [{source: path.join(folder, name), target: '/data'}]});
 	const [bad, one] = await Promise.allSettled([pool.create(mount('none')), pool.create(mount('one'))]);

@@ -1,5 +1,5 @@
 import {readdirSync} from 'node:fs';
-import {writeFile} from 'node:fs/promises';
+import {rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
 import {PassThrough, Readable} from 'node:stream';
@@ -306,6 +306,7 @@ print(json.dumps([kinds, fds[:4], status['SigBlk'].strip(), os.getsid(0) == os.g
 
 kernelTest('the host’s files are not there, and its root can’t be written to', async (t) => {
 	const folder = await temporaryFolder();
+	t.teardown(() => rm(folder, {recursive: true}));
 	await writeFile(path.join(folder, 'file'), 'secret');
 	t.is((await sandbox().exec(['cat', path.join(folder, 'file')])).exitCode, 1);
 	for (const file of ['/file', '/usr/file', '/etc/file', '/dev/file']) {
