@@ -52,6 +52,7 @@ export type {
 } from './sandbox/sandbox-options.ts';
 export {
 	createSandboxPool,
+	type RunOptions,
 	type SandboxPool,
 	type SandboxPoolEvents,
 	type SandboxPoolStats,

@@ -58,9 +58,9 @@ type Addon = {
 	reap(pidfd: number): void;
 	lock(path: string): number;
 	readNumber(fd: number): number;
-	makeGroup(words: readonly string[]): GroupAnswer;
-	makeGroupLater(words: readonly string[]): Promise<GroupAnswer>;
-	removeGroup(folders: readonly string[]): Promise<GroupAnswer>;
+	makeGroup(words: string): GroupAnswer;
+	makeGroupLater(words: string): Promise<GroupAnswer>;
+	removeGroup(folders: string): Promise<GroupAnswer>;
 	readControl(file: string): string | number;
 	compileProfile(defaultAction: number, rules: readonly NativeRule[]): Uint8Array | string;
 	close(fd: number): number;
@@ -208,8 +208,19 @@ export function readNumber(fd: number): number | undefined {
 	return value < 0 ? undefined : value;
 }
 
-/** A step of making a control group: its folder, a setting (`try`: where the kernel has it), a file to join by. */
-export type GroupStep = readonly ['make' | 'join', string] | readonly ['set' | 'try', string, string];
+/**
+ * A step of making a control group: its folder (`make`), a setting (`set`; `try`: where the kernel has it), a file to join
+ * by (`join`).
+ */
+export type GroupStep = {
+	readonly kind: 'make' | 'join' | 'set' | 'try';
+	readonly path: string;
+	readonly value?: string;
+};
+
+function encodeSteps(steps: readonly GroupStep[]): string {
+	return steps.map(({kind, path: where, value = ''}) => `${kind}\0${where}\0${value}\0`).join('');
+}
 
 function readGroupAnswer(answer: GroupAnswer): number[] {
 	const [errno = 0, step, file] = answer;
@@ -219,17 +230,17 @@ function readGroupAnswer(answer: GroupAnswer): number[] {
 
 /** Makes a control group, or leaves nothing. @returns the fds of the files to join by, which the caller closes */
 export function makeGroup(steps: readonly GroupStep[]): number[] {
-	return readGroupAnswer(addon().makeGroup(steps.flat()));
+	return readGroupAnswer(addon().makeGroup(encodeSteps(steps)));
 }
 
 /** As {@link makeGroup}, away from Node's thread. */
 export async function makeGroupLater(steps: readonly GroupStep[]): Promise<number[]> {
-	return readGroupAnswer(await addon().makeGroupLater(steps.flat()));
+	return readGroupAnswer(await addon().makeGroupLater(encodeSteps(steps)));
 }
 
 /** Removes the folders of control groups whose processes have ended, away from Node's thread; those that are not there are passed over. */
 export async function removeGroup(folders: readonly string[]): Promise<void> {
-	readGroupAnswer(await addon().removeGroup(folders));
+	readGroupAnswer(await addon().removeGroup(folders.map((folder) => `${folder}\0`).join('')));
 }
 
 /** The text of a control file. @throws {SyscallError} */

@@ -102,23 +102,22 @@ Napi::Value CompileProfileToBytes(const Napi::CallbackInfo& info) {
   return Napi::Buffer<char>::Copy(info.Env(), bytes.data(), bytes.size());
 }
 
-std::vector<std::string> Strings(const Napi::Value& value) {
-  Napi::Array list = value.As<Napi::Array>();
-  std::vector<std::string> strings;
-  for (uint32_t i = 0; i < list.Length(); i++) strings.push_back(list.Get(i).As<Napi::String>());
-  return strings;
+// NUL-terminated words.
+std::vector<std::string> Words(const Napi::Value& value) {
+  const std::string text = value.As<Napi::String>();
+  std::vector<std::string> words;
+  for (size_t at = 0; at < text.size(); at += words.back().size() + 1) words.emplace_back(text.c_str() + at);
+  return words;
 }
 
-// Words: `make` PATH, `set` or `try` PATH VALUE, `join` PATH.
+// Three words for each: `make`, `set`, `try` or `join`, the path, the value or nothing.
 std::vector<GroupStep> GroupSteps(const Napi::Value& value) {
-  const std::vector<std::string> words = Strings(value);
+  const std::vector<std::string> words = Words(value);
   std::vector<GroupStep> steps;
-  for (size_t i = 0; i + 1 < words.size();) {
+  for (size_t i = 0; i + 2 < words.size(); i += 3) {
     const std::string& name = words[i];
-    bool writes = name == "set" || name == "try";
     auto kind = name == "make" ? GroupStep::kMake : name == "join" ? GroupStep::kJoin : name == "set" ? GroupStep::kSet : GroupStep::kTry;
-    steps.push_back({kind, words[i + 1], writes && i + 2 < words.size() ? words[i + 2] : ""});
-    i += writes ? 3 : 2;
+    steps.push_back({kind, words[i + 1], words[i + 2]});
   }
   return steps;
 }
@@ -172,7 +171,7 @@ Napi::Value MakeGroupLater(const Napi::CallbackInfo& info) {
 
 // removeGroup(folders): a promise of [], or [-errno, step, path]
 Napi::Value RemoveGroupLater(const Napi::CallbackInfo& info) {
-  return GroupWork::Queue(info.Env(), [folders = Strings(info[0])](GroupFailure* failure) {
+  return GroupWork::Queue(info.Env(), [folders = Words(info[0])](GroupFailure* failure) {
     *failure = RemoveGroup(folders);
     return std::vector<int>();
   });

@@ -180,16 +180,16 @@ type GroupPlan = {
 };
 
 function planGroup(parents: readonly Hierarchy[], name: string, limits: CgroupLimits | undefined): GroupPlan {
-	const hierarchies = parents.map((parent) => ({...parent, directory: path.join(parent.directory, name)}));
-	const steps = hierarchies.flatMap(({version, directory, controllers}) => {
+	const hierarchies = parents.map((parent) => ({...parent, directory: `${parent.directory}/${name}`}));
+	const steps = hierarchies.flatMap(({version, directory, controllers}): GroupStep[] => {
 		const set = limits === undefined ? [] : controllers.flatMap((each) => settings(version, each, limits));
-		const join = version === 1 ? 'tasks' : 'cgroup.procs';
 		return [
-			['make', directory] as const,
-			...set.map(
-				([file, value]) => [optionalFiles.has(file) ? 'try' : 'set', path.join(directory, file), value] as const,
-			),
-			['join', path.join(directory, join)] as const,
+			{kind: 'make', path: directory},
+			...set.map(([file, value]): GroupStep => {
+				const kind = optionalFiles.has(file) ? 'try' : 'set';
+				return {kind, path: `${directory}/${file}`, value};
+			}),
+			{kind: 'join', path: `${directory}/${version === 1 ? 'tasks' : 'cgroup.procs'}`},
 		];
 	});
 	return {hierarchies, limits, steps};
@@ -236,7 +236,7 @@ export class Cgroup {
 	}
 
 	#file(directory: string, file: string, flags: string): number {
-		const name = path.join(directory, file);
+		const name = `${directory}/${file}`;
 		let fd = this.#open.get(name);
 		if (fd === undefined) {
 			fd = openSync(name, flags);
@@ -273,13 +273,13 @@ export class Cgroup {
 	/** How many processes the kernel killed here for want of memory. */
 	oomKills(): number {
 		const file = this.#memory.version === 1 ? 'memory.oom_control' : 'memory.events';
-		const text = readControl(path.join(this.#memory.directory, file));
+		const text = readControl(`${this.#memory.directory}/${file}`);
 		return Number(/^oom_kill (\d+)$/m.exec(text)?.[1] ?? 0);
 	}
 
 	/** How often it was refused a process for its limit of them. */
 	processRefusals(): number {
-		const text = readControl(path.join(this.#of('pids').directory, 'pids.events'));
+		const text = readControl(`${this.#of('pids').directory}/pids.events`);
 		return Number(/^max (\d+)$/m.exec(text)?.[1] ?? 0);
 	}
 
@@ -287,13 +287,13 @@ export class Cgroup {
 	cpuMs(): number {
 		const {version, directory} = this.#of('cpuacct');
 		if (version === 1) return (this.#read('cpuacct.usage', {directory} as Hierarchy) ?? 0) / 1e6;
-		const text = readControl(path.join(directory, 'cpu.stat'));
+		const text = readControl(`${directory}/cpu.stat`);
 		return Number(/^usage_usec (\d+)$/m.exec(text)?.[1] ?? 0) / 1000;
 	}
 
 	/** Who is in it, as the host counts. */
 	pids(): number[] {
-		const text = readControl(path.join(this.#of('pids').directory, 'cgroup.procs'));
+		const text = readControl(`${this.#of('pids').directory}/cgroup.procs`);
 		return text.split('\n').filter(Boolean).map(Number);
 	}
 
@@ -314,7 +314,7 @@ export class Cgroup {
 
 	#isFrozen({version, directory}: Hierarchy): boolean {
 		const [file, word] = version === 1 ? ['freezer.state', 'FROZEN'] : ['cgroup.events', 'frozen 1'];
-		return readControl(path.join(directory, file as string)).includes(word as string);
+		return readControl(`${directory}/${file}`).includes(word as string);
 	}
 
 	/** Lets it go on. */

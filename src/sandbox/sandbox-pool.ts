@@ -10,7 +10,8 @@ import {Launcher, type LeafMount} from './launcher.ts';
 import {LockedFolder} from './mounts.ts';
 import {explainOverlay, lockOverlay} from './overlay.ts';
 import {Reserved} from './reserved.ts';
-import {type Owned, Sandbox, type SandboxEvents} from './sandbox.ts';
+import type {ExecOptions, ExecResult} from './run.ts';
+import {checkExec, type Owned, Sandbox, type SandboxEvents} from './sandbox.ts';
 import type {SandboxMount, SandboxOptions, SandboxPoolOptions} from './sandbox-options.ts';
 import {
 	type ResolvedPoolOptions,
@@ -34,6 +35,12 @@ const endDeadlineMs = 5000;
 export type SandboxPoolEvents = {created: [sandbox: string]} & {
 	[Name in keyof SandboxEvents]: [sandbox: string, ...SandboxEvents[Name]];
 };
+
+/** What is done with a sandbox before it is there. */
+type First = (sandbox: Sandbox) => void;
+
+/** Options of `pool.run()`: those of its one program, and those of its sandbox. */
+export type RunOptions = ExecOptions & {readonly sandbox?: SandboxOptions};
 
 const eventNames = ['destroyed', 'paused', 'resumed', 'forked', 'childExited', 'oom', 'limit'] as const;
 
@@ -99,15 +106,45 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	async create(options: SandboxOptions = {}): Promise<Sandbox> {
 		this.#checkOpen();
 		const resolved = resolveSandboxOptions(options, this.#options.defaults);
-		const created = this.#create(resolved);
+		return this.#create(resolved);
+	}
+
+	/**
+	 * Makes a sandbox for one program, runs it, and destroys the sandbox. Faster than `create()` and `exec()`: the program is
+	 * asked for before its sandbox is there.
+	 * @returns how it ended, when it has; the sandbox goes meanwhile
+	 * @throws what {@link create} and {@link Sandbox.exec} throw
+	 * @example
+	 * const {stdout} = await pool.run(['sh', '-c', 'echo $((6 * 7))'], {sandbox: {limits: {memoryMb: 64}}});
+	 */
+	async run(argv: readonly string[], options: RunOptions = {}): Promise<ExecResult> {
+		this.#checkOpen();
+		const {sandbox: own = {}, ...exec} = options;
+		checkExec(argv, exec);
+		const resolved = resolveSandboxOptions(own, this.#options.defaults);
+		let result: Promise<ExecResult> | undefined;
+		const sandbox = await this.#create(resolved, (made) => {
+			result = made.exec(argv, exec);
+			result.catch(() => undefined); // when the sandbox could not be made, that is told
+		});
+		try {
+			return await (result as Promise<ExecResult>);
+		} finally {
+			// One that does not end keeps its place: close() tells.
+			sandbox.destroy('its program has ended').catch(() => undefined);
+		}
+	}
+
+	async #create(options: ResolvedSandboxOptions, first?: First): Promise<Sandbox> {
+		const created = this.#createNow(options, first);
 		this.#creating.add(created);
 		return created.finally(() => this.#creating.delete(created));
 	}
 
-	async #create(options: ResolvedSandboxOptions): Promise<Sandbox> {
+	async #createNow(options: ResolvedSandboxOptions, first: First | undefined): Promise<Sandbox> {
 		const reserved = await this.#reserve(options);
 		try {
-			return await this.#start(options, reserved);
+			return await this.#start(options, reserved, first);
 		} catch (error) {
 			reserved.release();
 			throw error;
@@ -156,16 +193,17 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		return this.#sandboxes.get(this.#options.evictionPolicy(candidates) ?? '');
 	}
 
-	async #start(options: ResolvedSandboxOptions, reserved: Reserved): Promise<Sandbox> {
+	async #start(options: ResolvedSandboxOptions, reserved: Reserved, first: First | undefined): Promise<Sandbox> {
 		const shape = await resolveShape(options, this.#host.state.path(basesName));
 		const mounts = await Promise.all(
 			options.mounts.map(async (mount) => ({folder: await this.#folder(mount), target: mount.target})),
 		);
-		if (options.uid !== undefined) return this.#startAlone(shape, options, mounts, reserved);
+		if (options.uid !== undefined) return this.#startAlone(shape, options, mounts, reserved, first);
 		for (let attempt = 1; ; attempt += 1) {
 			this.#checkOpen();
 			try {
-				return await this.#fork(await this.#launcher(shape), options, mounts, {reserved, undo: new Undo()});
+				const owned = {reserved, undo: new Undo()};
+				return await this.#fork(await this.#launcher(shape), options, mounts, owned, first);
 			} catch (error) {
 				if (!(error instanceof ForktreeError) || error.code !== 'ZygoteFailed' || attempt === maxForks) throw error;
 			}
@@ -178,6 +216,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		options: ResolvedSandboxOptions,
 		mounts: readonly LeafMount[],
 		reserved: Reserved,
+		first: First | undefined,
 	): Promise<Sandbox> {
 		const undo = new Undo();
 		try {
@@ -188,7 +227,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 				await launcher.ended();
 			});
 			this.#checkOpen();
-			return await this.#fork(launcher, options, mounts, {reserved, undo});
+			return await this.#fork(launcher, options, mounts, {reserved, undo}, first);
 		} catch (error) {
 			await undo.run();
 			throw error;
@@ -200,6 +239,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		options: ResolvedSandboxOptions,
 		mounts: readonly LeafMount[],
 		owned: Owned,
+		first: First | undefined,
 	): Promise<Sandbox> {
 		const {limits, writable, hostname, network, uid, defaultFilter} = options;
 		const scratch = writable !== 'none' && limits.scratchMb > 0;
@@ -217,39 +257,54 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			maxFrame,
 			greet: () => undefined,
 		});
-		const birth = born();
-		leaf.awaitBirth();
-		await birth;
 		const refill = once(() => {
 			launcher.refill();
 			this.#host.cgroups.refill(limits);
 			for (const {folder} of mounts) folder.refill();
 		});
+		const sandbox = new Sandbox(leaf, options, owned, this.#nothing, () => {
+			setImmediate(refill);
+			this.#noteIdle();
+		});
+		try {
+			if (first === undefined) {
+				leaf.awaitBirth();
+				await born();
+				this.#checkOpen();
+				this.#add(sandbox);
+			} else {
+				this.#checkOpen();
+				this.#add(sandbox);
+				first(sandbox);
+				await born(); // which is looked at when the program speaks or ends
+			}
+		} catch (error) {
+			await sandbox.destroy('it could not be made');
+			throw error;
+		}
+		this.#noteIdle();
 		// What the next start takes is made when nobody waits for this one: when a program has ended, or none has come.
 		const late = setTimeout(refill, refillDelayMs);
-		// By then whoever waited for the end of a program can have asked for the next.
-		const onIdle = () => {
+		sandbox.once('destroyed', () => {
 			clearTimeout(late);
 			setImmediate(refill);
-			if (this.#host.budget.isShort) setImmediate(() => void this.#makeRoom());
-		};
-		const sandbox = new Sandbox(leaf, options, owned, this.#nothing, onIdle);
+		});
+		return sandbox;
+	}
+
+	/** It exists, and its events are ours. */
+	#add(sandbox: Sandbox): void {
 		this.#sandboxes.set(sandbox.id, sandbox);
 		this.emit('created', sandbox.id);
 		for (const name of eventNames) {
 			sandbox.on(name, (...details: unknown[]) => this.emit(name, ...([sandbox.id, ...details] as never)));
 		}
-		sandbox.once('destroyed', () => {
-			this.#sandboxes.delete(sandbox.id);
-			clearTimeout(late);
-			setImmediate(refill);
-		});
-		if (this.#closed !== undefined) {
-			await sandbox.destroy('the pool was closed');
-			this.#checkOpen();
-		}
+		sandbox.once('destroyed', () => this.#sandboxes.delete(sandbox.id));
+	}
+
+	/** One may go, if somebody waits; by then whoever waited for the end of a program can have asked for the next. */
+	#noteIdle(): void {
 		if (this.#host.budget.isShort) setImmediate(() => void this.#makeRoom());
-		return sandbox;
 	}
 
 	/** The launcher for such roots; made on first use, and again when it has died. */

@@ -140,8 +140,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	 * const {stdout} = await sandbox.exec(['sh', '-c', 'echo $((6 * 7))']);
 	 */
 	async exec(argv: readonly string[], options: ExecOptions = {}): Promise<ExecResult> {
-		checkArguments(argv);
-		checkExecOptions(options);
+		checkExec(argv, options);
 		const {cwd = this.#options.cwd, env = {}, stdin, signal} = options;
 		checkInsidePath(cwd, 'cwd');
 		const variables = {...this.#options.env, ...checkVariables(env, 'env')};
@@ -153,7 +152,9 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		const cpuSeconds = limits.cpuMs < maxCpuLimitMs ? Math.ceil(limits.cpuMs / 1000) + 1 : 0;
 		const request = encodeRun({id, argv, env: variables, cwd, cpuSeconds, filter: this.#options.profile});
 		const streams = openStreams(stdin !== undefined, this.#nothing, this.#leaf.owner);
-		const run = new Run(id, this.id, streams, limits.outputMb, options, this.#count());
+		// Nothing has happened before the first one.
+		const before = id === 1 ? {oomKills: 0, refusals: 0} : this.#count();
+		const run = new Run(id, this.id, streams, limits.outputMb, options, before);
 		this.#runs.set(id, run);
 		this.#leaf.send(supervisorFrame.run, request, streams.theirs);
 		for (const fd of streams.theirs) if (fd !== this.#nothing) closeFd(fd);
@@ -386,7 +387,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 
 	async #finishAll(byItself: boolean): Promise<void> {
 		if (this.#paused) this.#leaf.cgroup.thaw(); // what is frozen can't end, on v1
-		const peak = this.#memoryWords();
+		const peak = byItself ? this.#memoryWords() : ''; // read while there is a group
 		const end = await (byItself ? this.#leaf.finish() : this.#leaf.destroy());
 		if (end.oomKills > this.#oomKills) {
 			this.emit('oom', {kills: end.oomKills - this.#oomKills});
@@ -451,6 +452,12 @@ function exitOf({status}: RunEnd): {exitCode: number | undefined; signal: string
 function pickLimits({timeoutMs, cpuMs, outputMb}: ExecOptions): Record<string, number> {
 	const given = Object.entries({timeoutMs, cpuMs, outputMb}).filter(([, value]) => value !== undefined);
 	return Object.fromEntries(given) as Record<string, number>;
+}
+
+/** @throws {TypeError} or {RangeError} for what can't be run so */
+export function checkExec(argv: readonly string[], options: ExecOptions): void {
+	checkArguments(argv);
+	checkExecOptions(options);
 }
 
 function checkArguments(argv: readonly string[]): void {
