@@ -1,10 +1,12 @@
 /** What do sandboxes for programs take, against the least that the kernel takes for the same, and against others' sandboxes? */
+
+import {once} from 'node:events';
 import {existsSync, readFileSync} from 'node:fs';
 import {loadavg} from 'node:os';
 import path from 'node:path';
 import {monitorEventLoopDelay} from 'node:perf_hooks';
 import process from 'node:process';
-import {createSandboxPool, type SandboxOptions, type SandboxPool} from 'forktree';
+import {createSandboxPool, type ExecResult, type SandboxOptions, type SandboxPool} from 'forktree';
 import {alternate, paces} from './alternate.ts';
 import {watchLeftovers} from './leftovers.ts';
 import {benchProgram} from './programs.ts';
@@ -26,6 +28,8 @@ const networks = [
 /** How much is measured. */
 type Sizes = {
 	readonly runs: number;
+	/** Before each series: Node compiles what it has run often enough. */
+	readonly warmUps: number;
 	readonly gapRuns: number;
 	readonly rivalRuns: number;
 	readonly churn: number;
@@ -38,6 +42,7 @@ type Sizes = {
 
 const long: Sizes = {
 	runs: 300,
+	warmUps: 100,
 	gapRuns: 150,
 	rivalRuns: 50,
 	churn: 100,
@@ -49,6 +54,7 @@ const long: Sizes = {
 };
 const short: Sizes = {
 	runs: 20,
+	warmUps: 10,
 	gapRuns: 10,
 	rivalRuns: 5,
 	churn: 20,
@@ -88,13 +94,28 @@ class Results {
 	}
 }
 
-/** Creates a sandbox and runs the program in it; destroying it is not timed, and waited for. */
+function checkEnd({exitCode, error}: ExecResult): void {
+	if (exitCode !== programEnd) throw new Error(`the program ended with ${exitCode}: ${error?.message}`);
+}
+
+/** Has a sandbox made for the program and run it there; that it is destroyed is not timed, and waited for. */
 async function runMs({pool, options}: Field, network: 'none' | 'host'): Promise<number> {
+	const destroyed = once(pool, 'destroyed');
+	const started = performance.now();
+	const result = await pool.run([program], {sandbox: {...options, network}});
+	const ms = performance.now() - started;
+	checkEnd(result);
+	await destroyed;
+	return ms;
+}
+
+/** Likewise in two steps, as for a sandbox that is kept. */
+async function createAndExecMs({pool, options}: Field, network: 'none' | 'host'): Promise<number> {
 	const started = performance.now();
 	const sandbox = await pool.create({...options, network});
-	const {exitCode, error} = await sandbox.exec([program]);
+	const result = await sandbox.exec([program]);
 	const ms = performance.now() - started;
-	if (exitCode !== programEnd) throw new Error(`the program ended with ${exitCode}: ${error?.message}`);
+	checkEnd(result);
 	await sandbox.destroy();
 	return ms;
 }
@@ -109,13 +130,14 @@ async function measureRuns(field: Field, results: Results): Promise<void> {
 				told.push(run.toldMs);
 				return run.ms;
 			};
-			const contestants = [async () => runMs(field, ours), floorMs] as const;
-			await alternate(10, 0, ...contestants);
+			const contestants = [async () => runMs(field, ours), floorMs, async () => createAndExecMs(field, ours)] as const;
+			await alternate(sizes.warmUps, 0, ...contestants);
 			told.length = 0;
-			const [mine, theirs] = await alternate(gapMs > 0 ? sizes.gapRuns : sizes.runs, gapMs, ...contestants);
+			const [mine, theirs, twoSteps] = await alternate(gapMs > 0 ? sizes.gapRuns : sizes.runs, gapMs, ...contestants);
 			const a = results.series(`create and run, ${words}/${name}`, mine);
 			const b = results.series(`create and run, ${words} floor/${name}`, theirs);
 			results.series(`create and run, ${words} floor, namespaces still there/${name}`, told);
+			results.series(`create, then exec, ${words}/${name}`, twoSteps);
 			results.marks.push(mark(`create and run / floor, ${words}/${name}`, a / b, '<=', 1.5, '×'));
 		}
 	}

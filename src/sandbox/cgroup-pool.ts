@@ -20,9 +20,9 @@ export class CgroupPool {
 		this.#tree = tree;
 	}
 
-	/** A group with these limits; the caller removes it. */
-	take(limits: CgroupLimits): Cgroup {
-		return this.#sets.get(keyOf(limits))?.groups.pop() ?? this.#tree.create(limits);
+	/** A group with these limits, at once if one is ready; the caller removes it. */
+	take(limits: CgroupLimits): Cgroup | Promise<Cgroup> {
+		return this.#sets.get(keyOf(limits))?.groups.pop() ?? this.#tree.createLater(limits);
 	}
 
 	/** Makes groups for the next starts with these limits, away from Node's thread. To be called when a start is over. */

@@ -28,7 +28,7 @@ export type LeafMount = {readonly folder: LockedFolder; readonly target: string}
 /** What a leaf gets. */
 export type LeafSpec = {
 	readonly mounts: readonly LeafMount[];
-	readonly takeCgroup: () => Cgroup;
+	readonly takeCgroup: () => Cgroup | Promise<Cgroup>;
 	/** Its uid and gid, as the launcher counts; undefined: one of its own. */
 	readonly uid: number | undefined;
 	/** Size of its /tmp, in MiB; undefined: it has none that is writable. */
@@ -220,7 +220,8 @@ export class Launcher {
 			const {uid, release, channel, outputs, theirs} = this.#takePlace(spec.uid);
 			undo.push(release, () => [channel, ...outputs, ...theirs].forEach(closeFd));
 			const mounts = await takeMounts(spec, undo);
-			const cgroup = spec.takeCgroup();
+			const taken = spec.takeCgroup();
+			const cgroup = taken instanceof Promise ? await taken : taken; // a turn costs more than all of this
 			undo.push(() => cgroup.remove());
 			lastLeaf += 1;
 			const id = lastLeaf;
