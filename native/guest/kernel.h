@@ -7,6 +7,8 @@ using u64 = unsigned long;
 
 // Kernel constants keep the kernel's spelling.
 enum : int {
+  CLONE_VM = 0x100,
+  CLONE_VFORK = 0x4000,
   CLONE_NEWNS = 0x20000,
   CLONE_NEWCGROUP = 0x2000000,
   CLONE_NEWUTS = 0x4000000,

@@ -15,7 +15,7 @@ constexpr int kStreams = 3;
 // Types of frames, as in src/sandbox/supervisor-protocol.ts.
 enum : u32 { kRun = 32, kKill = 33, kRunFailed = 41, kExited = 42 };
 // Steps of a run that can fail.
-enum : u32 { kRead = 1, kFork, kPlace, kLimit, kChangeFolder, kFilter, kExecute };
+enum : u32 { kNoStep = 0, kRead, kFork, kPlace, kLimit, kChangeFolder, kFilter, kExecute };
 
 enum : int { SIGNAL_BLOCK = 0, SIGNAL_SET = 2, RLIMIT_CPU = 0, RLIMIT_CORE = 4, ENOENT = 2, EACCES = 13, ENOTDIR = 20, EAGAIN_ERROR = 11 };
 
@@ -162,18 +162,18 @@ struct Failure {
   long error;
 };
 
-// In the child: 0, 1 and 2 as they were sent, 3 the report, nothing else.
-Failure PlaceStreams(int report) {
+// In the child: 0, 1 and 2 as they were sent, nothing else.
+Failure PlaceStreams() {
   constexpr int kDuplicate = 1030;  // F_DUPFD_CLOEXEC
-  int aside[kStreams + 1];
-  for (int i = 0; i <= kStreams; i++) {
-    long moved = Syscall(__NR_fcntl, i < kStreams ? frame.fds[i] : report, kDuplicate, kControl + 1);
+  int aside[kStreams];
+  for (int i = 0; i < kStreams; i++) {
+    long moved = Syscall(__NR_fcntl, frame.fds[i], kDuplicate, kStreams);
     if (moved < 0) return {kPlace, moved};  // the limit of open files is too low even for this
     aside[i] = static_cast<int>(moved);
   }
-  for (int i = 0; i <= kStreams; i++) Syscall(__NR_dup3, aside[i], i, i < kStreams ? 0 : O_CLOEXEC);
-  Syscall(__NR_close_range, kStreams + 1, ~0U, 0);
-  return {0, 0};
+  for (int i = 0; i < kStreams; i++) Syscall(__NR_dup3, aside[i], i, 0);
+  Syscall(__NR_close_range, kStreams, ~0U, 0);
+  return {kNoStep, 0};
 }
 
 // In the child.
@@ -217,6 +217,25 @@ int CutWords(u32 wanted) {
   return count == wanted ? static_cast<int>(count) : -1;
 }
 
+// What a child needs, and what it answers.
+struct Child {
+  const Run& run;
+  char **arguments, **variables;
+  volatile u32 step;
+  volatile long error;
+};
+
+alignas(16) char child_stack[16384];
+
+void RunChild(void* argument) {
+  Child& child = *static_cast<Child*>(argument);
+  Failure failure = PlaceStreams();
+  if (failure.step == kNoStep) failure = Become(child.run, child.arguments, child.variables, words[0]);
+  child.error = failure.error;
+  child.step = failure.step;
+  Exit(127);
+}
+
 void StartRun() {
   Run run = *reinterpret_cast<Run*>(frame.bytes);
   int slot = 0;
@@ -232,30 +251,13 @@ void StartRun() {
   words[1 + run.argument_count] = nullptr;
   char** variables = words + 2 + run.argument_count;
   words[wanted + 1] = nullptr;
-  int report[2];
-  long piped = Syscall(__NR_pipe2, Word(report), O_CLOEXEC);
-  if (piped < 0) return TellFailure(run.id, kFork, piped);
-  long pid = Syscall(__NR_clone, SIGCHLD);
-  if (pid == 0) {
-    Failure failure = PlaceStreams(report[1]);
-    if (failure.step == 0) failure = Become(run, arguments, variables, words[0]);
-    Syscall(__NR_write, failure.step == kPlace ? report[1] : kStreams, Word(&failure), sizeof failure);
-    Exit(127);
-  }
-  Syscall(__NR_close, report[1]);
-  Failure failure = {0, 0};
-  if (pid < 0) {
-    failure = {kFork, pid};
-  } else {
-    while (Syscall(__NR_read, report[0], Word(&failure), sizeof failure) == -EINTR) {
-    }
-    if (failure.step == 0) {
-      runs[slot].id = run.id;
-      runs[slot].pid = static_cast<int>(pid);
-    }
-  }
-  Syscall(__NR_close, report[0]);
-  if (failure.step != 0) TellFailure(run.id, failure.step, failure.error);
+  // The child runs in this memory until it executes or ends: so it can say there what failed.
+  Child child = {run, arguments, variables, kNoStep, 0};
+  long pid = CloneOnStack(CLONE_VM | CLONE_VFORK | SIGCHLD, child_stack + sizeof child_stack, RunChild, &child);
+  if (pid < 0) return TellFailure(run.id, kFork, pid);
+  if (child.step != kNoStep) return TellFailure(run.id, child.step, child.error);  // it is reaped with the others
+  runs[slot].id = run.id;
+  runs[slot].pid = static_cast<int>(pid);
 }
 
 void KillRun() {
