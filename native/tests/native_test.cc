@@ -19,14 +19,17 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <fstream>
 #include <set>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "../addon/frames.h"
+#include "../addon/groups.h"
 #include "../addon/process.h"
 #include "../keeper/keeper.h"
 
@@ -570,6 +573,51 @@ void CheckWritableRoots(Client& client, const std::string& init, const std::stri
         "writable root: follows no link that a sandbox has made", Describe(replaced));
 }
 
+// By plain folders: making a group is what is looked at, not what the kernel makes of one.
+void CheckGroups(const std::string& home) {
+  using forktree::GroupFailure;
+  using forktree::GroupStep;
+  const std::string group = home + "/group", file = home + "/control", missing = home + "/missing";
+  WriteText(file, "before");
+  std::set<int> before = OpenFds();
+  GroupFailure failure = {0, "", ""};
+  std::vector<int> fds = forktree::MakeGroup(
+      {{GroupStep::kMake, group, ""}, {GroupStep::kSet, file, "after "}, {GroupStep::kTry, missing, "1"}, {GroupStep::kJoin, file, ""}}, &failure);
+  Check(fds.size() == 1 && failure.error == 0 && ReadText(file) == "after ", "group: every step is taken", ReadText(file));
+  std::string text;
+  Check(forktree::ReadControl(file, &text) == 0 && text == "after ", "group: a control file is read", text);
+  CheckEqual(forktree::ReadControl(missing, &text), -ENOENT, "group: one that is not there is not");
+  for (int fd : fds) close(fd);
+  const std::string other = home + "/other";
+  fds = forktree::MakeGroup({{GroupStep::kMake, other, ""}, {GroupStep::kJoin, file, ""}, {GroupStep::kSet, missing, "1"}}, &failure);
+  Check(fds.empty() && failure.error == -ENOENT && failure.step == "write 1 to" && failure.path == missing, "group: says which step failed", failure.step);
+  Check(access(other.c_str(), F_OK) != 0 && OpenFds() == before, "group: after a failure nothing is left");
+  CheckEqual(forktree::RemoveGroup({group, missing}).error, 0, "group: is removed, and what is not there is passed over");
+  Check(access(group.c_str(), F_OK) != 0, "group: is gone");
+  WriteText(home + "/full", "");
+  failure = forktree::RemoveGroup({home + "/full"});
+  Check(failure.error == -ENOTDIR && failure.path == home + "/full", "group: what can't be removed is named", failure.path);
+  // As libuv's threads do, at once.
+  std::vector<std::thread> threads;
+  std::atomic<int> failures = 0;
+  for (int i = 0; i < 4; i++) {
+    threads.emplace_back([&, i] {
+      for (int round = 0; round < 50; round++) {
+        const std::string own = home + "/group-" + std::to_string(i) + "-" + std::to_string(round);
+        GroupFailure mine = {0, "", ""};
+        std::vector<int> joins = forktree::MakeGroup({{GroupStep::kMake, own, ""}, {GroupStep::kJoin, file, ""}}, &mine);
+        std::string read;
+        bool ok = joins.size() == 1 && forktree::ReadControl(file, &read) == 0 && forktree::RemoveGroup({own}).error == 0;
+        for (int join : joins) close(join);
+        if (!ok) failures++;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CheckEqual(failures, 0, "group: threads at once do not disturb each other");
+  Check(OpenFds() == before, "group: no fd is left");
+}
+
 void CheckKeeper(const std::string& program, const std::string& init) {
   std::string mounts = ReadText("/proc/self/mountinfo");
   std::set<int> before = OpenFds();
@@ -636,16 +684,22 @@ void CheckFrames() {
 int main(int count, char** arguments) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   if (count == 2 && strcmp(arguments[1], "--probe") == 0) return Probe();
-  if (count != 3) {
-    fprintf(stderr, "usage: native_test KEEPER INIT\n");
+  bool addon_only = count == 2 && strcmp(arguments[1], "--addon") == 0;
+  if (count != 3 && !addon_only) {
+    fprintf(stderr, "usage: native_test KEEPER INIT | --addon\n");
     return 2;
   }
   CheckSpawn();
   CheckEnds();
   CheckLocks();
+  CheckFrames();
+  {
+    Folder folder;
+    CheckGroups(folder.path);
+  }
+  if (addon_only) return failed == 0 ? 0 : 1;
   CheckMessages();
   CheckPlans();
-  CheckFrames();
   if (geteuid() == 0) {
     CheckKeeper(arguments[1], arguments[2]);
   } else if (getenv("FORKTREE_MUST_RUN") != nullptr) {

@@ -17,17 +17,22 @@ sanitize=(-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanit
 
 "$cxx" "${warnings[@]}" "${sanitize[@]}" keeper/*.cc -o "$out/keeper" &
 keeper=$!
-"$cxx" "${warnings[@]}" "${sanitize[@]}" tests/native_test.cc addon/process.cc keeper/message.cc keeper/plan.cc keeper/system.cc -o "$out/native_test" &
+"$cxx" "${warnings[@]}" "${sanitize[@]}" tests/native_test.cc addon/groups.cc addon/process.cc keeper/message.cc keeper/plan.cc keeper/system.cc -o "$out/native_test" &
 native_test=$!
+# What runs in a process with threads. The keeper has one, and must: a thread can't unshare a user namespace.
+"$cxx" "${warnings[@]}" -g -O1 -fsanitize=thread tests/native_test.cc addon/groups.cc addon/process.cc keeper/message.cc keeper/plan.cc keeper/system.cc -o "$out/threads_test" &
+threads_test=$!
 "$cxx" "${warnings[@]}" -O1 filters/filters_test.cc -o "$out/filters_test" &
 filters_test=$!
 freestanding=(-O2 -ffreestanding -fno-stack-protector -fno-pie -nostdlib -static)
 "$cxx" "${warnings[@]}" "${freestanding[@]}" guest/init.cc -o "$out/init"
 wait "$keeper"
 wait "$native_test"
+wait "$threads_test"
 wait "$filters_test"
 
 "$out/native_test" "$out/keeper" "$out/init"
+"$out/threads_test" --addon
 "$out/filters_test" >"$out/filters.txt" || {
 	grep -v '^ok' "$out/filters.txt"
 	exit 1
