@@ -112,7 +112,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	/**
 	 * Makes a sandbox for one program, runs it, and destroys the sandbox. Faster than `create()` and `exec()`: the program is
 	 * asked for before its sandbox is there.
-	 * @returns how it ended, when it has; the sandbox goes meanwhile
+	 * @returns how it ended, when it has; the sandbox goes meanwhile, or before, if it has a uid or a writable root
 	 * @throws what {@link create} and {@link Sandbox.exec} throw
 	 * @example
 	 * const {stdout} = await pool.run(['sh', '-c', 'echo $((6 * 7))'], {sandbox: {limits: {memoryMb: 64}}});
@@ -130,8 +130,10 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		try {
 			return await (result as Promise<ExecResult>);
 		} finally {
-			// One that does not end keeps its place: close() tells.
-			sandbox.destroy('its program has ended').catch(() => undefined);
+			const destroyed = sandbox.destroy('its program has ended');
+			// What it has to itself the next one may need. Else one that does not end keeps its place, and close() tells.
+			if (resolved.uid !== undefined) await destroyed;
+			else destroyed.catch(() => undefined);
 		}
 	}
 

@@ -454,10 +454,11 @@ function pickLimits({timeoutMs, cpuMs, outputMb}: ExecOptions): Record<string, n
 	return Object.fromEntries(given) as Record<string, number>;
 }
 
-/** @throws {TypeError} or {RangeError} for what can't be run so */
+/** @throws {TypeError} or {RangeError} for what can't be run so; {ForktreeError} `Aborted` when it shall not be any more */
 export function checkExec(argv: readonly string[], options: ExecOptions): void {
 	checkArguments(argv);
 	checkExecOptions(options);
+	if (options.signal?.aborted === true) throw aborted(options.signal);
 }
 
 function checkArguments(argv: readonly string[]): void {
