@@ -62,6 +62,7 @@ type Addon = {
 	makeGroupLater(words: string): Promise<GroupAnswer>;
 	removeGroup(folders: string): Promise<GroupAnswer>;
 	readControl(file: string): string | number;
+	readCounter(fd: number, name: string): number;
 	compileProfile(defaultAction: number, rules: readonly NativeRule[]): Uint8Array | string;
 	close(fd: number): number;
 };
@@ -249,6 +250,11 @@ export function readControl(file: string): string {
 	if (typeof text === 'string') return text;
 	checkSyscall('read', text, file);
 	return '';
+}
+
+/** The number after a name at the start of a line of an open control file; 0 when there is none. */
+export function readCounter(fd: number, name: string): number {
+	return addon().readCounter(fd, name);
 }
 
 /** A seccomp filter's instructions; or why it could not be made. */

@@ -185,6 +185,11 @@ Napi::Value ReadControlFile(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), text);
 }
 
+// readCounter(fd, name): the number
+Napi::Value Counter(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), ReadCounter(info[0].As<Napi::Number>().Int32Value(), info[1].As<Napi::String>()));
+}
+
 Napi::Value CloseFd(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), close(info[0].As<Napi::Number>().Int32Value()) < 0 ? -errno : 0);
 }
@@ -202,6 +207,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("makeGroup", Napi::Function::New(env, MakeGroupNow));
   exports.Set("makeGroupLater", Napi::Function::New(env, MakeGroupLater));
   exports.Set("removeGroup", Napi::Function::New(env, RemoveGroupLater));
+  exports.Set("readCounter", Napi::Function::New(env, Counter));
   exports.Set("readControl", Napi::Function::New(env, ReadControlFile));
   exports.Set("compileProfile", Napi::Function::New(env, CompileProfileToBytes));
   exports.Set("close", Napi::Function::New(env, CloseFd));

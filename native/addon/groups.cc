@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -94,6 +96,19 @@ int ReadControl(const std::string& path, std::string* text) {
   int result = size < 0 ? -errno : 0;
   close(file);
   return result;
+}
+
+double ReadCounter(int file, const std::string& name) {
+  char bytes[4096];
+  ssize_t size = pread(file, bytes, sizeof bytes - 1, 0);
+  if (size <= 0) return 0;
+  bytes[size] = '\0';
+  const std::string start = name + " ";
+  for (const char* line = bytes; line != nullptr; line = strchr(line, '\n')) {
+    if (*line == '\n') line++;
+    if (strncmp(line, start.c_str(), start.size()) == 0) return strtod(line + start.size(), nullptr);
+  }
+  return 0;
 }
 
 }  // namespace forktree

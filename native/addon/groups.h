@@ -27,4 +27,7 @@ GroupFailure RemoveGroup(const std::vector<std::string>& folders);
 // The text of a control file; answers -errno when it can't be read.
 int ReadControl(const std::string& path, std::string* text);
 
+// The number after `name` and a space at the start of a line of an open control file. 0 when there is none.
+double ReadCounter(int file, const std::string& name);
+
 }  // namespace forktree

@@ -7,7 +7,15 @@ import {closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, wr
 import {constants} from 'node:os';
 import path from 'node:path';
 import {ForktreeError, SyscallError} from '../errors.ts';
-import {type GroupStep, makeGroup, makeGroupLater, readControl, readNumber, removeGroup} from '../native.ts';
+import {
+	type GroupStep,
+	makeGroup,
+	makeGroupLater,
+	readControl,
+	readCounter,
+	readNumber,
+	removeGroup,
+} from '../native.ts';
 import {type Mount, parseMountinfo} from './mountinfo.ts';
 
 const limiting = ['memory', 'pids', 'cpu'] as const;
@@ -272,15 +280,26 @@ export class Cgroup {
 
 	/** How many processes the kernel killed here for want of memory. */
 	oomKills(): number {
-		const file = this.#memory.version === 1 ? 'memory.oom_control' : 'memory.events';
-		const text = readControl(`${this.#memory.directory}/${file}`);
-		return Number(/^oom_kill (\d+)$/m.exec(text)?.[1] ?? 0);
+		return readCounter(this.#file(...this.#oomFile()), 'oom_kill');
+	}
+
+	#oomFile(): [string, string, string] {
+		return [this.#memory.directory, this.#memory.version === 1 ? 'memory.oom_control' : 'memory.events', 'r'];
 	}
 
 	/** How often it was refused a process for its limit of them. */
 	processRefusals(): number {
-		const text = readControl(`${this.#of('pids').directory}/pids.events`);
-		return Number(/^max (\d+)$/m.exec(text)?.[1] ?? 0);
+		return readCounter(this.#file(...this.#pidsFile()), 'max');
+	}
+
+	#pidsFile(): [string, string, string] {
+		return [this.#of('pids').directory, 'pids.events', 'r'];
+	}
+
+	/** Opens what is counted, so that it is read faster. */
+	openCounters(): void {
+		this.#file(...this.#oomFile());
+		this.#file(...this.#pidsFile());
 	}
 
 	/** CPU time that was used in it, in milliseconds; for a group of a tree that is managed. */

@@ -140,7 +140,7 @@ export type ResolvedPoolOptions = {
 	readonly memoryBudgetMb: number;
 	readonly whenFull: 'wait' | 'reject' | 'evict';
 	readonly evictionPolicy: EvictionPolicy;
-	readonly defaults: Omit<SandboxOptions, 'waitMs'>;
+	readonly defaults: SandboxDefaults;
 };
 
 const counts: ReadonlySet<string> = new Set(['processes', 'openFiles']);
@@ -254,41 +254,84 @@ const sandboxKeys = [
 	...['seccomp', 'waitMs'],
 ] as const;
 
-/** @throws {TypeError} or {RangeError} naming the option, what was expected and what it got */
-export function resolveSandboxOptions(options: SandboxOptions, defaults: SandboxOptions = {}): ResolvedSandboxOptions {
+/** What sandboxes of a pool have that their own options do not say. */
+export type SandboxDefaults = {readonly given: SandboxOptions; readonly resolved: ResolvedSandboxOptions};
+
+const builtIn: SandboxDefaults = {
+	given: {},
+	resolved: {
+		base: 'host',
+		layers: [],
+		writable: 'scratch',
+		mounts: [],
+		network: 'none',
+		limits: defaultSandboxLimits,
+		env: {},
+		cwd: '/tmp/work',
+		hostname: 'sandbox',
+		uid: undefined,
+		devices: defaultDevices,
+		defaultFilter: true,
+		profile: new Uint8Array(),
+		waitMs: 30_000,
+	},
+};
+
+/**
+ * Looks only at what is given: it is in the way of every start.
+ * @throws {TypeError} or {RangeError} naming the option, what was expected and what it got
+ */
+export function resolveSandboxOptions(
+	options: SandboxOptions,
+	{given, resolved}: SandboxDefaults = builtIn,
+): ResolvedSandboxOptions {
 	checkKeys(options, sandboxKeys, 'sandbox options');
-	const all = {...defaults, ...options};
-	const limits = {
-		...defaultSandboxLimits,
-		...checkSandboxLimits(defaults.limits ?? {}, 'limits'),
-		...checkSandboxLimits(options.limits ?? {}, 'limits'),
-	};
-	const writable = checkWritable(all.writable ?? 'scratch', limits.scratchMb);
-	const hostname = checkText(all.hostname ?? 'sandbox', 'hostname');
-	if (Buffer.byteLength(hostname) > maxHostname) {
-		throw new RangeError(`hostname: expected at most ${maxHostname} bytes, got ${quote(hostname)}`);
+	const {base, layers, mounts, network, env, hostname, devices, seccomp, waitMs} = options;
+	const limits =
+		options.limits === undefined
+			? resolved.limits
+			: {...resolved.limits, ...checkSandboxLimits(options.limits, 'limits')};
+	const writable = options.writable === undefined ? resolved.writable : checkWritable(options.writable);
+	if (writable === 'overlay' && limits.scratchMb === 0) {
+		throw new RangeError('limits.scratchMb: expected more than 0 for a writable overlay in memory');
 	}
-	const waitMs = checkNumber(all.waitMs ?? 30_000, 'waitMs');
-	if (!(waitMs >= 0 && waitMs <= maxTimeoutMs))
-		throw new RangeError(`waitMs: expected milliseconds from 0, got ${waitMs}`);
 	return {
-		base: all.base === undefined || all.base === 'host' ? 'host' : checkFolder(all.base, 'base'),
-		layers: checkList(all.layers ?? [], maxLayers, 'layers', checkFolder),
+		...resolved,
+		...(base === undefined ? {} : {base: base === 'host' ? base : checkFolder(base, 'base')}),
+		...(layers === undefined ? {} : {layers: checkList(layers, maxLayers, 'layers', checkFolder)}),
 		writable,
-		mounts: checkList(all.mounts ?? [], maxMounts, 'mounts', checkMount),
-		network: checkChoice(all.network ?? 'none', ['none', 'host'], 'network'),
+		...(mounts === undefined ? {} : {mounts: checkList(mounts, maxMounts, 'mounts', checkMount)}),
+		...(network === undefined ? {} : {network: checkChoice(network, ['none', 'host'], 'network')}),
 		limits,
-		env: {
-			...checkVariables(defaults.env ?? {}, 'env'),
-			...checkVariables(options.env ?? {}, 'env'),
-		},
-		cwd: checkInsidePath(all.cwd ?? (writable === 'none' || limits.scratchMb === 0 ? '/' : '/tmp/work'), 'cwd'),
-		hostname,
-		uid: checkUid(all.uid, isOverlay(writable)),
-		devices: [...new Set(['null', ...checkList(all.devices ?? defaultDevices, maxDevices, 'devices', checkDevice)])],
-		...resolveSeccomp(all.seccomp ?? 'default'),
-		waitMs,
+		...(env === undefined ? {} : {env: {...resolved.env, ...checkVariables(env, 'env')}}),
+		cwd: resolveFolder(options.cwd ?? given.cwd, writable, limits),
+		...(hostname === undefined ? {} : {hostname: checkHostname(hostname)}),
+		uid: checkUid(options.uid ?? given.uid, isOverlay(writable)),
+		...(devices === undefined ? {} : {devices: checkDevices(devices)}),
+		...(seccomp === undefined ? {} : resolveSeccomp(seccomp)),
+		...(waitMs === undefined ? {} : {waitMs: checkWait(waitMs)}),
 	};
+}
+
+function resolveFolder(cwd: unknown, writable: SandboxWritable, {scratchMb}: SandboxLimits): string {
+	if (cwd !== undefined) return checkInsidePath(cwd, 'cwd');
+	return writable === 'none' || scratchMb === 0 ? '/' : '/tmp/work';
+}
+
+function checkHostname(value: unknown): string {
+	const hostname = checkText(value, 'hostname');
+	if (Buffer.byteLength(hostname) <= maxHostname) return hostname;
+	throw new RangeError(`hostname: expected at most ${maxHostname} bytes, got ${quote(hostname)}`);
+}
+
+function checkWait(value: unknown): number {
+	const waitMs = checkNumber(value, 'waitMs');
+	if (waitMs >= 0 && waitMs <= maxTimeoutMs) return waitMs;
+	throw new RangeError(`waitMs: expected milliseconds from 0, got ${waitMs}`);
+}
+
+function checkDevices(value: unknown): string[] {
+	return [...new Set(['null', ...checkList(value, maxDevices, 'devices', checkDevice)])];
 }
 
 /** Whether everything in it is writable. */
@@ -296,12 +339,8 @@ export function isOverlay(writable: SandboxWritable): boolean {
 	return writable === 'overlay' || typeof writable === 'object';
 }
 
-function checkWritable(value: unknown, scratchMb: number): SandboxWritable {
-	if (typeof value !== 'object') {
-		const writable = checkChoice(value, ['none', 'scratch', 'overlay'], 'writable');
-		if (writable !== 'overlay' || scratchMb > 0) return writable;
-		throw new RangeError('limits.scratchMb: expected more than 0 for a writable overlay in memory');
-	}
+function checkWritable(value: unknown): SandboxWritable {
+	if (typeof value !== 'object') return checkChoice(value, ['none', 'scratch', 'overlay'] as const, 'writable');
 	const {overlay} = checkKeys(value, ['overlay'], 'writable');
 	return {overlay: checkFolder(overlay, 'writable.overlay')};
 }
@@ -346,8 +385,8 @@ export function resolvePoolOptions(options: SandboxPoolOptions): ResolvedPoolOpt
 	if (!(memoryBudgetMb > 0 && Number.isFinite(memoryBudgetMb))) {
 		throw new RangeError(`memoryBudgetMb: expected a number of MiB above 0, got ${memoryBudgetMb}`);
 	}
-	const defaults = options.defaults ?? {};
-	resolveSandboxOptions(defaults);
+	const given = options.defaults ?? {};
+	const defaults = {given, resolved: resolveSandboxOptions(given)};
 	return {
 		stateDir: options.stateDir === undefined ? undefined : checkText(options.stateDir, 'stateDir'),
 		memoryBudgetMb,

@@ -160,6 +160,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		for (const fd of streams.theirs) if (fd !== this.#nothing) closeFd(fd);
 		const letGo = streams.stdin === undefined || stdin === undefined ? () => {} : feed(streams.stdin, stdin);
 		this.emit('forked', {argv});
+		this.#leaf.cgroup.openCounters(); // while the program is on its way
 		return this.#watch(run, limits, signal).finally(letGo);
 	}
 
