@@ -33,6 +33,10 @@ export type SandboxFloor = {
 	run(network: FloorNetwork): Promise<FloorRun>;
 	/** Makes and ends that many; answers how many a second. */
 	churn(network: FloorNetwork, atOnce: number, count: number): Promise<number>;
+	/** Makes that many that stay idle, besides those that there are. */
+	hold(network: FloorNetwork, count: number): Promise<void>;
+	/** Ends those that stay. */
+	release(): Promise<void>;
 	close(): Promise<void>;
 };
 
@@ -101,6 +105,12 @@ export async function openSandboxFloor(folder: string): Promise<SandboxFloor> {
 		async churn(network, atOnce, count) {
 			const {ns} = (await lines.ask(`churn ${network} ${atOnce} ${count}`, 120_000)) as {ns: number};
 			return count / (ns / 1e9);
+		},
+		async hold(network, count) {
+			await lines.ask(`hold ${network} ${count}`, 120_000);
+		},
+		async release() {
+			await lines.ask('release', 120_000);
 		},
 		async close() {
 			try {

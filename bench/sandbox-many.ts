@@ -7,6 +7,7 @@ import {runInNewContext} from 'node:vm';
 import {createSandboxPool, type Sandbox, type SandboxPool} from 'forktree';
 import {processesOf} from './leftovers.ts';
 import {type Mark, mark, percentile, type Summary, summarize} from './report.ts';
+import type {SandboxFloor} from './sandbox-floor.ts';
 
 const atOnce = 8;
 /** Idle ones fit into it; their limits together go beyond any machine's memory. */
@@ -97,20 +98,22 @@ function readMemory(stateDir: string): Memory {
 }
 
 /** Memory of idle sandboxes, in which no program runs. Nothing is destroyed between two readings: the kernel frees late. */
-export async function measureMemory(stateDir: string, count: number): Promise<Part> {
+export async function measureMemory(stateDir: string, floor: SandboxFloor, count: number): Promise<Part> {
 	const pool = await openLargePool(stateDir);
 	const marks: Mark[] = [];
 	const notes: string[] = [];
 	try {
-		for (const [network, words, limit] of [
-			['host', 'without a network namespace', 150],
-			['none', 'with a network namespace', 350],
+		for (const [network, floorNetwork, words, limit] of [
+			['host', 'shared', 'without a network namespace', 150],
+			['none', 'own', 'with a network namespace', 350],
 		] as const) {
 			// Launchers, compiled code and what is made ahead are not of a sandbox.
 			await createMany(pool, 20, network);
 			const before = readMemory(stateDir);
 			await createMany(pool, count, network);
 			const after = readMemory(stateDir);
+			await floor.hold(floorNetwork, count);
+			const withFloor = readMemory(stateDir);
 			const each = (name: keyof Memory) => (after[name] - before[name]) / count;
 			marks.push(mark(`memory of an idle sandbox ${words}, ${count} of them`, each('total'), '<=', limit, 'KiB'));
 			const parts = (['pages', 'slabs', 'stacks', 'tables', 'perCpu'] as const).map(
@@ -119,9 +122,15 @@ export async function measureMemory(stateDir: string, count: number): Promise<Pa
 			notes.push(
 				`KiB of an idle sandbox ${words}: ${parts.join(', ')}; growth of Node's resident memory ${each('node').toFixed(1)}`,
 			);
+			// Its own pages are not known here, nor is what the kernel does not name.
+			const floorParts = (['slabs', 'stacks', 'tables', 'perCpu'] as const).map(
+				(name) => `${name} ${((withFloor[name] - after[name]) / count).toFixed(1)}`,
+			);
+			notes.push(`KiB of the floor's, ${words}: ${floorParts.join(', ')}`);
 		}
 	} finally {
 		await pool.close();
+		await floor.release();
 	}
 	return {marks, samples: {}, notes};
 }

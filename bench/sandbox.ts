@@ -276,15 +276,15 @@ export async function benchSandbox(stateDir: string, isShort: boolean): Promise<
 	const results = new Results();
 	// Others' work is in every figure, and not evenly: ours takes more processes, each of which waits its turn.
 	results.notes.push(`load of the machine beforehand: ${loadavg()[0]?.toFixed(2)}`);
-	// First: the kernel frees what many sandboxes had long after their end, and so would seem to give memory for later ones.
-	results.add(await measureMemory(stateDir, sizes.idle));
-	results.add(await measureClose(stateDir, sizes.close));
 	const folder = path.dirname(await benchProgram('program'));
 	const rivals = await openRivals(folder);
 	const floor = await openSandboxFloor(folder);
 	const options: SandboxOptions = {mounts: [{source: folder, target: '/bench'}]};
 	let host: Record<string, string | number>;
 	try {
+		// First: the kernel frees what many sandboxes had long after their end, and so would seem to give memory for later ones.
+		results.add(await measureMemory(stateDir, floor, sizes.idle));
+		results.add(await measureClose(stateDir, sizes.close));
 		host = await withPool(stateDir, async (pool) => {
 			const field = {pool, floor, rivals, options, sizes};
 			// Others first: it matters least for them if the kernel is still busy with the many.

@@ -10,7 +10,8 @@ export const errorCodes = {
 	InvalidConfig: 'the function’s ol.yaml is not valid',
 	InvalidName: 'a function’s name is not usable as one',
 	InvalidRequirements: 'the requirements are not understood',
-	InvalidSource: 'the thing to deploy, or a base, layer, mount or device of a sandbox, is not usable as one, or is too large',
+	InvalidSource:
+		'the thing to deploy, or a base, layer, mount or device of a sandbox, is not usable as one, or is too large',
 	InvalidSyntax: 'a Python file of the function does not compile',
 	NativeMissing: 'the native addon is neither shipped for this machine nor built',
 	NotPermitted: 'the asked isolation needs privileges that this process lacks',

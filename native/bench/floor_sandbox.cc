@@ -47,7 +47,7 @@ namespace {
 constexpr int kControl = 3;
 constexpr int kMaxHierarchies = 8;
 constexpr int kMaxSettings = 8;
-constexpr int kMaxAtOnce = 64;
+constexpr int kMaxAtOnce = 64, kMaxHeld = 4096;
 // As many as the library makes ahead.
 constexpr int kReadyGroups = 2, kReadyNets = 4, kReadyMounts = 2;
 constexpr id_t kFirstId = 1000, kIds = 60000;
@@ -345,6 +345,32 @@ void Churn(bool network, int at_once, int count) {
   dprintf(1, "{\"ns\":%lld}\n", Now() - began);
 }
 
+Sandbox held[kMaxHeld];
+int held_count = 0;
+
+// Makes sandboxes that stay, one after the other.
+void Hold(bool network, int count) {
+  Check(count >= 0 && held_count + count <= kMaxHeld, "understand COUNT");
+  for (int i = 0; i < count; i++) {
+    held[held_count++] = Start(network, 0);
+    pollfd birth = {births[0], POLLIN, 0};
+    unsigned char slot;
+    Check(poll(&birth, 1, 10000) == 1 && read(births[0], &slot, 1) == 1, "be born");
+  }
+  dprintf(1, "{\"held\":%d}\n", held_count);
+}
+
+void Release() {
+  for (int i = 0; i < held_count; i++) Check(syscall(SYS_pidfd_send_signal, held[i].pidfd, SIGKILL, nullptr, 0) == 0, "kill");
+  for (int i = 0; i < held_count; i++) {
+    Check(waitpid(held[i].pid, nullptr, 0) == held[i].pid, "wait");
+    close(held[i].pidfd);
+    RemoveGroup(held[i].group);
+  }
+  held_count = 0;
+  dprintf(1, "{\"held\":0}\n");
+}
+
 void Serve() {
   char* line = nullptr;
   size_t capacity = 0;
@@ -356,6 +382,10 @@ void Serve() {
       Run(strcmp(network, "own") == 0);
     } else if (sscanf(line, "churn %15s %d %d", network, &at_once, &count) == 3) {
       Churn(strcmp(network, "own") == 0, at_once, count);
+    } else if (sscanf(line, "hold %15s %d", network, &count) == 2) {
+      Hold(strcmp(network, "own") == 0, count);
+    } else if (strcmp(line, "release\n") == 0) {
+      Release();
     }
   }
 }
