@@ -418,9 +418,10 @@ export class CgroupTree {
 		} catch (error) {
 			for (const directory of this.directories) removeTree(directory);
 			const {code, path: where} = error as NodeJS.ErrnoException;
+			const v2Root = host.hierarchies.find((each) => each.version === 2)?.directory;
 			throw new ForktreeError(
 				'NotPermitted',
-				`making a cgroup at ${where ?? 'the cgroup tree'}: ${code}; ${remedy(host, code)}`,
+				`making a cgroup at ${where ?? 'the cgroup tree'}: ${code}; ${remedy(v2Root, code)}`,
 				{cause: error},
 			);
 		}
@@ -448,17 +449,22 @@ export class CgroupTree {
 	}
 }
 
-function remedy(host: CgroupHost, code: string | undefined): string {
-	const root = host.hierarchies.find((each) => each.version === 2)?.directory;
+function remedy(root: string | undefined, code: string | undefined): string {
 	if (code !== 'EBUSY' || root === undefined) return 'run as root, in a container with a writable cgroup tree';
 	// A v2 group that holds processes can't give controllers to groups below it, see cgroups(7).
 	return `the group at ${root} holds processes; move them to one below it: mkdir ${root}/init && for pid in $(cat ${root}/cgroup.procs); do echo $pid > ${root}/init/cgroup.procs; done`;
 }
 
-function enableControllers(directory: string, wanted: readonly Controller[]): void {
+/**
+ * Gives controllers to the groups below a v2 group. Memory always comes with them: alone, pids and cpu would also be given by
+ * a group that holds processes, which makes it the root of a threaded tree (see cgroups(7)), and nobody can get out of that one.
+ */
+export function enableControllers(directory: string, wanted: readonly Controller[]): void {
 	const file = path.join(directory, 'cgroup.subtree_control');
 	const enabled = readFileSync(file, 'utf8').trim().split(' ');
-	const missing = wanted.filter((controller) => !isManaging(controller) && !enabled.includes(controller));
+	const hasMemory = readV2Controllers(directory).trim().split(' ').includes('memory');
+	const all = new Set<Controller>(hasMemory ? ['memory', ...wanted] : wanted);
+	const missing = [...all].filter((controller) => !isManaging(controller) && !enabled.includes(controller));
 	if (missing.length > 0) writeFileSync(file, missing.map((controller) => `+${controller}`).join(' '));
 }
 
@@ -479,6 +485,15 @@ function readdirGroups(directory: string): string[] {
 	return readdirSync(directory, {withFileTypes: true})
 		.filter((entry) => entry.isDirectory())
 		.map((entry) => entry.name);
+}
+
+function enableToTry(controller: Controller, directory: string): void {
+	try {
+		enableControllers(directory, [controller]);
+	} catch (error) {
+		const {code} = error as NodeJS.ErrnoException;
+		throw new ForktreeError('NotPermitted', `${code}; ${remedy(directory, code)}`, {cause: error});
+	}
 }
 
 /** Controllers that can be tried. Sandboxes use all but the freezer. */
@@ -503,7 +518,7 @@ export function tryController(controller: TriedController, name: string, onFound
 	const {version} = parent;
 	const directory = path.join(parent.directory, name);
 	onFound(directory);
-	if (version === 2 && controller !== 'freezer') enableControllers(parent.directory, [controller]);
+	if (version === 2 && controller !== 'freezer') enableToTry(controller, parent.directory);
 	mkdirSync(directory, 0o755);
 	try {
 		const wanted =

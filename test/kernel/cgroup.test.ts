@@ -1,14 +1,16 @@
-import {existsSync, readFileSync} from 'node:fs';
+import {existsSync, readFileSync, writeFileSync} from 'node:fs';
+import {rm} from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
 import test from 'ava';
 import fc from 'fast-check';
 import {ForktreeError, SyscallError} from '../../src/errors.ts';
-import {CgroupTree, findCgroups, findHostCgroups, tryController} from '../../src/kernel/cgroup.ts';
+import {CgroupTree, enableControllers, findCgroups, findHostCgroups, tryController} from '../../src/kernel/cgroup.ts';
 import {fuzzParameters} from '../helpers/fuzz.ts';
 import {kernelTest} from '../helpers/kernel-test.ts';
 import {LeakCheck} from '../helpers/leak-check.ts';
 import {escapeName} from '../helpers/mountinfo.ts';
+import {temporaryFolder} from '../helpers/runtime.ts';
 
 const leaks = new LeakCheck();
 test.after.always('nothing is left', (t) => leaks.verify(t));
@@ -207,6 +209,23 @@ kernelTest('a limit that the kernel refuses is a SyscallError naming the file, a
 	t.regex(error.message, /cpu\.(cfs_quota_us|max)/);
 	await tree.close();
 	t.false(tree.directories.some((directory) => existsSync(directory)));
+});
+
+test('v2: no controller is enabled without memory, which a group that holds processes refuses', async (t) => {
+	const folder = await temporaryFolder();
+	t.teardown(() => rm(folder, {recursive: true}));
+	const file = path.join(folder, 'cgroup.subtree_control');
+	for (const [there, before, wanted] of [
+		['cpu memory pids', '', '+memory +pids'],
+		['cpu memory pids', 'memory', '+pids'],
+		['cpu memory pids', 'memory pids', 'memory pids'],
+		['cpu pids', '', '+pids'],
+	] as const) {
+		writeFileSync(path.join(folder, 'cgroup.controllers'), `${there}\n`);
+		writeFileSync(file, before);
+		enableControllers(folder, ['pids']);
+		t.is(readFileSync(file, 'utf8'), wanted);
+	}
 });
 
 kernelTest('a tree where none can be made is NotPermitted and leaves nothing', (t) => {
