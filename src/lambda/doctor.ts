@@ -244,7 +244,7 @@ const checks = {
 	},
 	overlay: {
 		fix: 'modprobe overlay',
-		without: unused,
+		without: 'no sandbox of a pool can have a writable root',
 		run: () =>
 			withTools(async ({keeper}) => {
 				await keeper.probe('overlay');
@@ -253,7 +253,7 @@ const checks = {
 	},
 	idmappedMounts: {
 		fix: 'upgrade to Linux 6.3 or later, or name a folder on ext4 or xfs in TMPDIR',
-		without: unused,
+		without: 'no sandbox of a pool can have a writable root over folders of such a file system',
 		run: () =>
 			withTools(async ({keeper, state, takeIds}) => {
 				const folder = state.path('staging');
@@ -270,7 +270,7 @@ const checks = {
 				return ok(`version ${version}`);
 			}),
 	},
-	cgroupFreezer: {...controllerCheck('freezer'), without: unused},
+	cgroupFreezer: {...controllerCheck('freezer'), without: 'there are no pools of sandboxes for programs'},
 } as const satisfies Readonly<Record<string, Check>>;
 
 export type DoctorCheckName = keyof typeof checks;

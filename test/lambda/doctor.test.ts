@@ -7,7 +7,7 @@ import {type DoctorCheck, type DoctorCheckName, type DoctorReport, doctor, docto
 import {forktree, main} from '../cli/forktree.ts';
 import {kernelTest, serialKernelTest} from '../helpers/kernel-test.ts';
 import {LeakCheck} from '../helpers/leak-check.ts';
-import {python} from '../helpers/runtime.ts';
+import {python, temporaryFolder} from '../helpers/runtime.ts';
 
 function find({checks}: DoctorReport, name: DoctorCheckName): DoctorCheck {
 	return checks.find((check) => check.name === name) as DoctorCheck;
@@ -76,6 +76,21 @@ kernelTest('what is optional is found missing by trying it, and sandboxes work a
 		status: 'degraded',
 		detail: 'collapse memory: EINVAL; without it zygotes can’t gather their memory in huge pages',
 	});
+});
+
+kernelTest('what only pools of sandboxes need is optional, and its lack says what they can’t do', async (t) => {
+	// A file system without idmapped mounts, of this command's own.
+	const script = 'mount -t ramfs ramfs "$TMPDIR" && exec "$@"';
+	const folder = await temporaryFolder();
+	t.teardown(() => rm(folder, {recursive: true, force: true}));
+	const command = [process.execPath, '--import=tsx', main, 'doctor', '--json', '--python', python];
+	const {stdout} = await execa('unshare', ['--mount', 'sh', '-c', script, 'sh', ...command], {
+		env: {TMPDIR: folder},
+		reject: false,
+	});
+	const found = find(JSON.parse(stdout) as DoctorReport, 'idmappedMounts');
+	t.like(found, {need: 'optional', status: 'degraded'});
+	t.regex(found?.detail ?? '', /EINVAL; without it no sandbox of a pool can have a writable root/);
 });
 
 kernelTest('where user namespaces are used up or ids not mapped, that is what it says', async (t) => {
