@@ -112,7 +112,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	/**
 	 * Makes a sandbox for one program, runs it, and destroys the sandbox. Faster than `create()` and `exec()`: the program is
 	 * asked for before its sandbox is there.
-	 * @returns how it ended, when it has; the sandbox goes meanwhile, or before, if it has a uid or a writable root
+	 * @returns how it ended, when it has; the sandbox goes meanwhile, or, when what it writes is kept in a folder, before
 	 * @throws what {@link create} and {@link Sandbox.exec} throw
 	 * @example
 	 * const {stdout} = await pool.run(['sh', '-c', 'echo $((6 * 7))'], {sandbox: {limits: {memoryMb: 64}}});
@@ -130,9 +130,10 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		try {
 			return await (result as Promise<ExecResult>);
 		} finally {
+			// One that does not end keeps its place: close() tells.
 			const destroyed = sandbox.destroy('its program has ended');
-			// What it has to itself the next one may need. Else one that does not end keeps its place, and close() tells.
-			if (resolved.uid !== undefined) await destroyed;
+			// The next program of its caller may be for the same folder, which only one sandbox has at a time.
+			if (typeof resolved.writable === 'object') await destroyed;
 			else destroyed.catch(() => undefined);
 		}
 	}

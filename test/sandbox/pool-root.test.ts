@@ -93,6 +93,17 @@ kernelTest('what a sandbox writes is kept in a folder, for the next one', async 
 	t.is(readFileSync(path.join(folder, 'upper/root/etc/kept'), 'utf8'), 'kept\n');
 });
 
+kernelTest('pool.run: the next program can have the folder at once', async (t) => {
+	const options = {sandbox: {writable: {overlay: await keptFolder(t)}}};
+	for (const line of ['1', '2', '3']) {
+		const {stdout} = await within(
+			fixture().pool.run(['sh', '-c', 'echo >>/usr/made; wc -l </usr/made'], options),
+			line,
+		);
+		t.is(stdout, `${line}\n`);
+	}
+});
+
 kernelTest('a folder is written to by one sandbox at a time, and by root alone', async (t) => {
 	const folder = await keptFolder(t);
 	const sandbox = await fixture().create(t, {writable: {overlay: folder}});
