@@ -3,7 +3,17 @@
  * Each controller is looked for once. On v1 and hybrid hosts the v2 tree is not used: moving a process there waits for
  * an RCU grace period, while a v1 `tasks` file that the process itself writes to does not.
  */
-import {closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmdirSync, writeFileSync, writeSync} from 'node:fs';
+import {
+	closeSync,
+	mkdirSync,
+	openSync,
+	readdirSync,
+	readFileSync,
+	readSync,
+	rmdirSync,
+	writeFileSync,
+	writeSync,
+} from 'node:fs';
 import {constants} from 'node:os';
 import path from 'node:path';
 import {ForktreeError, SyscallError} from '../errors.ts';
@@ -271,11 +281,12 @@ export class Cgroup {
 	}
 
 	memory(): CgroupMemory {
-		const [current, peak] =
-			this.#memory.version === 1
-				? ['memory.usage_in_bytes', 'memory.max_usage_in_bytes']
-				: ['memory.current', 'memory.peak'];
-		return {current: this.#read(current as string) ?? 0, peak: this.#read(peak as string)};
+		const peak = this.#memory.version === 1 ? 'memory.max_usage_in_bytes' : 'memory.peak';
+		return {current: this.#current(), peak: this.#read(peak)};
+	}
+
+	#current(): number {
+		return this.#read(this.#memory.version === 1 ? 'memory.usage_in_bytes' : 'memory.current') ?? 0;
 	}
 
 	/** How many processes the kernel killed here for want of memory. */
@@ -332,8 +343,10 @@ export class Cgroup {
 	}
 
 	#isFrozen({version, directory}: Hierarchy): boolean {
-		const [file, word] = version === 1 ? ['freezer.state', 'FROZEN'] : ['cgroup.events', 'frozen 1'];
-		return readControl(`${directory}/${file}`).includes(word as string);
+		if (version === 2) return readCounter(this.#file(directory, 'cgroup.events', 'r'), 'frozen') === 1;
+		const state = Buffer.alloc(16);
+		const size = readSync(this.#file(directory, 'freezer.state', 'r+'), state, 0, state.length, 0);
+		return state.toString('latin1', 0, size).trim() === 'FROZEN';
 	}
 
 	/** Lets it go on. */
@@ -349,7 +362,7 @@ export class Cgroup {
 	 */
 	lowerMemory(): number {
 		const own = (this.#limits as CgroupLimits).memoryMb;
-		const used = Math.min(own, Math.ceil(this.memory().current / mebibyte) + 1);
+		const used = Math.min(own, Math.ceil(this.#current() / mebibyte) + 1);
 		try {
 			this.#limitMemory(used);
 			return used;

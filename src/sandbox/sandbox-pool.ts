@@ -1,6 +1,7 @@
 /** Sandboxes for programs, as many as the memory budget allows, on one set of launchers. */
 import {EventEmitter} from 'node:events';
 import {closeSync, openSync} from 'node:fs';
+import process from 'node:process';
 import {ForktreeError, SyscallError} from '../errors.ts';
 import {withDeadline} from '../kernel/deadline.ts';
 import {Undo} from '../undo.ts';
@@ -130,11 +131,11 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		try {
 			return await (result as Promise<ExecResult>);
 		} finally {
-			// One that does not end keeps its place: close() tells.
-			const destroyed = sandbox.destroy('its program has ended');
+			const reason = 'its program has ended';
 			// The next program of its caller may be for the same folder, which only one sandbox has at a time.
-			if (typeof resolved.writable === 'object') await destroyed;
-			else destroyed.catch(() => undefined);
+			if (typeof resolved.writable === 'object') await sandbox.destroy(reason);
+			// The caller goes on first. One that does not end keeps its place: close() tells.
+			else process.nextTick(() => sandbox.destroy(reason).catch(() => undefined));
 		}
 	}
 
