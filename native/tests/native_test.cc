@@ -684,20 +684,20 @@ void CheckFrames() {
 int main(int count, char** arguments) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   if (count == 2 && strcmp(arguments[1], "--probe") == 0) return Probe();
-  bool addon_only = count == 2 && strcmp(arguments[1], "--addon") == 0;
-  if (count != 3 && !addon_only) {
-    fprintf(stderr, "usage: native_test KEEPER INIT | --addon\n");
+  bool threads_only = count == 2 && strcmp(arguments[1], "--threads") == 0;
+  if (count != 3 && !threads_only) {
+    fprintf(stderr, "usage: native_test KEEPER INIT | --threads\n");
     return 2;
   }
-  CheckSpawn();
-  CheckEnds();
   CheckLocks();
   CheckFrames();
   {
     Folder folder;
     CheckGroups(folder.path);
   }
-  if (addon_only) return failed == 0 ? 0 : 1;
+  if (threads_only) return failed == 0 ? 0 : 1;
+  CheckSpawn();
+  CheckEnds();
   CheckMessages();
   CheckPlans();
   if (geteuid() == 0) {
