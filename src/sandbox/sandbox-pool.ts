@@ -203,13 +203,21 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			options.mounts.map(async (mount) => ({folder: await this.#folder(mount), target: mount.target})),
 		);
 		if (options.uid !== undefined) return this.#startAlone(shape, options, mounts, reserved, first);
+		let isAsked = false; // then its input may be gone
+		const ask =
+			first &&
+			((sandbox: Sandbox) => {
+				isAsked = true;
+				first(sandbox);
+			});
 		for (let attempt = 1; ; attempt += 1) {
 			this.#checkOpen();
 			try {
 				const owned = {reserved, undo: new Undo()};
-				return await this.#fork(await this.#launcher(shape), options, mounts, owned, first);
+				return await this.#fork(await this.#launcher(shape), options, mounts, owned, ask);
 			} catch (error) {
-				if (!(error instanceof ForktreeError) || error.code !== 'ZygoteFailed' || attempt === maxForks) throw error;
+				const isLost = error instanceof ForktreeError && error.code === 'ZygoteFailed';
+				if (!isLost || isAsked || attempt === maxForks) throw error;
 			}
 		}
 	}
@@ -266,14 +274,18 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			this.#host.cgroups.refill(limits);
 			for (const {folder} of mounts) folder.refill();
 		});
+		// What is not born gives nothing back of what is reserved: it may be tried again.
+		if (first === undefined) {
+			const birth = born();
+			leaf.awaitBirth();
+			await birth;
+		}
 		const sandbox = new Sandbox(leaf, options, owned, this.#nothing, () => {
 			setImmediate(refill);
 			this.#noteIdle();
 		});
 		try {
 			if (first === undefined) {
-				leaf.awaitBirth();
-				await born();
 				this.#checkOpen();
 				this.#add(sandbox);
 			} else {

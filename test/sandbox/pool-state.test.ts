@@ -1,7 +1,10 @@
+import {readFileSync} from 'node:fs';
+import path from 'node:path';
 import process from 'node:process';
 import {PassThrough} from 'node:stream';
 import {type Sandbox, SandboxDeadError} from '../../src/index.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
+import {cgroupsOf, processesIn} from '../helpers/leak-check.ts';
 import {seenByHost, startReady, until, usePool, within} from '../helpers/pool.ts';
 
 const limits = {memoryMb: 64, timeoutMs: 60_000};
@@ -126,6 +129,51 @@ kernelTest('destroy, often and at once, ends runs in flight as Killed', async (t
 	}
 	t.deepEqual(events, ['forked', 'forked', 'destroyed']);
 });
+
+/** The processes that fork sandboxes of this file's pool, as the host counts. */
+function launchers(): number[] {
+	return processesIn(cgroupsOf(fixture().stateDir).map((group) => path.join(group, 'zygotes'))).filter(
+		(pid) => readFileSync(`/proc/${pid}/comm`, 'latin1').trim() === 'launcher',
+	);
+}
+
+kernelTest(
+	'a sandbox whose launcher dies before it is born is made by another one, and reserves its memory once',
+	async (t) => {
+		const {pool} = fixture();
+		await fixture().run(['true']);
+		const before = pool.stats().memory.reservedMb;
+		const old = launchers();
+		t.true(old.length > 0);
+		for (const pid of old) process.kill(pid, 'SIGSTOP');
+		const created = pool.create();
+		await new Promise((resolve) => setImmediate(resolve));
+		for (const pid of old) process.kill(pid, 'SIGKILL');
+		const sandbox = await within(created, 'a sandbox');
+		t.is(pool.stats().memory.reservedMb, before + limits.memoryMb);
+		t.is((await sandbox.exec(['true'])).exitCode, 0);
+		await sandbox.destroy();
+		t.is(pool.stats().memory.reservedMb, before);
+	},
+);
+
+kernelTest(
+	'a program whose launcher dies before its sandbox is born is an error, since its input may be gone',
+	async (t) => {
+		const {pool} = fixture();
+		await fixture().run(['true']);
+		for (const pid of launchers()) process.kill(pid, 'SIGSTOP');
+		const old = launchers();
+		const run = pool.run(['cat'], {stdin: 'input'});
+		run.catch(() => undefined);
+		await until(() => pool.list().size > 0, 'a sandbox that is asked for');
+		for (const pid of old) process.kill(pid, 'SIGKILL');
+		await t.throwsAsync(within(run, 'an answer'), {code: 'ZygoteFailed'});
+		t.is(pool.stats().memory.reservedMb, 0);
+		t.is((await pool.run(['cat'], {stdin: 'input'})).stdout, 'input');
+		await until(() => pool.list().size === 0, 'its end');
+	},
+);
 
 kernelTest('a paused sandbox can be destroyed, with a program in it', async (t) => {
 	const sandbox = await fixture().create(t);
