@@ -441,18 +441,9 @@ export class CgroupTree {
 	}
 
 	/** A group for one sandbox. @throws {SyscallError} for example for a limit that the kernel does not take */
-	create(limits: CgroupLimits): Cgroup {
-		return Cgroup.make(this.#plan(limits));
-	}
-
-	/** As {@link create}, away from Node's thread. */
-	async createLater(limits: CgroupLimits): Promise<Cgroup> {
-		return Cgroup.makeLater(this.#plan(limits));
-	}
-
-	#plan(limits: CgroupLimits): GroupPlan {
+	async create(limits: CgroupLimits): Promise<Cgroup> {
 		this.#next += 1;
-		return planGroup(this.#parents, `sandbox-${this.#next}`, limits);
+		return Cgroup.makeLater(planGroup(this.#parents, `sandbox-${this.#next}`, limits));
 	}
 
 	/** Removes the parents; every group below must be empty. */

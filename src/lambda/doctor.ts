@@ -167,7 +167,8 @@ const checks = {
 				state.noteGroups(host.hierarchies.map((each) => path.join(each.directory, name)));
 				const tree = new CgroupTree(host, name);
 				try {
-					await tree.create({memoryMb: 16, swapMb: 0, cpuPercent: 100, processes: 4}).remove();
+					const group = await tree.create({memoryMb: 16, swapMb: 0, cpuPercent: 100, processes: 4});
+					await group.remove();
 				} finally {
 					await tree.close();
 				}

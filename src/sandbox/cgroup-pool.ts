@@ -22,7 +22,7 @@ export class CgroupPool {
 
 	/** A group with these limits, at once if one is ready; the caller removes it. */
 	take(limits: CgroupLimits): Cgroup | Promise<Cgroup> {
-		return this.#sets.get(keyOf(limits))?.groups.pop() ?? this.#tree.createLater(limits);
+		return this.#sets.get(keyOf(limits))?.groups.pop() ?? this.#tree.create(limits);
 	}
 
 	/** Makes groups for the next starts with these limits, away from Node's thread. To be called when a start is over. */
@@ -43,7 +43,7 @@ export class CgroupPool {
 	#makeFor(key: string, set: ReadySet, limits: CgroupLimits): void {
 		set.making += 1;
 		const made = this.#tree
-			.createLater(limits)
+			.create(limits)
 			.then(
 				(group) => {
 					if (this.#sets.get(key) === set) set.groups.push(group);

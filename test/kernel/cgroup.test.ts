@@ -188,7 +188,7 @@ kernelTest('a group has its limits, joins, counts and goes', async (t) => {
 	const host = findHostCgroups();
 	const tree = new CgroupTree(host, `forktree-test-${process.pid}`);
 	t.true(tree.directories.every((directory) => existsSync(directory)));
-	const group = tree.create(limits);
+	const group = await tree.create(limits);
 	const [memory] = tree.directories;
 	if (host.mode !== 'v2') {
 		t.is(readFileSync(path.join(memory ?? '', 'sandbox-1', 'memory.limit_in_bytes'), 'utf8').trim(), String(10 << 20));
@@ -204,7 +204,9 @@ kernelTest('a group has its limits, joins, counts and goes', async (t) => {
 
 kernelTest('a limit that the kernel refuses is a SyscallError naming the file, and leaves no group', async (t) => {
 	const tree = new CgroupTree(findHostCgroups(), `forktree-test-${process.pid}-refused`);
-	const error = t.throws(() => tree.create({...limits, cpuPercent: 1e-6}), {instanceOf: SyscallError}) as SyscallError;
+	const error = (await t.throwsAsync(tree.create({...limits, cpuPercent: 1e-6}), {
+		instanceOf: SyscallError,
+	})) as SyscallError;
 	t.is(error.errnoName, 'EINVAL');
 	t.regex(error.message, /cpu\.(cfs_quota_us|max)/);
 	await tree.close();
