@@ -188,9 +188,9 @@ export function planLauncher({base, layers, targets, network, devices, writable}
 	operations.push(['dir', '', '/tmp'], ['dir', '', '/proc']);
 	const there = new Set(operations.map(([, , target]) => target));
 	for (const target of targets) {
-		// Deeper ones lie in folders of the base, which are read-only: they have to be there.
-		if (/^\/[^/]+$/.test(target) && !there.has(target)) operations.push(['dir', '', target]);
-		there.add(target);
+		const [, top = ''] = target.split('/');
+		// What lies in a folder of the base, which is read-only, has to be there.
+		if (!there.has(`/${top}`)) operations.push(['dir', '', target]);
 	}
 	operations.push(...planDevices(devices));
 	const sharedNetwork = network === 'host';

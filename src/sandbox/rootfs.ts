@@ -34,7 +34,7 @@ function isBelow(folder: string, parent: string): boolean {
 }
 
 /** The interpreter's folders that are not visible by /usr anyway, outermost only. */
-function interpreterFolders(interpreter: Interpreter): string[] {
+export function interpreterFolders(interpreter: Interpreter): string[] {
 	const folders = [...interpreter.directories, path.dirname(interpreter.executable)];
 	const outside = [...new Set(folders)].filter((folder) => !isBelow(folder, '/usr'));
 	return outside.filter((folder) => !outside.some((other) => other !== folder && isBelow(folder, other)));

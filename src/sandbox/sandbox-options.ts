@@ -44,7 +44,7 @@ export const defaultSandboxLimits: SandboxLimits = {
 export type SandboxMount = {
 	/** An absolute path on the host, resolved once. */
 	readonly source: string;
-	/** An absolute path in the sandbox, in a folder that its base has, or one of its own directly below `/`. */
+	/** An absolute path in the sandbox: a folder that its base has, or one below a top-level folder that its base has not. */
 	readonly target: string;
 	/** False: the sandbox can write what the modes let everybody write, as its own user. By default true. */
 	readonly readonly?: boolean;

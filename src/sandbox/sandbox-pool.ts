@@ -356,7 +356,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	}
 
 	async #folder({source, readonly}: Required<SandboxMount>): Promise<LockedFolder> {
-		const key = `${readonly ? 'ro' : 'rw'} ${source}`;
+		const key = mountKey({source, readonly});
 		let folder = this.#folders.get(key);
 		if (folder === undefined) {
 			this.#lastFolder += 1;
@@ -371,6 +371,22 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			this.#folders.set(key, folder);
 		}
 		return folder;
+	}
+
+	/**
+	 * Lets go of the folder that a mount's source led to: the next sandbox with that source gets what is there then. Sandboxes
+	 * that have it keep it. Not to be called while one with it is being made.
+	 */
+	async forgetMount(source: string): Promise<void> {
+		this.#checkOpen();
+		const forgotten = [true, false].map((readonly) => mountKey({source, readonly}));
+		await Promise.all(
+			forgotten.map(async (key) => {
+				const folder = this.#folders.get(key);
+				this.#folders.delete(key);
+				await (await folder?.catch(() => undefined))?.close();
+			}),
+		);
 	}
 
 	/** Those that exist, by id. */
@@ -430,6 +446,10 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	#checkOpen(): void {
 		if (this.#closed !== undefined) throw new ForktreeError('RuntimeClosed', 'the pool was closed');
 	}
+}
+
+function mountKey({source, readonly}: {readonly source: string; readonly readonly: boolean}): string {
+	return `${readonly ? 'ro' : 'rw'} ${source}`;
 }
 
 /** Does something the first time that it is called. */

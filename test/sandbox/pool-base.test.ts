@@ -336,6 +336,24 @@ kernelTest('a mount’s source is resolved once: a link that is changed later le
 	t.is(await seen(), 'one\n');
 });
 
+kernelTest('a mount at a path that the base has nothing of: the folders above it are made', async (t) => {
+	const folder = await makeFolder('deep', {file: 'deep'});
+	const mounts = [{source: folder, target: '/not/in/the/base'}];
+	t.deepEqual(await look(['/not/in/the/base/file', '+/not/in/new'], {base: root, mounts}), ['deep', 'EROFS']);
+});
+
+kernelTest('a mount’s source that was forgotten is resolved anew; who has the folder keeps it', async (t) => {
+	const folder = await makeFolder('forgotten', {file: 'one'});
+	const mounts = [{source: folder, target: '/data'}];
+	const sandbox = await fixture().create(t, {base: root, cwd: '/', mounts});
+	await rm(folder, {recursive: true});
+	await makeFolder('forgotten', {file: 'two'});
+	await fixture().pool.forgetMount(folder);
+	t.deepEqual(await look(['/data/file'], {base: root, mounts}), ['two']);
+	t.is((await sandbox.exec(['/bin/look', '/data/file'])).stdout, 'ENOENT\n');
+	await fixture().pool.forgetMount('/never/mounted');
+});
+
 kernelTest('mounts that can’t be: InvalidSource, or an error that names the step', async (t) => {
 	const {pool} = fixture();
 	const file = path.join(await makeFolder('no-folder', {file: 'x'}), 'file');
@@ -345,7 +363,7 @@ kernelTest('mounts that can’t be: InvalidSource, or an error that names the st
 			message: new RegExp(`^mounts: expected a folder, got ${source}: `),
 		});
 	}
-	await t.throwsAsync(pool.create({mounts: [{source: '/usr', target: '/no/such/target'}]}), {
+	await t.throwsAsync(pool.create({mounts: [{source: '/usr', target: '/usr/no/such/target'}]}), {
 		code: 'Syscall',
 		message: /attach/,
 	});
