@@ -95,7 +95,7 @@ export class ToolSandboxes {
 
 	async #open(): Promise<SandboxPool> {
 		if (this.#closed) throw new ForktreeError('RuntimeClosed', 'the package store was closed');
-		this.#pool ??= createSandboxPool().catch((error: unknown) => {
+		this.#pool ??= createSandboxPool({spares: 0}).catch((error: unknown) => {
 			this.#pool = undefined;
 			throw error;
 		});

@@ -60,6 +60,8 @@ export class Leaf {
 	#settleBirth!: {resolve(): void; reject(error: Error): void};
 	#listener: LeafListener | undefined;
 	#isKnown = false;
+	/** Its channel broke, or it was never born. */
+	#isBroken = false;
 	#status: Promise<ProcessEnd> | undefined;
 	#ended: Promise<LeafEnd> | undefined;
 
@@ -80,6 +82,7 @@ export class Leaf {
 				this.#listener?.frame(type, payload);
 			},
 			broken: (error) => {
+				this.#isBroken = true;
 				if (!this.#isKnown) this.#parts.askBirth('maybe');
 				this.#listener?.broken(error);
 			},
@@ -96,6 +99,11 @@ export class Leaf {
 
 	listen(listener: LeafListener): void {
 		this.#listener = listener;
+	}
+
+	/** Whether it has ended, or never was, as far as is known. */
+	get isBroken(): boolean {
+		return this.#isBroken;
 	}
 
 	get streams(): Streams | undefined {
@@ -135,6 +143,7 @@ export class Leaf {
 	/** There is no process, or none that has got to where it can be used. */
 	failBirth(error: Error): void {
 		this.#isKnown = true;
+		this.#isBroken = true;
 		this.#settleBirth.reject(error);
 	}
 

@@ -8,14 +8,15 @@ const readyClones = 2;
 /** A folder that can be attached in any number of sandboxes. Whoever made it closes it. */
 export class LockedFolder {
 	readonly #keeper: Keeper;
-	readonly #id: string;
+	/** Unique among the keeper's folders. */
+	readonly id: string;
 	readonly #ready: number[] = [];
 	#making = 0;
 	#closed = false;
 
 	private constructor(keeper: Keeper, id: string) {
 		this.#keeper = keeper;
-		this.#id = id;
+		this.id = id;
 	}
 
 	/** @param id unique among the keeper's folders */
@@ -28,7 +29,7 @@ export class LockedFolder {
 
 	/** A detached mount as an fd; the caller closes it. */
 	async take(): Promise<number> {
-		return this.#ready.pop() ?? this.#keeper.clone(this.#id);
+		return this.#ready.pop() ?? this.#keeper.clone(this.id);
 	}
 
 	/** Makes clones for the next starts. To be called when a start is over: it wakes the keeper. */
@@ -36,7 +37,7 @@ export class LockedFolder {
 		while (!this.#closed && this.#ready.length + this.#making < readyClones) {
 			this.#making += 1;
 			this.#keeper
-				.clone(this.#id)
+				.clone(this.id)
 				.then(
 					(fd) => (this.#closed ? closeFd(fd) : this.#ready.push(fd)),
 					() => undefined, // the next take() asks again and reports it
@@ -50,6 +51,6 @@ export class LockedFolder {
 	async close(): Promise<void> {
 		this.#closed = true;
 		for (const fd of this.#ready.splice(0)) closeFd(fd);
-		await this.#keeper.unlock(this.#id);
+		await this.#keeper.unlock(this.id);
 	}
 }

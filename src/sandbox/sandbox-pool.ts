@@ -7,7 +7,7 @@ import {withDeadline} from '../kernel/deadline.ts';
 import {Undo} from '../undo.ts';
 import {planLauncher, type RootShape, resolveShape} from './base.ts';
 import {checkHost, openSandboxHost, type SandboxHost} from './host.ts';
-import {Launcher, type LeafMount} from './launcher.ts';
+import {Launcher, type LeafBirth, type LeafMount} from './launcher.ts';
 import {LockedFolder} from './mounts.ts';
 import {explainOverlay, lockOverlay} from './overlay.ts';
 import {Reserved} from './reserved.ts';
@@ -21,6 +21,7 @@ import {
 	resolveSandboxOptions,
 } from './sandbox-options.ts';
 import {basesName} from './state-dir.ts';
+import {Stock} from './stock.ts';
 import {IdAllocator} from './uid-range.ts';
 
 /** Ids for a launcher and the sandboxes that it forks at a time. */
@@ -29,6 +30,8 @@ const maxFrame = 4096;
 /** How often a start is tried while launchers die under it. */
 const maxForks = 3;
 const refillDelayMs = 20;
+/** For how many sets of options spares wait. */
+const spareKinds = 4;
 const drainDeadlineMs = 10_000;
 const endDeadlineMs = 5000;
 
@@ -49,6 +52,8 @@ const eventNames = ['destroyed', 'paused', 'resumed', 'forked', 'childExited', '
 export type SandboxPoolStats = {
 	readonly sandboxes: number;
 	readonly paused: number;
+	/** How many wait ready for the next ones. */
+	readonly spares: number;
 	readonly memory: {readonly budgetMb: number; readonly reservedMb: number; readonly waiting: number};
 	readonly isolation: {readonly cgroup: 'v1' | 'hybrid' | 'v2'};
 };
@@ -66,6 +71,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	readonly #alive = new Set<Launcher>();
 	readonly #folders = new Map<string, Promise<LockedFolder>>();
 	readonly #sandboxes = new Map<string, Sandbox>();
+	readonly #spares: Stock<LeafBirth>;
 	/** Those that are being made. */
 	readonly #creating = new Set<Promise<Sandbox>>();
 	/** Ends every wait for memory. */
@@ -82,7 +88,9 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		this.#ids = new IdAllocator(host.ids);
 		this.#nothing = openSync('/dev/null', 'r');
 		undo.push(() => closeSync(this.#nothing));
+		this.#spares = new Stock({each: options.spares, kinds: spareKinds, dispose: ({leaf}) => leaf.destroy()});
 		undo.push(async () => this.#endLaunchers());
+		undo.push(async () => this.#spares.close());
 		undo.push(async () => this.#destroyAll());
 	}
 
@@ -203,6 +211,10 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			options.mounts.map(async (mount) => ({folder: await this.#folder(mount), target: mount.target})),
 		);
 		if (options.uid !== undefined) return this.#startAlone(shape, options, mounts, reserved, first);
+		const key = JSON.stringify(shape);
+		const kind = spareKind(key, options, mounts);
+		const fork = async () => this.#fork(await this.#launcher(key, shape), options, mounts);
+		const refill = once(() => this.#refill(key, kind, fork, options, mounts));
 		let isAsked = false; // then its input may be gone
 		const ask =
 			first &&
@@ -213,8 +225,8 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		for (let attempt = 1; ; attempt += 1) {
 			this.#checkOpen();
 			try {
-				const owned = {reserved, undo: new Undo()};
-				return await this.#fork(await this.#launcher(shape), options, mounts, owned, ask);
+				const birth = this.#takeSpare(kind) ?? (await fork());
+				return await this.#begin(birth, options, {reserved, undo: new Undo()}, ask, refill);
 			} catch (error) {
 				const isLost = error instanceof ForktreeError && error.code === 'ZygoteFailed';
 				if (!isLost || isAsked || attempt === maxForks) throw error;
@@ -239,23 +251,19 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 				await launcher.ended();
 			});
 			this.#checkOpen();
-			return await this.#fork(launcher, options, mounts, {reserved, undo}, first);
+			const birth = await this.#fork(launcher, options, mounts);
+			const refill = once(() => this.#refillParts(options, mounts));
+			return await this.#begin(birth, options, {reserved, undo}, first, refill);
 		} catch (error) {
 			await undo.run();
 			throw error;
 		}
 	}
 
-	async #fork(
-		launcher: Launcher,
-		options: ResolvedSandboxOptions,
-		mounts: readonly LeafMount[],
-		owned: Owned,
-		first: First | undefined,
-	): Promise<Sandbox> {
+	async #fork(launcher: Launcher, options: ResolvedSandboxOptions, mounts: readonly LeafMount[]): Promise<LeafBirth> {
 		const {limits, writable, hostname, network, uid, defaultFilter} = options;
 		const scratch = writable !== 'none' && limits.scratchMb > 0;
-		const {leaf, born} = await launcher.forkLeaf({
+		return launcher.forkLeaf({
 			mounts,
 			takeCgroup: () => this.#host.cgroups.take(limits),
 			scratchMb: scratch ? limits.scratchMb : undefined,
@@ -269,11 +277,49 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			maxFrame,
 			greet: () => undefined,
 		});
-		const refill = once(() => {
-			launcher.refill();
-			this.#host.cgroups.refill(limits);
-			for (const {folder} of mounts) folder.refill();
+	}
+
+	/** One that waits ready, if any; one that has ended meanwhile is given back. */
+	#takeSpare(kind: string): LeafBirth | undefined {
+		for (;;) {
+			const spare = this.#spares.take(kind);
+			if (spare === undefined || !spare.leaf.isBroken) return spare;
+			void spare.leaf.destroy().catch(() => undefined); // what does not end is swept by the next start
+		}
+	}
+
+	/** Makes what the next start takes: a spare first, of what waits ready, then that anew. */
+	#refill(
+		key: string,
+		kind: string,
+		fork: () => Promise<LeafBirth>,
+		options: ResolvedSandboxOptions,
+		mounts: readonly LeafMount[],
+	): void {
+		if (this.#closed !== undefined) return;
+		this.#spares.refill(kind, fork);
+		setImmediate(() => {
+			void this.#launchers.get(key)?.then(
+				(launcher) => launcher.refill(),
+				() => undefined,
+			);
+			this.#refillParts(options, mounts);
 		});
+	}
+
+	#refillParts({limits}: ResolvedSandboxOptions, mounts: readonly LeafMount[]): void {
+		this.#host.cgroups.refill(limits);
+		for (const {folder} of mounts) folder.refill();
+	}
+
+	/** Makes a sandbox of what was forked. */
+	async #begin(
+		{leaf, born}: LeafBirth,
+		options: ResolvedSandboxOptions,
+		owned: Owned,
+		first: First | undefined,
+		refill: () => void,
+	): Promise<Sandbox> {
 		// What is not born gives nothing back of what is reserved: it may be tried again.
 		if (first === undefined) {
 			const birth = born();
@@ -285,12 +331,9 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			this.#noteIdle();
 		});
 		try {
-			if (first === undefined) {
-				this.#checkOpen();
-				this.#add(sandbox);
-			} else {
-				this.#checkOpen();
-				this.#add(sandbox);
+			this.#checkOpen();
+			this.#add(sandbox);
+			if (first !== undefined) {
 				first(sandbox);
 				await born(); // which is looked at when the program speaks or ends
 			}
@@ -324,8 +367,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	}
 
 	/** The launcher for such roots; made on first use, and again when it has died. */
-	async #launcher(shape: RootShape): Promise<Launcher> {
-		const key = JSON.stringify(shape);
+	async #launcher(key: string, shape: RootShape): Promise<Launcher> {
 		let launcher = this.#launchers.get(key);
 		if (launcher === undefined) {
 			launcher = this.#spawn(shape);
@@ -382,9 +424,12 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		const forgotten = [true, false].map((readonly) => mountKey({source, readonly}));
 		await Promise.all(
 			forgotten.map(async (key) => {
-				const folder = this.#folders.get(key);
+				const held = this.#folders.get(key);
 				this.#folders.delete(key);
-				await (await folder?.catch(() => undefined))?.close();
+				const folder = await held?.catch(() => undefined);
+				if (folder === undefined) return;
+				this.#spares.drop((kind) => kind.includes(`"${folder.id}"`));
+				await folder.close();
 			}),
 		);
 	}
@@ -402,6 +447,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		return {
 			sandboxes: this.#sandboxes.size,
 			paused,
+			spares: this.#spares.size,
 			memory: {budgetMb: budget.totalMb, reservedMb: budget.reservedMb, waiting: budget.waiting},
 			isolation: {cgroup: cgroupTree.mode},
 		};
@@ -450,6 +496,15 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 
 function mountKey({source, readonly}: {readonly source: string; readonly readonly: boolean}): string {
 	return `${readonly ? 'ro' : 'rw'} ${source}`;
+}
+
+/** What a spare is made with; what else there is of options matters when a program runs. */
+function spareKind(key: string, options: ResolvedSandboxOptions, mounts: readonly LeafMount[]): string {
+	const {limits, writable, hostname, network, defaultFilter} = options;
+	const {memoryMb, swapMb, cpuPercent, processes, openFiles, scratchMb} = limits;
+	const numbers = [memoryMb, swapMb, cpuPercent, processes, openFiles, scratchMb];
+	const folders = mounts.map(({folder}) => folder.id);
+	return `${key}${JSON.stringify([numbers, writable, hostname, network, defaultFilter, folders])}`;
 }
 
 /** Does something the first time that it is called. */

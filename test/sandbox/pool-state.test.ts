@@ -146,7 +146,7 @@ kernelTest(
 		const old = launchers();
 		t.true(old.length > 0);
 		for (const pid of old) process.kill(pid, 'SIGSTOP');
-		const created = pool.create();
+		const created = pool.create({hostname: 'unspared'});
 		await new Promise((resolve) => setImmediate(resolve));
 		for (const pid of old) process.kill(pid, 'SIGKILL');
 		const sandbox = await within(created, 'a sandbox');
@@ -164,7 +164,7 @@ kernelTest(
 		await fixture().run(['true']);
 		for (const pid of launchers()) process.kill(pid, 'SIGSTOP');
 		const old = launchers();
-		const run = pool.run(['cat'], {stdin: 'input'});
+		const run = pool.run(['cat'], {stdin: 'input', sandbox: {hostname: 'unspared-too'}});
 		run.catch(() => undefined);
 		await until(() => pool.list().size > 0, 'a sandbox that is asked for');
 		for (const pid of old) process.kill(pid, 'SIGKILL');
