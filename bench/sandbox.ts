@@ -6,6 +6,7 @@ import {loadavg} from 'node:os';
 import path from 'node:path';
 import {monitorEventLoopDelay} from 'node:perf_hooks';
 import process from 'node:process';
+import {setTimeout as sleep} from 'node:timers/promises';
 import {createSandboxPool, type ExecResult, type SandboxOptions, type SandboxPool} from 'forktree';
 import {alternate, paces} from './alternate.ts';
 import {watchLeftovers} from './leftovers.ts';
@@ -17,6 +18,8 @@ import {measureClose, measureMemory, measureScale, type Part} from './sandbox-ma
 
 const program = '/bench/program';
 const programEnd = 42;
+/** Left after each run of ours: what the pool makes ahead meanwhile shall not be in the next contestant's time. */
+const settleMs = 3;
 /** What the monitor adds to each delay: it measures the whole time between two ticks. */
 const tickMs = 1;
 
@@ -68,6 +71,8 @@ const short: Sizes = {
 /** Ours, the floor and the others, all of them ready. */
 type Field = {
 	readonly pool: SandboxPool;
+	/** One that makes every sandbox when it is asked for. */
+	readonly withoutSpares: SandboxPool;
 	readonly floor: SandboxFloor;
 	readonly rivals: Rivals;
 	/** What every sandbox of ours is made with. */
@@ -99,13 +104,14 @@ function checkEnd({exitCode, error}: ExecResult): void {
 }
 
 /** Has a sandbox made for the program and run it there; that it is destroyed is not timed, and waited for. */
-async function runMs({pool, options}: Field, network: 'none' | 'host'): Promise<number> {
+async function runMs(pool: SandboxPool, {options}: Field, network: 'none' | 'host'): Promise<number> {
 	const destroyed = once(pool, 'destroyed');
 	const started = performance.now();
 	const result = await pool.run([program], {sandbox: {...options, network}});
 	const ms = performance.now() - started;
 	checkEnd(result);
 	await destroyed;
+	await sleep(settleMs);
 	return ms;
 }
 
@@ -117,6 +123,7 @@ async function createAndExecMs({pool, options}: Field, network: 'none' | 'host')
 	const ms = performance.now() - started;
 	checkEnd(result);
 	await sandbox.destroy();
+	await sleep(settleMs);
 	return ms;
 }
 
@@ -130,16 +137,42 @@ async function measureRuns(field: Field, results: Results): Promise<void> {
 				told.push(run.toldMs);
 				return run.ms;
 			};
-			const contestants = [async () => runMs(field, ours), floorMs, async () => createAndExecMs(field, ours)] as const;
+			const contestants = [
+				async () => runMs(field.pool, field, ours),
+				floorMs,
+				async () => createAndExecMs(field, ours),
+				async () => runMs(field.withoutSpares, field, ours),
+			] as const;
 			await alternate(sizes.warmUps, 0, ...contestants);
 			told.length = 0;
-			const [mine, theirs, twoSteps] = await alternate(gapMs > 0 ? sizes.gapRuns : sizes.runs, gapMs, ...contestants);
+			const n = gapMs > 0 ? sizes.gapRuns : sizes.runs;
+			const [mine, theirs, twoSteps, unspared] = await alternate(n, gapMs, ...contestants);
 			const a = results.series(`create and run, ${words}/${name}`, mine);
 			const b = results.series(`create and run, ${words} floor/${name}`, theirs);
 			results.series(`create and run, ${words} floor, namespaces still there/${name}`, told);
 			results.series(`create, then exec, ${words}/${name}`, twoSteps);
+			const c = results.series(`create and run, ${words}, no spare/${name}`, unspared);
+			results.notes.push(`create and run / floor, ${words}, no spare/${name}: ${(c / b).toFixed(2)} ×`);
 			results.marks.push(mark(`create and run / floor, ${words}/${name}`, a / b, '<=', 1.5, '×'));
 		}
+	}
+}
+
+/** Programs one after the other, with nothing between them: what is made ahead has to be made in that time as well. */
+async function measureRate(field: Field, results: Results): Promise<void> {
+	const {floor, sizes, options} = field;
+	for (const {words, ours, floor: network} of networks) {
+		let [mineMs, theirsMs] = [0, 0];
+		for (let round = 0; round < sizes.churnRounds; round += 1) {
+			const started = performance.now();
+			for (let i = 0; i < sizes.churn; i += 1) {
+				checkEnd(await field.pool.run([program], {sandbox: {...options, network: ours}}));
+			}
+			mineMs += performance.now() - started;
+			for (let i = 0; i < sizes.churn; i += 1) theirsMs += (await floor.run(network)).ms;
+		}
+		const rates = [mineMs, theirsMs].map((ms) => ((sizes.churn * sizes.churnRounds * 1000) / ms).toFixed(0));
+		results.notes.push(`programs one after the other, ${words}: ${rates[0]} a second, floor ${rates[1]}`);
 	}
 }
 
@@ -147,7 +180,7 @@ async function measureRivals(field: Field, results: Results): Promise<void> {
 	const {rivals, sizes} = field;
 	const wanted = {bwrap: 5, runc: 15};
 	for (const {name, gapMs} of paces) {
-		const contestants = [async () => runMs(field, 'none'), ...rivals.installed.map((rival) => rival.runMs)];
+		const contestants = [async () => runMs(field.pool, field, 'none'), ...rivals.installed.map((rival) => rival.runMs)];
 		await alternate(2, 0, ...contestants);
 		const [mine = [], ...theirs] = await alternate(sizes.rivalRuns, gapMs, ...contestants);
 		const a = results.series(`create and run, own network, beside others/${name}`, mine);
@@ -286,10 +319,13 @@ export async function benchSandbox(stateDir: string, isShort: boolean): Promise<
 		results.add(await measureMemory(stateDir, floor, sizes.idle));
 		results.add(await measureClose(stateDir, sizes.close));
 		host = await withPool(stateDir, async (pool) => {
-			const field = {pool, floor, rivals, options, sizes};
+			const withoutSpares = await createSandboxPool({spares: 0});
+			const field = {pool, withoutSpares, floor, rivals, options, sizes};
 			// Others first: it matters least for them if the kernel is still busy with the many.
 			await measureRivals(field, results);
 			await measureRuns(field, results);
+			await withoutSpares.close();
+			await measureRate(field, results);
 			await measureChurn(field, results);
 			await measureDelay(field, results);
 			await measurePauses(field, results);
