@@ -34,11 +34,8 @@ struct Keeper {
 
 std::string Place(const Keeper& keeper, const std::string& id) { return keeper.mount_point + "/" + id; }
 
-// In a throw-away child: attaches a clone of the folder's mount with the flags it shall have, copies the mount namespace
-// into a new user namespace, which locks those flags for good, and answers a clone of that. No id map is needed.
-Outcome MakeLocked(const std::string& source, bool read_only, const std::string& place) {
-  TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
-  TRY("make mounts private", "/", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+// A clone of the folder's mount, with the flags it shall have.
+Outcome AttachFolder(const std::string& source, bool read_only, const std::string& place) {
   // The path is resolved once: who swaps a link on it afterwards changes nothing.
   Fd folder(open(source.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   TRY("open", source, folder.get());
@@ -48,14 +45,39 @@ Outcome MakeLocked(const std::string& source, bool read_only, const std::string&
   attributes.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (read_only ? MOUNT_ATTR_RDONLY : 0);
   TRY("set mount flags", source, syscall(SYS_mount_setattr, tree.get(), "", AT_EMPTY_PATH, &attributes, sizeof attributes));
   TRY("attach", place, MoveMount(tree.get(), place.c_str()));
+  return Outcome::Ok();
+}
+
+// Several folders as one, the first one topmost; nothing can be written. They are named by descriptor: all options together
+// may be no longer than a page.
+Outcome AttachLayers(const Words& sources, const std::string& place) {
+  std::vector<Fd> folders;
+  std::string options = "lowerdir=";
+  for (const std::string& source : sources) {
+    folders.emplace_back(open(source.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    TRY("open", source, folders.back().get());
+    if (folders.size() > 1) options += ':';
+    options += "/proc/self/fd/" + std::to_string(folders.back().get());
+  }
+  TRY("mount overlay", place, mount("overlay", place.c_str(), "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, options.c_str()));
+  return Outcome::Ok();
+}
+
+// In a throw-away child: attaches something, copies the mount namespace into a new user namespace, which locks its flags for
+// good, and answers a clone of that. No id map is needed.
+Outcome MakeLocked(const std::function<Outcome()>& attach, const std::string& place) {
+  TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
+  TRY("make mounts private", "/", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+  Outcome attached = attach();
+  if (!attached.ok) return attached;
   TRY("unshare user namespace", "", unshare(CLONE_NEWUSER | CLONE_NEWNS));
   int locked = OpenTree(place.c_str(), 0);
   TRY("clone mount", place, locked);
   return Outcome::Ok({}, Fd(locked));
 }
 
-Outcome LockAt(Keeper& keeper, const std::string& id, const std::string& source, bool read_only, const std::string& place) {
-  Outcome made = InChild([&] { return MakeLocked(source, read_only, place); });
+Outcome LockAt(Keeper& keeper, const std::string& id, const std::function<Outcome()>& attach, const std::string& place) {
+  Outcome made = InChild([&] { return MakeLocked(attach, place); });
   if (!made.ok) return made;
   // A detached mount of another namespace can be attached but not cloned, so it is attached here once.
   TRY("attach", place, MoveMount(made.fd.get(), place.c_str()));
@@ -63,10 +85,15 @@ Outcome LockAt(Keeper& keeper, const std::string& id, const std::string& source,
   return Outcome::Ok();
 }
 
-Outcome Lock(Keeper& keeper, const std::string& id, const std::string& source, bool read_only) {
+Outcome Lock(Keeper& keeper, const Words& words) {
+  const std::string& id = words[1];
   std::string place = Place(keeper, id);
+  Words sources(words.begin() + 2, words.end());
+  auto attach = [&] {
+    return words[0] == "lock-layers" ? AttachLayers(sources, place) : AttachFolder(sources[0], words[0] == "lock", place);
+  };
   TRY("make mount point", place, mkdir(place.c_str(), 0700));
-  Outcome locked = LockAt(keeper, id, source, read_only, place);
+  Outcome locked = LockAt(keeper, id, attach, place);
   if (!locked.ok) rmdir(place.c_str());
   return locked;
 }
@@ -101,8 +128,8 @@ Outcome Spawn(Keeper& keeper, const Words& words, const std::vector<Fd>& fds) {
 Outcome Handle(Keeper& keeper, const Words& words, const std::vector<Fd>& fds) {
   const std::string& op = words.empty() ? "" : words[0];
   if (op == "join") return Join(fds);
-  if (op == "lock" && words.size() == 3) return Lock(keeper, words[1], words[2], true);
-  if (op == "lock-writable" && words.size() == 3) return Lock(keeper, words[1], words[2], false);
+  if ((op == "lock" || op == "lock-writable") && words.size() == 3) return Lock(keeper, words);
+  if (op == "lock-layers" && words.size() >= 4) return Lock(keeper, words);
   if (op == "unlock" && words.size() == 2) return Unlock(keeper, words[1]);
   if (op == "clone" && words.size() == 2) return Clone(keeper, words[1]);
   if (op == "probe") return RunProbe(words, Place(keeper, ".root"));

@@ -7,10 +7,8 @@ import type {Distribution} from './distributions.ts';
 export type PackageSet = {
 	/** Names the set; `none` for the empty one. */
 	readonly key: string;
-	/** The set's folder, which holds the site folder; `undefined` for the empty set. */
-	readonly dir: string | undefined;
-	/** The folder for `sys.path`; `undefined` for the empty set. */
-	readonly siteDir: string | undefined;
+	/** What sandboxes see as one folder on `sys.path`, the first one topmost; none for the empty set. */
+	readonly folders: readonly string[];
 	readonly distributions: readonly Distribution[];
 };
 
@@ -35,7 +33,7 @@ export async function readSet(dir: string): Promise<PackageSet | undefined> {
 	const manifest = parse(await readText(join(dir, MANIFEST)));
 	// Paths come from where the folder is, not from the manifest, so a store can be moved.
 	if (manifest === undefined || manifest.key !== basename(dir)) return undefined;
-	return {key: manifest.key, dir, siteDir: join(dir, SITE), distributions: manifest.distributions};
+	return {key: manifest.key, folders: [join(dir, SITE)], distributions: manifest.distributions};
 }
 
 async function readText(path: string): Promise<string> {

@@ -27,7 +27,7 @@ export type PackageStoreOptions = {
 };
 
 const KEY = /^[0-9a-f]{32}$/;
-const NO_PACKAGES: PackageSet = {key: 'none', dir: undefined, siteDir: undefined, distributions: []};
+const NO_PACKAGES: PackageSet = {key: 'none', folders: [], distributions: []};
 
 /**
  * Installs sets of requirements, each once. A set's key holds what was asked for, not what was resolved: versions that

@@ -50,10 +50,13 @@ export class Keeper {
 	readonly #process: Process;
 	readonly #socket: NativeEndpoint;
 	readonly #waiters: Waiter[] = [];
+	/** A folder that it covers in its own mount namespace. */
+	readonly #mountPoint: string;
 	#reason: Error | undefined;
 
 	/** @param mountPoint an empty folder that the keeper covers in its own mount namespace */
 	private constructor(mountPoint: string) {
+		this.#mountPoint = mountPoint;
 		const [ours, theirs] = socketPair(true);
 		try {
 			const {pidfd} = spawnProgram('keeper', ['forktree-keeper', mountPoint], [0, 2, 2, theirs]);
@@ -85,9 +88,21 @@ export class Keeper {
 		}
 	}
 
-	/** Makes a copy of a folder's mount, read-only unless said otherwise, whose flags nobody below a user namespace can clear. */
-	async lock(id: string, directory: string, writable = false): Promise<void> {
+	/**
+	 * Makes a copy of a folder's mount, read-only unless said otherwise, whose flags nobody below a user namespace can clear.
+	 * @returns where it is in the keeper's mount namespace, for roots that it makes
+	 */
+	async lock(id: string, directory: string, writable = false): Promise<string> {
 		await this.#ask([writable ? 'lock-writable' : 'lock', id, directory]);
+		return `${this.#mountPoint}/${id}`;
+	}
+
+	/** As {@link lock}, of several folders seen as one, read-only; of what more than one of them has, the first one's is seen. */
+	async lockLayers(id: string, directories: readonly string[]): Promise<string> {
+		const [only, ...others] = directories;
+		if (only !== undefined && others.length === 0) return this.lock(id, only);
+		await this.#ask(['lock-layers', id, ...directories]);
+		return `${this.#mountPoint}/${id}`;
 	}
 
 	/** Forgets a locked folder. Clones that were handed out live on. */

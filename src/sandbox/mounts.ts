@@ -14,15 +14,27 @@ export class LockedFolder {
 	#making = 0;
 	#closed = false;
 
-	private constructor(keeper: Keeper, id: string) {
+	/** Where the keeper has it, for roots that it makes. */
+	readonly place: string;
+
+	private constructor(keeper: Keeper, id: string, place: string) {
 		this.#keeper = keeper;
 		this.id = id;
+		this.place = place;
 	}
 
 	/** @param id unique among the keeper's folders */
 	static async create(keeper: Keeper, id: string, directory: string, writable = false): Promise<LockedFolder> {
-		await keeper.lock(id, directory, writable);
-		const folder = new LockedFolder(keeper, id);
+		return LockedFolder.#open(keeper, id, await keeper.lock(id, directory, writable));
+	}
+
+	/** Several folders seen as one, read-only; of what more than one of them has, the first one's is seen. */
+	static async createLayers(keeper: Keeper, id: string, directories: readonly string[]): Promise<LockedFolder> {
+		return LockedFolder.#open(keeper, id, await keeper.lockLayers(id, directories));
+	}
+
+	static #open(keeper: Keeper, id: string, place: string): LockedFolder {
+		const folder = new LockedFolder(keeper, id, place);
 		folder.refill();
 		return folder;
 	}

@@ -102,7 +102,8 @@ export class ImportCache {
 	async cold(set: PackageSet): Promise<Zygote> {
 		const ids = this.#ids.take(coldIds);
 		try {
-			const zygote = this.#track(await this.#spawn({modules: []}, set.siteDir, ids));
+			const packages = await this.#folder(set);
+			const zygote = this.#track(await this.#spawn({modules: []}, packages, ids));
 			void zygote.drained.then(() => this.#ids.release(ids));
 			return zygote;
 		} catch (error) {
@@ -153,6 +154,17 @@ export class ImportCache {
 		);
 	}
 
+	/** Gives up what it has for packages that no function uses any more. */
+	async forget({key}: PackageSet): Promise<void> {
+		const [made, locked] = [this.#nodes.get(key)?.zygote, this.#folders.get(key)];
+		this.#nodes.delete(key);
+		this.#folders.delete(key);
+		const zygote = await made?.catch(() => undefined);
+		const folder = await locked?.catch(() => undefined);
+		zygote?.release();
+		await folder?.close();
+	}
+
 	/** Kills every zygote. */
 	async close(): Promise<void> {
 		this.#closed = true;
@@ -175,11 +187,11 @@ export class ImportCache {
 	}
 
 	async #folder(set: PackageSet): Promise<LockedFolder | undefined> {
-		const {siteDir, key} = set;
-		if (siteDir === undefined) return undefined;
+		const {folders, key} = set;
+		if (folders.length === 0) return undefined;
 		let folder = this.#folders.get(key);
 		if (folder === undefined) {
-			folder = LockedFolder.create(this.#options.keeper, `packages-${key}`, siteDir);
+			folder = LockedFolder.createLayers(this.#options.keeper, `packages-${key}`, folders);
 			this.#folders.set(key, folder);
 			folder.catch(() => this.#folders.delete(key));
 		}
@@ -193,9 +205,9 @@ export class ImportCache {
 		return zygote;
 	}
 
-	async #spawn(spec: ZygoteSpec, siteDir: string | undefined, ids: IdRange): Promise<Zygote> {
+	async #spawn(spec: ZygoteSpec, packages: LockedFolder | undefined, ids: IdRange): Promise<Zygote> {
 		const {keeper, interpreter, liveness} = this.#options;
-		return Zygote.spawnRoot(spec, {keeper, plan: planRoot(interpreter, spec, siteDir), ids, liveness});
+		return Zygote.spawnRoot(spec, {keeper, plan: planRoot(interpreter, spec, packages?.place), ids, liveness});
 	}
 
 	async #makeRoot(): Promise<Zygote> {

@@ -17,7 +17,7 @@ online('installs a package of the index', async (t) => {
 	t.teardown(() => rm(path, {recursive: true, force: true}));
 	const set = await new PackageStore({dir: path, interpreter}).install(parseRequirements('six==1.16.0'));
 	t.deepEqual(set.distributions, [{name: 'six', version: '1.16.0', modules: ['six']}]);
-	t.deepEqual(await readdir(join(set.siteDir ?? '', '__pycache__')), [`six.${interpreter.cacheTag}.pyc`]);
+	t.deepEqual(await readdir(join(set.folders[0] ?? '', '__pycache__')), [`six.${interpreter.cacheTag}.pyc`]);
 });
 
 test.serial('says what to do when there is no installer', async (t) => {

@@ -65,8 +65,7 @@ test('installs a wheel: modules, byte code, manifest; a second store finds it', 
 	t.deepEqual(await store.list(), []);
 	const set = await store.install(requirements);
 	t.regex(set.key, /^[0-9a-f]{32}$/);
-	t.is(set.dir, join(dir, set.key));
-	t.is(set.siteDir, join(dir, set.key, 'site'));
+	t.deepEqual(set.folders, [join(dir, set.key, 'site')]);
 	t.deepEqual(set.distributions, [
 		{
 			name: 'forktree-fixture',
@@ -84,14 +83,14 @@ test('installs a wheel: modules, byte code, manifest; a second store finds it', 
 });
 
 test('byte code is of the unchecked-hash kind, and only for files that compile', async (t) => {
-	const {siteDir} = await new PackageStore({dir: await emptyDirectory(t), interpreter}).install(requirements);
-	const cached = join(siteDir ?? '', 'forktree_fixture', '__pycache__');
+	const {folders} = await new PackageStore({dir: await emptyDirectory(t), interpreter}).install(requirements);
+	const cached = join(folders[0] ?? '', 'forktree_fixture', '__pycache__');
 	const file = `__init__.${interpreter.cacheTag}.pyc`;
 	t.deepEqual(await readdir(cached), [file]);
 	t.is((await readFile(join(cached, file))).readUInt32LE(4), 1);
 	const script =
 		'import sys; sys.path.insert(0, sys.argv[1]); import forktree_fixture as f; print(f.VALUE, f.__cached__)';
-	const {stdout} = await execa(interpreter.executable, ['-I', '-S', '-c', script, siteDir ?? '']);
+	const {stdout} = await execa(interpreter.executable, ['-I', '-S', '-c', script, folders[0] ?? '']);
 	t.is(stdout, `42 ${join(cached, file)}`);
 });
 
@@ -100,7 +99,7 @@ test.serial('everything is world-readable whatever the umask', async (t) => {
 	const before = process.umask(0o077);
 	let path: string | undefined;
 	try {
-		path = (await new PackageStore({dir, interpreter}).install(requirements)).dir;
+		path = join(dir, (await new PackageStore({dir, interpreter}).install(requirements)).key);
 	} finally {
 		process.umask(before);
 	}
@@ -117,8 +116,7 @@ test('no requirements are the empty set, which needs neither folder nor installe
 	const store = new PackageStore({dir, interpreter, installer: fakeInstaller(async () => t.fail())});
 	t.deepEqual(await store.install(parseRequirements('# none')), {
 		key: 'none',
-		dir: undefined,
-		siteDir: undefined,
+		folders: [],
 		distributions: [],
 	});
 	await t.throwsAsync(stat(dir), {code: 'ENOENT'});
@@ -128,7 +126,7 @@ test('a requirement that its marker rules out installs nothing', async (t) => {
 	const store = new PackageStore({dir: await emptyDirectory(t), interpreter});
 	const set = await store.install(parseRequirements('nothing-of-that-name; python_version < "3"'));
 	t.deepEqual(set.distributions, []);
-	t.truthy(set.siteDir);
+	t.is(set.folders.length, 1);
 });
 
 test('a requirement that does not exist is named, leaves nothing behind and is tried again', async (t) => {
@@ -158,9 +156,9 @@ test('of two stores that build one set, the second uses the folder of the first'
 		await first.install(requirements);
 		await writeFile(join(dir, (await readdir(dir)).find((name) => !name.startsWith('tmp-')) ?? '', 'of the first'), '');
 	});
-	const {dir: path} = await new PackageStore({dir, interpreter, installer}).install(requirements);
+	const {key} = await new PackageStore({dir, interpreter, installer}).install(requirements);
 	t.is(installer.runs, 1);
-	t.true((await readdir(path ?? '')).includes('of the first'));
+	t.true((await readdir(join(dir, key))).includes('of the first'));
 	t.is((await readdir(dir)).length, 1);
 });
 
