@@ -326,7 +326,9 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			leaf.awaitBirth();
 			await birth;
 		}
+		let late: NodeJS.Timeout | undefined;
 		const sandbox = new Sandbox(leaf, options, owned, this.#nothing, () => {
+			clearTimeout(late);
 			setImmediate(refill);
 			this.#noteIdle();
 		});
@@ -343,11 +345,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		}
 		this.#noteIdle();
 		// What the next start takes is made when nobody waits for this one: when a program has ended, or none has come.
-		const late = setTimeout(refill, refillDelayMs);
-		sandbox.once('destroyed', () => {
-			clearTimeout(late);
-			setImmediate(refill);
-		});
+		late = setTimeout(refill, refillDelayMs);
 		return sandbox;
 	}
 

@@ -82,6 +82,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	readonly #owned: Owned;
 	/** An fd to read nothing from; the pool's. */
 	readonly #nothing: number;
+	/** Called when nothing runs in it any more, or it is to end. */
 	readonly #onIdle: () => void;
 	readonly #runs = new Map<number, Run>();
 	/** Those that are killed and have not ended yet. */
@@ -382,7 +383,10 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 
 	#end(reason: string, byItself: boolean): Promise<void> {
 		this.#reason ??= reason;
-		this.#destroyed ??= this.#finishAll(byItself);
+		if (this.#destroyed === undefined) {
+			this.#destroyed = this.#finishAll(byItself);
+			this.#onIdle();
+		}
 		return this.#destroyed;
 	}
 
