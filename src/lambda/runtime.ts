@@ -6,7 +6,7 @@ import {mkdir, readdir, readFile, rename, rm, writeFile} from 'node:fs/promises'
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
 import type {CgroupMode} from '../kernel/cgroup.ts';
-import {parseRequirements} from '../packages/requirements.ts';
+import {noRequirements, type Requirements} from '../packages/requirements.ts';
 import {type PackageSet, PackageStore} from '../packages/store.ts';
 import {checkHost, openSandboxHost, type SandboxHost} from '../sandbox/host.ts';
 import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
@@ -322,10 +322,10 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		const undo = new Undo();
 		try {
 			const staging = state.path('staging', randomBytes(8).toString('hex'));
-			const staged = await stageSource(source, staging, entryFile === undefined ? {} : {entryFile});
+			const staged = await stageSource(source, staging, {entryFile, requirements: options.requirements});
 			undo.push(() => rm(staging, {recursive: true, force: true}));
 			const settings = resolveSettings(options, staged.config);
-			const packages = await this.#install(options.requirements?.join('\n') ?? staged.requirements);
+			const packages = await this.#install(staged.requirements);
 			const checked = await LockedFolder.create(keeper, `staging-${path.basename(staging)}`, staging);
 			try {
 				await compileCode(staging, staged.pythonFiles, interpreter.cacheTag, await imports.root(), checked, cgroups);
@@ -343,8 +343,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		}
 	}
 
-	async #install(text: string): Promise<PackageSet> {
-		return this.#parts.store.install(parseRequirements(text), {signal: this.#installing.signal});
+	async #install(requirements: Requirements): Promise<PackageSet> {
+		return this.#parts.store.install(requirements, {signal: this.#installing.signal});
 	}
 
 	/** Moves staged code to its place and switches to it. */
@@ -401,7 +401,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 				continue;
 			}
 			const manifest = JSON.parse(text) as Manifest;
-			const packages = sets.get(manifest.packages) ?? (await this.#install(''));
+			const packages = sets.get(manifest.packages) ?? (await this.#install(noRequirements));
 			if (packages.key !== manifest.packages) continue; // its packages are gone: it must be deployed again
 			await removeOtherVersions(path.join(home, name), manifest.directory);
 			this.#functions.set(name, await this.#open(name, manifest, packages));

@@ -18,6 +18,7 @@ import {basename, dirname, join, resolve} from 'node:path';
 import {createGunzip} from 'node:zlib';
 import {Parser, type ReadEntry} from 'tar';
 import {type ErrorCode, ForktreeError, SyscallError} from '../errors.ts';
+import {parseRequirements, type Requirements, readRequirements, requirementsLimits} from '../packages/requirements.ts';
 import {Undo} from '../undo.ts';
 import {checkEntryFile, configFile, type FunctionConfig, maxConfigBytes, optionError, parseConfig} from './config.ts';
 import {pathFault, quote} from './name.ts';
@@ -34,8 +35,8 @@ export type StagedSource = {
 	readonly dir: string;
 	/** What its `ol.yaml` says, with the entry file that applies. */
 	readonly config: FunctionConfig;
-	/** The text of `requirements.txt`, or `''`. */
-	readonly requirements: string;
+	/** What `requirements.txt` and the files that it includes say, or the option. */
+	readonly requirements: Requirements;
 	/** SHA-256 in hex of every file's path, executable bit and content; the same code has the same digest. */
 	readonly digest: string;
 	/** Relative paths of the `.py` files, sorted. */
@@ -54,6 +55,8 @@ export const sourceLimits: SourceLimits = {files: 20_000, bytes: 512 * 1024 * 10
 export type StageOptions = {
 	/** Takes the place of what `ol.yaml` says. */
 	readonly entryFile?: string | undefined;
+	/** Lines that take the place of `requirements.txt`. */
+	readonly requirements?: readonly string[] | undefined;
 	/** By default {@link sourceLimits}. */
 	readonly limits?: Partial<SourceLimits> | undefined;
 };
@@ -64,7 +67,6 @@ type Source =
 	| {readonly kind: 'object'; readonly contents: Contents};
 
 const REQUIREMENTS_FILE = 'requirements.txt';
-const MAX_REQUIREMENTS_BYTES = 1024 * 1024;
 // Written by tools, often huge, and never imported by the handler.
 const SKIPPED_FOLDERS: ReadonlySet<string> = new Set(['.git', '__pycache__', 'node_modules', '.venv']);
 // A header, padding and extended headers of usual length.
@@ -84,7 +86,7 @@ export async function stageSource(
 	targetDir: string,
 	options: StageOptions = {},
 ): Promise<StagedSource> {
-	const {entryFile} = options;
+	const {entryFile, requirements} = options;
 	if (entryFile !== undefined) checkEntryFile(entryFile, 'entryFile', optionError);
 	const identified = await identify(source);
 	const dir = resolve(targetDir);
@@ -99,7 +101,7 @@ export async function stageSource(
 			...options.limits,
 		});
 		await fill(tree, identified);
-		const staged = await describe(tree, entryFile);
+		const staged = await describe(tree, entryFile, requirements);
 		undo.release();
 		return staged;
 	} catch (error) {
@@ -149,9 +151,13 @@ function fill(tree: CodeTree, source: Source): Promise<void> {
 	}
 }
 
-async function describe(tree: CodeTree, entryFile: string | undefined): Promise<StagedSource> {
+async function describe(
+	tree: CodeTree,
+	entryFile: string | undefined,
+	lines: readonly string[] | undefined,
+): Promise<StagedSource> {
 	const config = parseConfig(await tree.readText(configFile, maxConfigBytes, 'InvalidConfig'));
-	const requirements = await tree.readText(REQUIREMENTS_FILE, MAX_REQUIREMENTS_BYTES, 'InvalidRequirements');
+	const requirements = await (lines === undefined ? requirementsOf(tree) : parseRequirements(lines.join('\n')));
 	const entry = entryFile ?? config.entryFile;
 	const paths = tree.paths();
 	if (!paths.includes(entry)) {
@@ -163,10 +169,17 @@ async function describe(tree: CodeTree, entryFile: string | undefined): Promise<
 	return {
 		dir: tree.dir,
 		config: {...config, entryFile: entry},
-		requirements: requirements ?? '',
+		requirements,
 		digest: tree.digest(),
 		pythonFiles: paths.filter((path) => path.endsWith('.py')),
 	};
+}
+
+/** From the tree, which holds no links, rather than from where it was copied. */
+function requirementsOf(tree: CodeTree): Promise<Requirements> {
+	return readRequirements(REQUIREMENTS_FILE, (path) =>
+		tree.readText(path, requirementsLimits.sizeBytes, 'InvalidRequirements'),
+	);
 }
 
 /** The folder that is being written: it alone decides which paths, and how much, may be written there. */

@@ -8,8 +8,10 @@ import type {Interpreter} from '../sandbox/interpreter.ts';
 
 /** What an installation needs to know. */
 export type InstallOptions = {
-	/** A file of requirements that {@link parseRequirements} has normalised. */
+	/** A file of requirements that {@link readRequirements} has normalised. */
 	readonly requirementsFile: string;
+	/** Whether dependencies need hashes as well. */
+	readonly requireHashes?: boolean | undefined;
 	/** An existing, empty folder. Scratch files are put next to it, so its parent must be writable. */
 	readonly targetDir: string;
 	readonly signal?: AbortSignal | undefined;
@@ -104,11 +106,14 @@ async function answers([file, ...args]: readonly [string, ...string[]]): Promise
 function createInstaller(name: 'uv' | 'pip', command: readonly string[], python: string): Installer {
 	return {
 		name,
-		async install({requirementsFile, targetDir, signal}) {
+		async install({requirementsFile, requireHashes = false, targetDir, signal}) {
 			// Of the same parent as the target: swept along with it, and pip moves files from there instead of copying.
 			const scratch = await temporaryDirectory({tmpdir: dirname(targetDir), template: 'scratch-XXXXXX'});
 			try {
-				const options = name === 'uv' ? uvOptions(python) : pipOptions;
+				const options = [
+					...(name === 'uv' ? uvOptions(python) : pipOptions),
+					...(requireHashes ? ['--require-hashes'] : []),
+				];
 				const args = [...command, ...options, '--target', targetDir, '-r', requirementsFile];
 				const {failure, tail} = await run(python, args, scratch.path, signal);
 				if (failure !== undefined) throw await installFailed(name, requirementsFile, failure, tail);
@@ -196,7 +201,10 @@ function lastLines(output: Buffer): string {
 }
 
 async function installFailed(name: string, file: string, failure: string, tail: string): Promise<ForktreeError> {
-	const requirements = (await readFile(file, 'utf8')).split('\n').filter((line) => line !== '');
+	const lines = (await readFile(file, 'utf8')).split('\n');
+	const requirements = lines
+		.filter((line) => line !== '' && !line.startsWith(' '))
+		.map((line) => line.replace(/ \\$/, ''));
 	const named = requirements.filter((requirement) => isNamedIn(requirement, tail)).slice(0, 10);
 	const subject = named.length > 0 ? named.join(', ') : 'the requirements';
 	return new ForktreeError('InstallFailed', `could not install ${subject}: ${name} ${failure}\n${tail}`);

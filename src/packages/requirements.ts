@@ -1,238 +1,328 @@
-/**
- * Reads requirements.txt: the part of PEP 508 that an index serves. The grammar here is deliberately narrower than the
- * installers': whatever they would take for an option, a path, a URL or an environment variable is refused or cannot
- * be spelled, so the normalised text is safe to hand to them.
- */
-import {ForktreeError} from '../errors.ts';
+/** Reads requirements.txt: requirements, what other files add to it, and the options that say where to find things. */
+import {createHash} from 'node:crypto';
+import {posix} from 'node:path';
+import {formatRequirement, isPinned, parseRequirement, type Requirement} from './requirement.ts';
+import {
+	invalidRequirements,
+	type LogicalLine,
+	logicalLines,
+	type Place,
+	requirementsLimits,
+} from './requirement-lines.ts';
+import {type Option, parseOptions} from './requirement-options.ts';
 
-/** One requirement. Markers are kept, not evaluated: the installer knows the interpreter. */
-export type Requirement = {
-	/** Normalised as PEP 503 says. */
-	readonly name: string;
-	/** Normalised, sorted, each once. */
-	readonly extras: readonly string[];
-	/** Comma-separated clauses without spaces, for example `>=1.0,<2`; empty when any version will do. */
-	readonly specifier: string;
-	/** For example `python_version < "3.11"`. */
-	readonly marker: string | undefined;
+export {normaliseName, type Requirement} from './requirement.ts';
+export {requirementsLimits} from './requirement-lines.ts';
+
+/** Where packages are looked for. URLs may hold passwords. */
+export type IndexOptions = {
+	/** In place of the one that is configured. */
+	readonly indexUrl: string | undefined;
+	/** Further ones, in the order in which they were given, each once. */
+	readonly extraIndexUrls: readonly string[];
+	/** Pages that link to files, likewise. */
+	readonly findLinks: readonly string[];
+	/** Only what `findLinks` name. There are no other URLs then. */
+	readonly noIndex: boolean;
 };
 
-/** The requirements of one function. Two texts that differ in order, comments or spelling have the same `text`. */
-export type RequirementList = {
-	readonly lines: readonly Requirement[];
-	/** One requirement a line, sorted, each once; empty when there are none. */
+/** The requirements of one function. Files that differ in order, comments or spelling answer the same. */
+export type Requirements = {
+	/** Sorted, each once. */
+	readonly requirements: readonly Requirement[];
+	/** Of what is installed only when something requires it; sorted, each once. */
+	readonly constraints: readonly Requirement[];
+	readonly index: IndexOptions;
+	/** Whether versions before a release will do. */
+	readonly prereleases: boolean;
+	/** Whether an older wheel is better than a newer source distribution. */
+	readonly preferBinary: boolean;
+	/** What must be built from source: normalised names, sorted, or `:all:`. A name weighs more than `:all:`. */
+	readonly noBinary: readonly string[];
+	/** What must not be built from source, likewise. Never a name that {@link noBinary} has. */
+	readonly onlyBinary: readonly string[];
+	/** Whether nothing may be installed without a hash: said so, or implied by one, as with pip. */
+	readonly requireHashes: boolean;
+	/** The requirements with their hashes as one file that has no options and includes no other. */
 	readonly text: string;
+	/** The constraints, likewise. */
+	readonly constraintsText: string;
+	/** SHA-256 in hex over all of the above. */
+	readonly digest: string;
 };
 
-const MAX_BYTES = 1024 * 1024;
-const MAX_LINES = 10_000;
-const MAX_LINE_BYTES = 4 * 1024;
-const MAX_DEPTH = 50;
+/** Answers a file's text by its path relative to the function's folder; `undefined` when it is not there. */
+export type ReadText = (path: string) => Promise<string | undefined>;
 
-const NAME = /[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?/y;
-const CLAUSE = /(===|~=|==|!=|<=|>=|<|>)[ \t]*([A-Za-z0-9][A-Za-z0-9.*+!_-]*)/y;
-const SPACE = /[ \t]*/y;
-// Installers would expand `${NAME}`, cut at ` #` and split at ` -` inside a quoted string, so those cannot be spelled.
-const MARKER_STRING =
-	/'(?:[A-Za-z0-9(){}.,;:/?[\]!~`@%^&=+|<>*_"-]| (?!-))*'|"(?:[A-Za-z0-9(){}.,;:/?[\]!~`@%^&=+|<>*_'-]| (?!-))*"/y;
-const MARKER_VARIABLE =
-	/(?:python_version|python_full_version|os_name|sys_platform|platform_release|platform_system|platform_version|platform_machine|platform_python_implementation|implementation_name|implementation_version|extra)(?![A-Za-z0-9_])/y;
-const MARKER_OPERATOR = /===|~=|==|!=|<=|>=|<|>|in(?![A-Za-z0-9_])|not[ \t]+in(?![A-Za-z0-9_])/y;
-const BOOLEAN = /(?:and|or)(?![A-Za-z0-9_])/y;
-const ARCHIVE = /\.(?:whl|zip|egg|tgz|tar|tbz|txz|tlz|tar\.\w+)$/i;
-const EXPECTED_NAME = 'a package name, as in numpy or numpy==1.26.4';
+const MAX_FILES = 50;
+const MAX_DEPTH = 10;
 
-/** Normalises a distribution's name as PEP 503 says: lower case, runs of `-`, `_` and `.` become one `-`. */
-export function normaliseName(name: string): string {
-	return name.replace(/[-_.]+/g, '-').toLowerCase();
+/**
+ * Reads a requirements file and those that it includes with `-r` and `-c`. What a file of constraints includes are
+ * constraints.
+ * @param file its path relative to the function's folder; no file is no requirements.
+ * @throws {ForktreeError} `InvalidRequirements` naming the file, the line and what was expected there: for URLs, paths,
+ * direct references (`name @ …`), other options, variables of the environment, files outside the folder or in a
+ * circle, more than {@link requirementsLimits} or 50 files, and contradictions.
+ */
+export async function readRequirements(file: string, read: ReadText): Promise<Requirements> {
+	const text = await read(file);
+	if (text === undefined) return noRequirements;
+	const collection = new Collection();
+	await new FileReader(collection, read).add(text, {kind: 'requirement', path: file}, []);
+	return collection.finish();
 }
 
 /**
- * Reads the text of a requirements.txt file.
- * @throws {ForktreeError} `InvalidRequirements` naming the line and what was expected there: for options, URLs, paths,
- * direct references (`name @ …`), anything else that is not PEP 508, and texts of more than 1 MiB, 10,000 lines or
- * 4 KiB a line.
+ * Reads lines that are given in a program, which cannot include files.
+ * @throws {ForktreeError} `InvalidRequirements` as {@link readRequirements}.
  */
-export function parseRequirements(text: string): RequirementList {
-	const byText = new Map<string, Requirement>();
-	for (const {number, content} of logicalLines(text)) {
-		const requirement = new LineParser(content, number).parse();
-		byText.set(format(requirement), requirement);
+export function parseRequirements(text: string): Requirements {
+	const collection = new Collection();
+	for (const line of logicalLines(text, undefined)) {
+		const include = collection.add(line, 'requirement');
+		if (include !== undefined) {
+			throw invalidRequirements(line.place, 'no -r and -c, which need the folder of a function', line.content);
+		}
 	}
-	const sorted = [...byText].sort(([left], [right]) => (left < right ? -1 : 1));
-	return {lines: sorted.map(([, requirement]) => requirement), text: sorted.map(([line]) => `${line}\n`).join('')};
+	return collection.finish();
 }
 
-function format({name, extras, specifier, marker}: Requirement): string {
-	return `${name}${extras.length > 0 ? `[${extras.join(',')}]` : ''}${specifier}${marker === undefined ? '' : ` ; ${marker}`}`;
-}
+type Kind = 'requirement' | 'constraint';
+type Include = Extract<Option, {readonly path: string}>;
 
-type LogicalLine = {readonly number: number; readonly content: string};
+/** Follows includes, within bounds. */
+class FileReader {
+	readonly #collection: Collection;
+	readonly #read: ReadText;
+	#files = 0;
+	#sizeBytes = 0;
 
-/** Joins continued lines and drops comments and blanks, in the order in which pip does. */
-function logicalLines(text: string): LogicalLine[] {
-	if (Buffer.byteLength(text) > MAX_BYTES) throw invalid(undefined, `at most ${MAX_BYTES} bytes`, 'more');
-	const physical = text.replace(/^\uFEFF/, '').split(/\r\n|\n|\r/);
-	if (physical.length > MAX_LINES + 1) throw invalid(undefined, `at most ${MAX_LINES} lines`, `${physical.length}`);
-	const lines: LogicalLine[] = [];
-	let pieces: string[] = [];
-	let start = 1;
-	for (const [index, line] of physical.entries()) {
-		checkCharacters(line, index + 1);
-		if (pieces.length === 0) start = index + 1;
-		const isComment = /^[ \t]*#/.test(line);
-		// The space keeps a comment that ends a continued line apart from what it would otherwise be glued to.
-		pieces.push(isComment ? ` ${line}` : line.replace(/\\+$/, ''));
-		if (!isComment && line.endsWith('\\') && index + 1 < physical.length) continue;
-		const joined = pieces.join('');
-		pieces = [];
-		if (Buffer.byteLength(joined) > MAX_LINE_BYTES) throw tooLong(start);
-		const content = withoutComment(joined).trim();
-		if (content !== '') lines.push({number: start, content});
-	}
-	return lines;
-}
-
-function checkCharacters(line: string, number: number): void {
-	if (Buffer.byteLength(line) > MAX_LINE_BYTES) throw tooLong(number);
-	// Installers written in Python also break lines at these, so a "comment" could hold a requirement of its own.
-	const found = /[^\P{Cc}\t]|[\u2028\u2029]/u.exec(line);
-	if (found !== null) throw invalid(number, 'text without control characters', JSON.stringify(found[0]));
-}
-
-function withoutComment(line: string): string {
-	if (line.startsWith('#')) return '';
-	const start = line.search(/[ \t]#/);
-	return start === -1 ? line : line.slice(0, start);
-}
-
-/** Reads one requirement by recursive descent; every pattern is sticky and linear, so hostile lines stay cheap. */
-class LineParser {
-	readonly #line: string;
-	readonly #number: number;
-	#at = 0;
-
-	constructor(line: string, number: number) {
-		this.#line = line;
-		this.#number = number;
+	constructor(collection: Collection, read: ReadText) {
+		this.#collection = collection;
+		this.#read = read;
 	}
 
-	parse(): Requirement {
-		this.#refuseOthers();
-		const name = this.#expect(NAME, EXPECTED_NAME);
-		if (ARCHIVE.test(name)) throw this.#unexpected('the name of a package, not of a file', 0);
-		const extras = this.#extras();
-		const specifier = this.#specifier();
-		const marker = this.#take(/;/y) === undefined ? undefined : this.#markerList(0);
-		this.#skipSpace();
-		if (this.#at < this.#line.length) {
-			throw this.#unexpected(
-				marker === undefined ? 'a version as in ==1.0, or ; and a marker' : 'and, or, or the end of the line',
+	/** @param above the files that led here. */
+	async add(text: string, {kind, path}: Include, above: readonly string[]): Promise<void> {
+		this.#count(text, path);
+		for (const line of logicalLines(text, path)) {
+			const include = this.#collection.add(line, kind);
+			if (include === undefined) continue;
+			const found = resolveInclude(include, line, [...above, path]);
+			const included = await this.#read(found);
+			if (included === undefined) throw invalidRequirements(line.place, 'a file in the folder of the function', found);
+			await this.add(included, {kind: kind === 'constraint' ? kind : include.kind, path: found}, [...above, path]);
+		}
+	}
+
+	/** Files that are included twice count twice, since they are read twice. */
+	#count(text: string, file: string): void {
+		const place = {file, line: undefined};
+		const {sizeBytes} = requirementsLimits;
+		this.#files += 1;
+		this.#sizeBytes += Buffer.byteLength(text);
+		if (this.#files > MAX_FILES) throw invalidRequirements(place, `at most ${MAX_FILES} files`, undefined);
+		if (this.#sizeBytes > sizeBytes) {
+			throw invalidRequirements(place, `at most ${sizeBytes} bytes in all files together`, undefined);
+		}
+	}
+}
+
+/** Answers the path of an included file; its folder holds no links, so what the path says is where it leads. */
+function resolveInclude({path}: Include, {place}: LogicalLine, above: readonly string[]): string {
+	if (/^[~/\\]|\\|^[A-Za-z][A-Za-z0-9+.-]*:/.test(path)) {
+		throw invalidRequirements(place, 'a path relative to this file; absolute ones and URLs are not allowed', path);
+	}
+	const resolved = posix.join(posix.dirname(above.at(-1) ?? ''), path);
+	if (resolved === '..' || resolved.startsWith('../')) {
+		throw invalidRequirements(place, 'a path inside the folder of the function', path);
+	}
+	if (above.includes(resolved)) throw invalidRequirements(place, 'another file than those that lead here', path);
+	if (above.length >= MAX_DEPTH) {
+		throw invalidRequirements(place, `files that include one another at most ${MAX_DEPTH} deep`, path);
+	}
+	return resolved;
+}
+
+/** What the lines of all files come to. */
+class Collection {
+	readonly #sets = {requirement: new RequirementSet(), constraint: new RequirementSet()};
+	readonly #extraIndexUrls = new Set<string>();
+	readonly #findLinks = new Set<string>();
+	readonly #flags = new Set<string>();
+	#noBinary = new Set<string>();
+	#onlyBinary = new Set<string>();
+	#indexUrl: string | undefined;
+
+	/** Takes a line in, unless it is one to include a file: that is answered. */
+	add({content, place}: LogicalLine, kind: Kind): Include | undefined {
+		// Where pip splits as well, even within a marker's quotes.
+		const split = content.search(/(?:^|[ \t])-/);
+		const options = split === -1 ? [] : parseOptions(content.slice(split), place);
+		if (split !== 0) {
+			this.#addRequirement(split === -1 ? content : content.slice(0, split).trimEnd(), options, place, kind);
+			return undefined;
+		}
+		const include = options.find((option) => 'path' in option);
+		if (include === undefined) {
+			for (const option of options) this.#apply(option, place);
+		} else if (options.length > 1) {
+			throw invalidRequirements(place, '-r or -c alone in a line', content);
+		}
+		return include;
+	}
+
+	finish(): Requirements {
+		const {requirement: requirements, constraint: constraints} = this.#sets;
+		const requireHashes = this.#flags.has('require-hashes') || requirements.haveHashes || constraints.haveHashes;
+		if (requireHashes) requirements.checkHashes(constraints);
+		const noIndex = this.#flags.has('no-index');
+		const parts = {
+			requirements: requirements.list(),
+			constraints: constraints.list(),
+			index: {
+				indexUrl: noIndex ? undefined : this.#indexUrl,
+				extraIndexUrls: noIndex ? [] : [...this.#extraIndexUrls],
+				findLinks: [...this.#findLinks],
+				noIndex,
+			},
+			prereleases: this.#flags.has('pre'),
+			preferBinary: this.#flags.has('prefer-binary'),
+			noBinary: [...this.#noBinary].sort(),
+			onlyBinary: [...this.#onlyBinary].sort(),
+			requireHashes,
+		};
+		return {
+			...parts,
+			text: format(parts.requirements),
+			constraintsText: format(parts.constraints),
+			digest: createHash('sha256').update(JSON.stringify(parts)).digest('hex'),
+		};
+	}
+
+	#addRequirement(text: string, options: readonly Option[], place: Place, kind: Kind): void {
+		const requirement = parseRequirement(text, place);
+		const hashes = options.map((option) => {
+			if (option.kind === 'hash') return option.hash;
+			throw invalidRequirements(
+				place,
+				'--hash=sha256:… or the end of the line after a requirement',
+				`--${option.kind}`,
 			);
+		});
+		if (kind === 'constraint' && requirement.extras.length > 0) {
+			throw invalidRequirements(place, 'no extras in a constraint', text);
 		}
-		return {name: normaliseName(name), extras, specifier, marker};
+		this.#sets[kind].add({...requirement, hashes: [...new Set(hashes)].sort()}, place);
 	}
 
-	#refuseOthers(): void {
-		if (this.#line.startsWith('-')) throw this.#unexpected('a requirement; options are not allowed');
-		const subject = this.#line.split(';', 1)[0] ?? '';
-		if (/^[./~\\]|:\/\/|^[A-Za-z0-9._-]*\//.test(subject)) {
-			throw this.#unexpected('a package name; URLs and paths are not allowed');
+	#apply(option: Option, place: Place): void {
+		switch (option.kind) {
+			case 'index-url':
+				// Installers differ in which one wins.
+				if (this.#indexUrl !== undefined && this.#indexUrl !== option.url) {
+					throw invalidRequirements(place, 'one --index-url; further ones are --extra-index-url', option.url);
+				}
+				this.#indexUrl = option.url;
+				return;
+			case 'extra-index-url':
+				this.#extraIndexUrls.add(option.url);
+				return;
+			case 'find-links':
+				this.#findLinks.add(option.url);
+				return;
+			case 'no-binary':
+				[this.#noBinary, this.#onlyBinary] = withFormat(option.names, this.#noBinary, this.#onlyBinary);
+				return;
+			case 'only-binary':
+				[this.#onlyBinary, this.#noBinary] = withFormat(option.names, this.#onlyBinary, this.#noBinary);
+				return;
+			case 'hash':
+				throw invalidRequirements(place, 'a requirement before --hash', option.hash);
+			default:
+				this.#flags.add(option.kind);
 		}
-		if (subject.includes('@')) throw this.#unexpected('name==version; direct references with @ are not allowed');
-	}
-
-	#extras(): readonly string[] {
-		if (this.#take(/\[/y) === undefined) return [];
-		const extras = new Set<string>();
-		if (this.#take(/\]/y) !== undefined) return [];
-		do {
-			extras.add(normaliseName(this.#expect(NAME, 'the name of an extra')));
-		} while (this.#take(/,/y) !== undefined);
-		this.#expect(/\]/y, 'a comma or ] after an extra');
-		return [...extras].sort();
-	}
-
-	#specifier(): string {
-		const parenthesised = this.#take(/\(/y) !== undefined;
-		const clauses = new Set<string>();
-		this.#skipSpace();
-		if (parenthesised || /[=<>!~]/.test(this.#line.charAt(this.#at))) {
-			do {
-				clauses.add(this.#clause());
-			} while (this.#take(/,/y) !== undefined);
-		}
-		if (parenthesised) this.#expect(/\)/y, 'a comma or ) after a version');
-		return [...clauses].join(',');
-	}
-
-	#clause(): string {
-		const clause = this.#expect(CLAUSE, 'a version, as in ==1.0 or >=1.0,<2').replace(/[ \t]+/g, '');
-		if (ARCHIVE.test(clause)) throw this.#unexpected('a version, not the name of a file');
-		return clause;
-	}
-
-	#markerList(depth: number): string {
-		if (depth > MAX_DEPTH) throw this.#unexpected(`at most ${MAX_DEPTH} nested parentheses`);
-		let marker = this.#marker(depth);
-		for (let word = this.#take(BOOLEAN); word !== undefined; word = this.#take(BOOLEAN)) {
-			marker += ` ${word} ${this.#marker(depth)}`;
-		}
-		return marker;
-	}
-
-	#marker(depth: number): string {
-		if (this.#take(/\(/y) !== undefined) {
-			const inner = this.#markerList(depth + 1);
-			this.#expect(/\)/y, 'and, or, or )');
-			return `(${inner})`;
-		}
-		const left = this.#markerOperand();
-		const operator = this.#expect(MARKER_OPERATOR, 'a comparison').replace(/[ \t]+/g, ' ');
-		return `${left} ${operator} ${this.#markerOperand()}`;
-	}
-
-	#markerOperand(): string {
-		const variable = this.#take(MARKER_VARIABLE);
-		if (variable !== undefined) return variable;
-		const quoted = this.#expect(MARKER_STRING, 'a marker such as python_version < "3.11"');
-		const inner = quoted.slice(1, -1);
-		return inner.includes('"') ? quoted : `"${inner}"`;
-	}
-
-	#take(pattern: RegExp): string | undefined {
-		this.#skipSpace();
-		return this.#match(pattern);
-	}
-
-	#expect(pattern: RegExp, expected: string): string {
-		const found = this.#take(pattern);
-		if (found === undefined) throw this.#unexpected(expected);
-		return found;
-	}
-
-	#skipSpace(): void {
-		this.#match(SPACE);
-	}
-
-	#match(pattern: RegExp): string | undefined {
-		pattern.lastIndex = this.#at;
-		const found = pattern.exec(this.#line)?.[0];
-		if (found !== undefined) this.#at += found.length;
-		return found;
-	}
-
-	#unexpected(expected: string, at = this.#at): ForktreeError {
-		const rest = this.#line.slice(at, at + 60);
-		return invalid(this.#number, expected, rest === '' ? 'the end of the line' : JSON.stringify(rest));
 	}
 }
 
-function tooLong(number: number): ForktreeError {
-	return invalid(number, `at most ${MAX_LINE_BYTES} bytes a line`, 'more');
+/** Moves names from one of two sets to the other: the last word wins, `:all:` over all before it, `:none:` clears. */
+function withFormat(
+	names: readonly string[],
+	target: ReadonlySet<string>,
+	other: ReadonlySet<string>,
+): [target: Set<string>, other: Set<string>] {
+	const all = names.lastIndexOf(':all:');
+	const moved = all === -1 ? new Set(target) : new Set([':all:']);
+	const left = all === -1 ? new Set(other) : new Set<string>();
+	const rest = names.slice(all + 1);
+	if (all !== -1 && !rest.includes(':none:')) return [moved, left];
+	for (const name of rest) {
+		if (name === ':none:') {
+			moved.clear();
+		} else {
+			left.delete(name);
+			moved.add(name);
+		}
+	}
+	return [moved, left];
 }
 
-function invalid(line: number | undefined, expected: string, found: string): ForktreeError {
-	const where = line === undefined ? 'requirements' : `requirements, line ${line}`;
-	return new ForktreeError('InvalidRequirements', `${where}: expected ${expected}; found ${found}`);
+/** Requirements or constraints, each once. */
+class RequirementSet {
+	readonly #entries = new Map<string, {readonly requirement: Requirement; readonly place: Place}>();
+
+	get haveHashes(): boolean {
+		return [...this.#entries.values()].some(({requirement}) => requirement.hashes.length > 0);
+	}
+
+	/** A requirement that is there already with other hashes keeps those that both allow, as with pip. */
+	add(requirement: Requirement, place: Place): void {
+		const key = formatRequirement(requirement);
+		const before = this.#entries.get(key);
+		if (before === undefined) {
+			this.#entries.set(key, {requirement, place});
+			return;
+		}
+		const hashes = allowedByBoth(before.requirement.hashes, requirement.hashes);
+		if (hashes === undefined) {
+			throw invalidRequirements(place, `a hash that line ${before.place.line} has for the same requirement`, key);
+		}
+		this.#entries.set(key, {requirement: {...requirement, hashes}, place: before.place});
+	}
+
+	/** Refuses what cannot be installed when everything must have a hash. */
+	checkHashes(constraints: RequirementSet): void {
+		const constrained = new Set(constraints.list().flatMap(({name, hashes}) => (hashes.length > 0 ? [name] : [])));
+		for (const [text, {requirement, place}] of this.#entries) {
+			if (!isPinned(requirement)) {
+				throw invalidRequirements(place, 'one version with == here, since hashes are required', text);
+			}
+			if (requirement.hashes.length === 0 && !constrained.has(requirement.name)) {
+				throw invalidRequirements(place, '--hash=sha256:… here too, since hashes are required', text);
+			}
+		}
+	}
+
+	list(): Requirement[] {
+		const sorted = [...this.#entries].sort(([left], [right]) => (left < right ? -1 : 1));
+		return sorted.map(([, {requirement}]) => requirement);
+	}
 }
+
+/** No hashes allow everything; `undefined` means that nothing is left. */
+function allowedByBoth(left: readonly string[], right: readonly string[]): readonly string[] | undefined {
+	if (left.length === 0 || right.length === 0) return left.length === 0 ? right : left;
+	const both = left.filter((hash) => right.includes(hash));
+	return both.length === 0 ? undefined : both;
+}
+
+function format(requirements: readonly Requirement[]): string {
+	return requirements
+		.map((requirement) => [formatRequirement(requirement), ...requirement.hashes.map((hash) => `--hash=${hash}`)])
+		.map((words) => `${words.join(' \\\n    ')}\n`)
+		.join('');
+}
+
+/** What a function without requirements has. */
+export const noRequirements: Requirements = parseRequirements('');

@@ -10,7 +10,7 @@ import {listDistributions} from './distributions.ts';
 import {findInstaller, type Installer} from './installer.ts';
 import {type PackageSet, readSet, SITE, writeManifest} from './manifest.ts';
 import {isAbandoned, ownerPrefix} from './owner.ts';
-import type {RequirementList} from './requirements.ts';
+import type {Requirements} from './requirements.ts';
 import {SharedJobs} from './shared-jobs.ts';
 
 export type {Distribution} from './distributions.ts';
@@ -61,10 +61,11 @@ export class PackageStore {
 	 * @throws {ForktreeError} `InstallFailed` with the installer's last words, or `Aborted`.
 	 */
 	async install(
-		requirements: RequirementList,
+		requirements: Requirements,
 		options: {readonly signal?: AbortSignal | undefined} = {},
 	): Promise<PackageSet> {
-		if (requirements.lines.length === 0) return NO_PACKAGES;
+		if (requirements.requirements.length === 0) return NO_PACKAGES;
+		refuseOthers(requirements);
 		const key = this.#keyOf(requirements);
 		return this.#jobs.run(key, (signal) => this.#find(key, requirements, signal), options.signal);
 	}
@@ -76,18 +77,18 @@ export class PackageStore {
 		return sets.filter((set) => set !== undefined);
 	}
 
-	#keyOf(requirements: RequirementList): string {
+	#keyOf(requirements: Requirements): string {
 		const {cacheTag, version} = this.#interpreter;
 		const minor = version.split('.').slice(0, 2).join('.');
-		const identity = [requirements.text, cacheTag, minor, process.arch].join('\0');
+		const identity = [requirements.digest, cacheTag, minor, process.arch].join('\0');
 		return createHash('sha256').update(identity).digest('hex').slice(0, 32);
 	}
 
-	async #find(key: string, requirements: RequirementList, signal: AbortSignal): Promise<PackageSet> {
+	async #find(key: string, requirements: Requirements, signal: AbortSignal): Promise<PackageSet> {
 		return (await readSet(join(this.#dir, key))) ?? this.#build(key, requirements, signal);
 	}
 
-	async #build(key: string, requirements: RequirementList, signal: AbortSignal): Promise<PackageSet> {
+	async #build(key: string, requirements: Requirements, signal: AbortSignal): Promise<PackageSet> {
 		await mkdir(this.#dir, {recursive: true});
 		const undo = new Undo();
 		const started = performance.now();
@@ -106,14 +107,15 @@ export class PackageStore {
 		}
 	}
 
-	async #fill(path: string, key: string, requirements: RequirementList, signal: AbortSignal): Promise<void> {
+	async #fill(path: string, key: string, requirements: Requirements, signal: AbortSignal): Promise<void> {
 		const siteDir = join(path, SITE);
 		const requirementsFile = join(path, 'requirements.txt');
 		await mkdir(siteDir);
 		await writeFile(requirementsFile, requirements.text);
 		const installer = await this.#findInstaller();
 		signal.throwIfAborted();
-		await installer.install({requirementsFile, targetDir: siteDir, signal});
+		const {requireHashes} = requirements;
+		await installer.install({requirementsFile, requireHashes, targetDir: siteDir, signal});
 		await writeManifest(path, key, await listDistributions(siteDir));
 		await makeReadable(path);
 		await syncDirectory(path);
@@ -158,6 +160,14 @@ export class PackageStore {
 			if (await isAbandoned(path)) await removeTree(path).catch(() => undefined);
 		}
 	}
+}
+
+/** What this store does not pass on must not get lost; it has wheels only, so what prefers or asks for them says nothing new. */
+function refuseOthers({constraints, index, prereleases, noBinary}: Requirements): void {
+	const {indexUrl, extraIndexUrls, findLinks, noIndex} = index;
+	const others = [...constraints, ...extraIndexUrls, ...findLinks, ...noBinary].length > 0;
+	if (!others && indexUrl === undefined && !noIndex && !prereleases) return;
+	throw new ForktreeError('InstallFailed', 'expected no constraints, index options, --pre or --no-binary');
 }
 
 async function namesIn(dir: string): Promise<string[]> {

@@ -78,7 +78,7 @@ kernelTest('a requirement that does not exist is InstallFailed with the installe
 	const expected = {code: 'InstallFailed', message: /forktree-package-that-nobody-made/} as const;
 	await refused(t, {'f.py': code}, expected, {requirements});
 	await refused(t, {'f.py': code, 'requirements.txt': requirements.join('\n')}, expected);
-	await refused(t, {'f.py': code}, {code: 'InvalidRequirements'}, {requirements: ['--index-url=http://elsewhere']});
+	await refused(t, {'f.py': code}, {code: 'InvalidRequirements'}, {requirements: ['--trusted-host=elsewhere']});
 });
 
 kernelTest('an archive that leads outside is UnsafeArchive', async (t) => {

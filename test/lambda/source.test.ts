@@ -10,6 +10,7 @@ import fc from 'fast-check';
 import {create, Header, type HeaderData, Pax} from 'tar';
 import {type ErrorCode, ForktreeError, SyscallError} from '../../src/errors.ts';
 import {type DeploySource, type StageOptions, stageSource} from '../../src/lambda/source.ts';
+import {noRequirements} from '../../src/packages/requirements.ts';
 
 /** Two folders that end with the test: one for sources, and one that only ever holds the target. */
 type Area = {readonly source: string; readonly parent: string; readonly target: string};
@@ -117,7 +118,7 @@ test('a folder is described', async (t) => {
 	});
 	const staged = await stageSource(area.source, area.target);
 	t.is(staged.dir, area.target);
-	t.is(staged.requirements, 'six\n');
+	t.is(staged.requirements.text, 'six\n');
 	t.is(staged.config.entryFile, 'app.py');
 	t.deepEqual(staged.config.limits, {memoryMb: 64});
 	t.deepEqual(staged.pythonFiles, ['app.py', 'pkg/a.py', 'pkg/b.py']);
@@ -133,6 +134,31 @@ test('the option names the entry file before ol.yaml does', async (t) => {
 	t.deepEqual(await readdir(area.parent), ['code']);
 });
 
+test('requirements include files of the code, as links lead to them within it', async (t) => {
+	const area = await makeArea(t);
+	await writeTree(area.source, {
+		'f.py': '',
+		'requirements.txt': '-r more/dev.txt\n-c link.txt',
+		'more/dev.txt': 'six\n-r ../base.txt',
+		'base.txt': 'attrs',
+		'versions.txt': 'six<2',
+	});
+	await symlink('versions.txt', join(area.source, 'link.txt'));
+	const {requirements} = await stageSource(area.source, area.target);
+	t.is(requirements.text, 'attrs\nsix\n');
+	t.is(requirements.constraintsText, 'six<2\n');
+});
+
+test('lines given as an option take the place of requirements.txt, which is not read then', async (t) => {
+	const area = await makeArea(t);
+	const files = {'f.py': '', 'requirements.txt': Buffer.from([0xff])};
+	const {requirements} = await stageSource(files, area.target, {requirements: ['six', 'attrs']});
+	t.is(requirements.text, 'attrs\nsix\n');
+	const other = join(area.parent, 'other');
+	await t.throwsAsync(stageSource(files, other, {requirements: ['-r a.txt']}), {code: 'InvalidRequirements'});
+	t.deepEqual(await readdir(area.parent), ['code']);
+});
+
 test('Python files are sorted whatever the order of an object', async (t) => {
 	const area = await makeArea(t);
 	const staged = await stageSource({'z.py': '', 'a/b.py': '', 'f.py': '', 'a.py': ''}, area.target);
@@ -145,7 +171,7 @@ test('a script becomes f.py', async (t) => {
 	const staged = await stageSource(join(area.source, 'hello.py'), area.target);
 	t.deepEqual(await readTree(area.target), {'f.py': '100644 pass'});
 	t.deepEqual(staged.pythonFiles, ['f.py']);
-	t.is(staged.requirements, '');
+	t.deepEqual(staged.requirements, noRequirements);
 });
 
 test('a folder loses what tools left in it, and keeps links within it as copies', async (t) => {
@@ -328,7 +354,32 @@ const badCode: ReadonlyArray<readonly [label: string, files: Record<string, stri
 	['a binary ol.yaml', {'f.py': '', 'ol.yaml': Buffer.from([0xff])}, {code: 'InvalidConfig', message: /UTF-8/}],
 	['a folder as ol.yaml', {'f.py': '', 'ol.yaml/a': ''}, {code: 'InvalidConfig', message: /folder/}],
 	['binary requirements', {'f.py': '', 'requirements.txt': Buffer.from([0xff])}, {code: 'InvalidRequirements'}],
-	['huge requirements', {'f.py': '', 'requirements.txt': '\n'.repeat(2 ** 20 + 1)}, {code: 'InvalidRequirements'}],
+	[
+		'unclear requirements',
+		{'f.py': '', 'requirements.txt': 'a='},
+		{code: 'InvalidRequirements', message: /^requirements\.txt, line 1/},
+	],
+	[
+		'requirements outside',
+		{'f.py': '', 'requirements.txt': '-r ../../etc/passwd'},
+		{code: 'InvalidRequirements', message: /inside the folder/},
+	],
+	[
+		'requirements that are not there',
+		{'f.py': '', 'requirements.txt': '-r .git/a'},
+		{code: 'InvalidRequirements', message: /a file in the folder/},
+	],
+	[
+		'binary included requirements',
+		{'f.py': '', 'requirements.txt': '-r a', a: Buffer.from([0xff])},
+		{code: 'InvalidRequirements', message: /^a: is not UTF-8/},
+	],
+	[
+		'a folder as included requirements',
+		{'f.py': '', 'requirements.txt': '-r a', 'a/b': ''},
+		{code: 'InvalidRequirements', message: /^a: is a folder/},
+	],
+	['huge requirements', {'f.py': '', 'requirements.txt': '#'.repeat(2 ** 22 + 1)}, {code: 'InvalidRequirements'}],
 ];
 for (const [label, files, refusal] of badCode) {
 	test(`code with ${label} is refused`, async (t) => {
