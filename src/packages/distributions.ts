@@ -48,19 +48,34 @@ async function modulesOf(infoDir: string, entries: ReadonlySet<string>): Promise
 export function modulesOfRecord(record: string, entries: ReadonlySet<string>): readonly string[] {
 	const names: string[] = [];
 	for (const path of recordPaths(record)) {
-		const [first, second, ...rest] = path.split('/');
-		if (first === undefined || !entries.has(first) || rest.length > 0) continue;
-		const name = second === undefined ? moduleOfFile(first) : second === '__init__.py' ? first : undefined;
-		if (name !== undefined && isModuleName(name)) names.push(name);
+		const name = entries.has(path.split('/', 1)[0] ?? '') ? moduleOfPath(path) : undefined;
+		if (name !== undefined) names.push(name);
 	}
 	return unique(names);
+}
+
+/**
+ * Importable top-level names of a distribution that is alone in its folder, sorted.
+ * @param name normalised as PEP 503 says
+ * @param paths of all its files
+ */
+export function modulesOfFiles(name: string, paths: readonly string[]): readonly string[] {
+	return TOOLS.has(name) ? [] : unique(paths.map(moduleOfPath).filter((found) => found !== undefined));
+}
+
+function moduleOfPath(path: string): string | undefined {
+	const [first = '', second, ...rest] = path.split('/');
+	if (rest.length > 0) return undefined;
+	const name = second === undefined ? moduleOfFile(first) : second === '__init__.py' ? first : undefined;
+	return name !== undefined && isModuleName(name) ? name : undefined;
 }
 
 function moduleOfFile(file: string): string | undefined {
 	return file.endsWith('.py') ? file.slice(0, -'.py'.length) : EXTENSION.exec(file)?.[1];
 }
 
-function isModuleName(name: string): boolean {
+/** Whether a top-level name is one to import: public, and not one that everybody has. */
+export function isModuleName(name: string): boolean {
 	return MODULE_NAME.test(name) && !NOT_MODULES.has(name);
 }
 

@@ -26,3 +26,50 @@ export function provideWheels(wheels: Readonly<Record<string, Readonly<Record<st
 	execFileSync(python, ['-I', '-c', program, folder, JSON.stringify(wheels)]);
 	Object.assign(process.env, {PIP_NO_INDEX: '1', PIP_FIND_LINKS: folder, UV_OFFLINE: '1', UV_FIND_LINKS: folder});
 }
+
+/** One wheel, of which anything can be wrong. */
+export type WheelSpec = {
+	readonly name?: string;
+	readonly version?: string;
+	/** Besides METADATA, WHEEL and RECORD; those too, when they are given. */
+	readonly files?: Readonly<Record<string, string>>;
+	/** Further lines of METADATA. */
+	readonly metadata?: readonly string[];
+	/** Python text that adds entries to `wheel`, an open ZipFile. */
+	readonly write?: string;
+	/** Python text that changes the finished archive: `data`, a bytearray. */
+	readonly patch?: string;
+};
+
+const oneWheel = `
+import json, stat, sys, zipfile
+target, spec = sys.argv[1], json.loads(sys.argv[2])
+info = f"{spec['name']}-{spec['version']}.dist-info"
+metadata = ['Metadata-Version: 2.1', f"Name: {spec['name']}", f"Version: {spec['version']}", *spec['metadata'], '']
+files = {
+    f'{info}/METADATA': '\\n'.join(metadata),
+    f'{info}/WHEEL': 'Wheel-Version: 1.0\\nGenerator: forktree\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n',
+    **spec['files'],
+}
+files.setdefault(f'{info}/RECORD', ''.join(f'{path},,\\n' for path in [*files, f'{info}/RECORD']))
+with zipfile.ZipFile(target, 'w', zipfile.ZIP_DEFLATED) as wheel:
+    for path, text in files.items():
+        wheel.writestr(path, text)
+    exec(spec['write'])
+with open(target, 'rb') as file:
+    data = bytearray(file.read())
+exec(spec['patch'])
+with open(target, 'wb') as file:
+    file.write(data)
+`;
+
+/** Makes a wheel in a folder. @returns its path */
+export function makeWheel(
+	folder: string,
+	{name = 'pkg', version = '1.0', files = {}, metadata = [], write = '', patch = ''}: WheelSpec,
+): string {
+	const target = path.join(folder, `${name}-${version}-py3-none-any.whl`);
+	const spec = JSON.stringify({name, version, files, metadata, write, patch});
+	execFileSync(python, ['-I', '-S', '-W', 'ignore', '-c', oneWheel, target, spec]);
+	return target;
+}
