@@ -52,7 +52,7 @@ export class ToolSandboxes {
 	async run(argv: readonly string[], options: ToolOptions): Promise<ExecResult> {
 		const pool = await this.#open();
 		const sources = (options.mounts ?? []).map(({source}) => source);
-		for (const source of sources) this.#uses.set(source, (this.#uses.get(source) ?? 0) + 1);
+		for (const source of sources) this.#use(source);
 		try {
 			return await this.#run(pool, argv, options);
 		} finally {
@@ -60,13 +60,19 @@ export class ToolSandboxes {
 		}
 	}
 
-	async #letGo(pool: SandboxPool, source: string): Promise<void> {
-		const left = (this.#uses.get(source) ?? 0) - 1;
+	#use(source: SandboxMount['source']): void {
+		const key = JSON.stringify(source);
+		this.#uses.set(key, (this.#uses.get(key) ?? 0) + 1);
+	}
+
+	async #letGo(pool: SandboxPool, source: SandboxMount['source']): Promise<void> {
+		const key = JSON.stringify(source);
+		const left = (this.#uses.get(key) ?? 0) - 1;
 		if (left > 0) {
-			this.#uses.set(source, left);
+			this.#uses.set(key, left);
 			return;
 		}
-		this.#uses.delete(source);
+		this.#uses.delete(key);
 		if (!this.#closed) await pool.forgetMount(source);
 	}
 

@@ -42,8 +42,8 @@ export const defaultSandboxLimits: SandboxLimits = {
 
 /** A folder of the host that a sandbox sees. */
 export type SandboxMount = {
-	/** An absolute path on the host, resolved once. */
-	readonly source: string;
+	/** An absolute path on the host, resolved once. Several: seen as one folder, read-only; of what many have, the first one's. */
+	readonly source: string | readonly string[];
 	/** An absolute path in the sandbox: a folder that its base has, or one below a top-level folder that its base has not. */
 	readonly target: string;
 	/** False: the sandbox can write what the modes let everybody write, as its own user. By default true. */
@@ -154,6 +154,8 @@ const counts: ReadonlySet<string> = new Set(['processes', 'openFiles']);
 const mayBeZero: ReadonlySet<string> = new Set(['swapMb', 'scratchMb']);
 const maxTimeoutMs = 2 ** 31 - 1;
 const maxMounts = 8;
+/** They are named in options of a mount, which may be a page long. */
+const maxMountSources = 200;
 const maxLayers = 64;
 const maxDevices = 32;
 const maxSpares = 64;
@@ -232,9 +234,7 @@ export function checkSandboxLimits(value: unknown, label: string): Partial<Sandb
 
 function checkMount(value: unknown, label: string): Required<SandboxMount> {
 	const mount = checkKeys(value, ['source', 'target', 'readonly'], label);
-	const source = checkText(mount.source, `${label}.source`);
-	if (!path.isAbsolute(source))
-		throw new RangeError(`${label}.source: expected an absolute path, got ${quote(source)}`);
+	const source = checkSource(mount.source, `${label}.source`);
 	const target = checkInsidePath(mount.target, `${label}.target`);
 	if (target === '/' || /^\/(?:proc|dev|tmp|forktree)(?:\/|$)/.test(target)) {
 		throw new RangeError(
@@ -244,7 +244,22 @@ function checkMount(value: unknown, label: string): Required<SandboxMount> {
 	if (mount.readonly !== undefined && typeof mount.readonly !== 'boolean') {
 		throw new TypeError(`${label}.readonly: expected true or false, got ${quote(mount.readonly)}`);
 	}
+	if (typeof source !== 'string' && mount.readonly === false) {
+		throw new RangeError(`${label}.readonly: expected true for several folders, got false`);
+	}
 	return {source, target, readonly: mount.readonly ?? true};
+}
+
+function checkSource(value: unknown, label: string): SandboxMount['source'] {
+	if (!Array.isArray(value)) return checkAbsolute(value, label);
+	if (value.length === 0) throw new RangeError(`${label}: expected at least one folder`);
+	return checkList(value, maxMountSources, label, checkAbsolute);
+}
+
+function checkAbsolute(value: unknown, label: string): string {
+	const text = checkText(value, label);
+	if (!path.isAbsolute(text)) throw new RangeError(`${label}: expected an absolute path, got ${quote(text)}`);
+	return text;
 }
 
 function checkList<T>(value: unknown, most: number, label: string, check: (each: unknown, label: string) => T): T[] {

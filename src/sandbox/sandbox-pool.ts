@@ -401,7 +401,12 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		if (folder === undefined) {
 			this.#lastFolder += 1;
 			const id = `mount-${this.#lastFolder}`;
-			folder = LockedFolder.create(this.#host.keeper, id, source, !readonly).catch((error: unknown) => {
+			const {keeper} = this.#host;
+			const locked =
+				typeof source === 'string'
+					? LockedFolder.create(keeper, id, source, !readonly)
+					: LockedFolder.createLayers(keeper, id, source);
+			folder = locked.catch((error: unknown) => {
 				this.#folders.delete(key);
 				if (!(error instanceof SyscallError) || !['ENOENT', 'ENOTDIR', 'EACCES'].includes(error.errnoName)) throw error;
 				throw new ForktreeError('InvalidSource', `mounts: expected a folder, got ${source}: ${error.errnoName}`, {
@@ -417,7 +422,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	 * Lets go of the folder that a mount's source led to: the next sandbox with that source gets what is there then. Sandboxes
 	 * that have it keep it. Not to be called while one with it is being made.
 	 */
-	async forgetMount(source: string): Promise<void> {
+	async forgetMount(source: SandboxMount['source']): Promise<void> {
 		this.#checkOpen();
 		const forgotten = [true, false].map((readonly) => mountKey({source, readonly}));
 		await Promise.all(
@@ -492,8 +497,8 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	}
 }
 
-function mountKey({source, readonly}: {readonly source: string; readonly readonly: boolean}): string {
-	return `${readonly ? 'ro' : 'rw'} ${source}`;
+function mountKey({source, readonly}: Omit<Required<SandboxMount>, 'target'>): string {
+	return `${readonly ? 'ro' : 'rw'} ${JSON.stringify(source)}`;
 }
 
 /** What a spare is made with; what else there is of options matters when a program runs. */

@@ -354,6 +354,18 @@ kernelTest('a mount’s source that was forgotten is resolved anew; who has the 
 	await fixture().pool.forgetMount('/never/mounted');
 });
 
+kernelTest('mounts: several folders are seen as one, which can be forgotten', async (t) => {
+	const folder = (name: string) => makeFolder(name, {same: name, [name]: name});
+	const sources = [await folder('layer-1'), await folder('layer-2')];
+	const mounts = [{source: sources, target: '/data'}];
+	const files = ['/data/same', '/data/layer-1', '/data/layer-2', '+/data/new'];
+	t.deepEqual(await look(files, {base: root, mounts}), ['layer-1', 'layer-1', 'layer-2', 'EROFS']);
+	await rm(path.join(work, 'layer-1'), {recursive: true});
+	await makeFolder('layer-1', {same: 'new'});
+	await fixture().pool.forgetMount(sources);
+	t.deepEqual(await look(['/data/same'], {base: root, mounts}), ['new']);
+});
+
 kernelTest('mounts that can’t be: InvalidSource, or an error that names the step', async (t) => {
 	const {pool} = fixture();
 	const file = path.join(await makeFolder('no-folder', {file: 'x'}), 'file');
@@ -374,6 +386,17 @@ for (const [title, mount, message] of [
 		'a relative source',
 		{source: 'usr', target: '/data'},
 		/^mounts\[0\]\.source: expected an absolute path, got "usr"$/,
+	],
+	[
+		'a relative source among several',
+		{source: ['/usr', 'usr'], target: '/data'},
+		/^mounts\[0\]\.source\[1\]: expected an/,
+	],
+	['no source', {source: [], target: '/data'}, /^mounts\[0\]\.source: expected at least one folder$/],
+	[
+		'several that can be written',
+		{source: ['/usr'], target: '/data', readonly: false},
+		/^mounts\[0\]\.readonly: expected true for several folders/,
 	],
 	['a relative target', {source: '/usr', target: 'data'}, /^mounts\[0\]\.target: expected an absolute path/],
 	['a target with ..', {source: '/usr', target: '/data/../etc'}, /^mounts\[0\]\.target: expected an absolute path/],

@@ -23,7 +23,11 @@ const path = fc.oneof(fc.constantFrom('/', '/tmp', '/usr/bin', '/opt/x', '/a/../
 const amount = mostly(fc.double({min: -1, max: 1000}));
 const limits = fc.dictionary(fc.constantFrom(...Object.keys(defaultSandboxLimits), 'other'), amount, {maxKeys: 4});
 const mount = fc.record(
-	{source: mostly(path), target: mostly(path), readonly: mostly(fc.boolean())},
+	{
+		source: mostly(fc.oneof(path, fc.array(mostly(path), {maxLength: 3}))),
+		target: mostly(path),
+		readonly: mostly(fc.boolean()),
+	},
 	{requiredKeys: []},
 );
 const options = fc.record(
