@@ -50,7 +50,9 @@ test('the package holds what is needed at run time, and no tests', async (t) => 
 	const {stdout} = await execa('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], {cwd: root});
 	const [{files}] = JSON.parse(stdout) as [{files: Array<{path: string}>}];
 	const packed = files.map((file) => file.path);
-	const guest = readdirSync(path.join(root, 'src', 'guest')).filter((name) => name.endsWith('.py'));
+	const guest = readdirSync(path.join(root, 'src', 'guest'), {recursive: true, encoding: 'utf8'}).filter((name) =>
+		name.endsWith('.py'),
+	);
 	const needed = ['dist/index.js', 'dist/index.d.ts', 'dist/native.js', 'LICENSE.md', 'README.md', 'package.json'];
 	for (const file of [...needed, ...guest.map((name) => `src/guest/${name}`)]) t.true(packed.includes(file), file);
 	t.deepEqual(

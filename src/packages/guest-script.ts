@@ -1,4 +1,4 @@
-/** Runs the scripts of src/guest that work on packages, each in a sandbox, and reads their answers, which are not trusted. */
+/** Runs the scripts of src/guest/packages, each in a sandbox, and reads their answers, which are not trusted. */
 import {readFile} from 'node:fs/promises';
 import path from 'node:path';
 import {type ErrorCode, ForktreeError} from '../errors.ts';
@@ -24,6 +24,11 @@ export type GuestRun = {
 	readonly options: ToolOptions & Required<Pick<ToolOptions, 'processes' | 'outputMb'>>;
 };
 
+const folder = path.join(guestDirectory, 'packages');
+/** Runs the second text, which imports the first one as a module. */
+const boot =
+	"import sys, types; rules = sys.modules['rules'] = types.ModuleType('rules'); " +
+	'exec(sys.argv.pop(1), vars(rules)); exec(sys.argv.pop(1))';
 const maxWords = 4096;
 
 /**
@@ -35,9 +40,10 @@ export async function runGuest(
 	{tools, interpreter}: Workshop,
 	run: GuestRun,
 ): Promise<Readonly<Record<string, unknown>>> {
-	// As text: the package may be installed with modes that let only its owner read it.
-	const text = await readFile(path.join(guestDirectory, run.script), 'utf8');
-	const argv = [interpreter.executable, '-I', '-S', '-W', 'ignore', '-c', text, JSON.stringify(run.request)];
+	// As texts: this package may be installed with modes that let only its owner read it.
+	const texts = await Promise.all(['rules.py', run.script].map((file) => readFile(path.join(folder, file), 'utf8')));
+	const python = [interpreter.executable, '-I', '-S', '-W', 'ignore'];
+	const argv = [...python, '-c', boot, ...texts, JSON.stringify(run.request)];
 	const {options} = run;
 	const result = await tools.run(argv, {...options, env: {...baseEnvironment, ...options.env}});
 	const answer = result.error === undefined && result.exitCode === 0 ? parse(result.stdout) : undefined;
@@ -61,7 +67,10 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
 
 function answeredError(run: GuestRun, {code, message}: Readonly<Record<string, unknown>>, result: ExecResult): Error {
 	const known = run.codes?.find((each) => each === code) ?? run.failure;
-	return new ForktreeError(known, `${run.what}: ${String(message).slice(0, maxWords)}${limitsText(run, result)}`);
+	return new ForktreeError(
+		known,
+		`${run.what}: ${String(message).slice(0, maxWords)}${limitsText(run, result)}${tail(result)}`,
+	);
 }
 
 function explain(run: GuestRun, result: ExecResult): ForktreeError {

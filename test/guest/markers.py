@@ -1,13 +1,11 @@
 """Compares the markers and versions of unpack.py with those of the ``packaging`` that pip brings, on this interpreter."""
 
-import importlib.util
 import itertools
 import random
 import sys
 
-spec = importlib.util.spec_from_file_location('unpack', sys.argv[1])
-unpack = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(unpack)
+sys.path.insert(0, sys.argv[1])
+import unpack  # noqa: E402
 from pip._vendor.packaging import markers, version  # noqa: E402
 
 VERSIONS = '2.7 3 3.0 3.6 3.9 3.10 3.11 3.11.2 3.12 3.13.0 3.13.0rc1 4 3.11.dev1 3.11.post1'.split()

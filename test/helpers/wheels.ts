@@ -73,3 +73,46 @@ export function makeWheel(
 	execFileSync(python, ['-I', '-S', '-W', 'ignore', '-c', oneWheel, target, spec]);
 	return target;
 }
+
+/** One source distribution. */
+export type SdistSpec = {
+	readonly name?: string;
+	/** Below its folder. */
+	readonly files?: Readonly<Record<string, string>>;
+	/** By default .tar.gz. */
+	readonly suffix?: '.tar.gz' | '.tar.bz2' | '.tar.xz' | '.zip';
+	/** Python text that adds entries to `archive`, an open TarFile or ZipFile. */
+	readonly write?: string;
+};
+
+const oneSdist = `
+import io, json, sys, tarfile, zipfile
+target, spec = sys.argv[1], json.loads(sys.argv[2])
+top = f"{spec['name']}-1.0"
+files = {f'{top}/{path}': text for path, text in spec['files'].items()}
+def add(path, text='', **fields):
+    member = tarfile.TarInfo(path)
+    member.size = len(text.encode())
+    for field, value in fields.items():
+        setattr(member, field, value)
+    archive.addfile(member, io.BytesIO(text.encode()))
+if target.endswith('.zip'):
+    archive = zipfile.ZipFile(target, 'w', zipfile.ZIP_DEFLATED)
+    add = lambda path, text='': archive.writestr(path, text)
+else:
+    archive = tarfile.open(target, 'w:' + target.rpartition('.')[2])
+with archive:
+    for path, text in files.items():
+        add(path, text)
+    exec(spec['write'])
+`;
+
+/** Makes a source distribution of version 1.0 in a folder. @returns its path */
+export function makeSdist(
+	folder: string,
+	{name = 'pkg', files = {}, suffix = '.tar.gz', write = ''}: SdistSpec,
+): string {
+	const target = path.join(folder, `${name}-1.0${suffix}`);
+	execFileSync(python, ['-I', '-S', '-c', oneSdist, target, JSON.stringify({name, files, write})]);
+	return target;
+}
