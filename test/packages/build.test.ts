@@ -99,12 +99,12 @@ kernelTest('what the backend asks for is provided before, and seen by it and by 
 	t.deepEqual(asked, [['first'], ['first', "second>=1; python_version > '3'"]]);
 });
 
-/** A folder with the setuptools of the interpreter of these tests; undefined: it has none. */
+/** A folder with setuptools and wheel of the interpreter of these tests; undefined: it has none. */
 async function setuptools(t: ExecutionContext): Promise<string | undefined> {
 	const {folder} = await makeBench(t);
 	const program = py`
 		import os, shutil, sys
-		import setuptools
+		import setuptools, wheel
 		site = os.path.dirname(os.path.dirname(setuptools.__file__))
 		for name in os.listdir(site):
 		    if name.split('-')[0] in ('setuptools', 'pkg_resources', '_distutils_hack', 'wheel') and os.path.isdir(f'{site}/{name}'):
