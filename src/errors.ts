@@ -19,6 +19,7 @@ export const errorCodes = {
 	NotPermitted: 'the asked isolation needs privileges that this process lacks',
 	NotSupported: 'this operating system or kernel lacks what sandboxes need',
 	PackageDamaged: 'an installed package is not what was installed',
+	Offline: 'something that is not in the store is needed, and the store may not use the network',
 	PythonNotFound: 'no usable CPython 3.9 or later was found',
 	RuntimeClosed: 'the runtime or the pool was closed',
 	SandboxDead: 'the sandbox has ended; the message says why',

@@ -43,6 +43,15 @@ export type NativeRule = {
 /** Fds; or -errno, the step that failed and its path. */
 type GroupAnswer = readonly number[] | readonly [number, string, string];
 
+/** What a folder held; with a `step`, what went wrong: `error` is -errno, or 0 for something that may not be there. */
+type SealAnswer = {
+	readonly entries: number;
+	readonly bytes: number;
+	readonly error: number;
+	readonly step: string;
+	readonly path: string;
+};
+
 type Addon = {
 	readonly Endpoint: new (
 		fd: number,
@@ -57,6 +66,8 @@ type Addon = {
 	exitStatus(pidfd: number): number;
 	reap(pidfd: number): void;
 	lock(path: string): number;
+	flock(fd: number, shared: boolean): number;
+	sealTree(folder: string, entries: number, bytes: number): Promise<SealAnswer>;
 	readNumber(fd: number): number;
 	makeGroup(words: string): GroupAnswer;
 	makeGroupLater(words: string): Promise<GroupAnswer>;
@@ -201,6 +212,47 @@ export function lockFile(file: string): number | undefined {
 	const result = addon().lock(file);
 	if (result < 0 && getSystemErrorName(result) === 'EAGAIN') return undefined;
 	return checkSyscall('lock', result, file);
+}
+
+/**
+ * Takes the flock(2) of an open file or folder without waiting; false when another open file has it. It goes when every
+ * copy of the fd is closed.
+ * @throws {SyscallError}
+ */
+export function flock(fd: number, kind: 'shared' | 'exclusive'): boolean {
+	const result = addon().flock(fd, kind === 'shared');
+	if (result < 0 && getSystemErrorName(result) === 'EAGAIN') return false;
+	checkSyscall('flock', result);
+	return true;
+}
+
+/** What {@link sealTree} found. */
+export type SealedTree = {
+	/** Files and folders, the folder itself left out. */
+	readonly entries: number;
+	readonly sizeBytes: number;
+};
+
+/**
+ * Takes over a folder that a sandbox has filled, away from Node's thread: all of it comes to belong to root, with modes
+ * 0755 and 0644, and is on the disk. No link is followed.
+ * @throws {ForktreeError} `UnsafeArchive` naming a file that is neither a folder nor a file with one name, or where it is
+ * too large or too deep (64 folders); {@link SyscallError}
+ */
+export async function sealTree(
+	folder: string,
+	{maxEntries, maxBytes}: {readonly maxEntries: number; readonly maxBytes: number},
+): Promise<SealedTree> {
+	const {entries, bytes, error, step, path: below} = await addon().sealTree(folder, maxEntries, maxBytes);
+	const where = path.join(folder, below);
+	checkSyscall(`seal folder: ${step}`, error, where);
+	if (step !== '') {
+		throw new ForktreeError(
+			'UnsafeArchive',
+			`expected at most ${maxEntries} files and folders of ${maxBytes} bytes, without links, got ${step} at ${where}`,
+		);
+	}
+	return {entries, sizeBytes: bytes};
 }
 
 /** The number in an open control file, read anew; undefined when it can't be read. */

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <napi.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include "groups.h"
 #include "process.h"
 #include "profile.h"
+#include "tree.h"
 
 namespace forktree {
 namespace {
@@ -71,6 +73,13 @@ Napi::Value Reap(const Napi::CallbackInfo& info) {
 
 Napi::Value Lock(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), LockFile(info[0].As<Napi::String>()));
+}
+
+// flock(fd, shared): 0, or -errno; -EAGAIN when another open file has it
+Napi::Value Flock(const Napi::CallbackInfo& info) {
+  const int operation = info[1].ToBoolean() ? LOCK_SH : LOCK_EX;
+  const int result = flock(info[0].As<Napi::Number>().Int32Value(), operation | LOCK_NB);
+  return Napi::Number::New(info.Env(), result < 0 ? -errno : 0);
 }
 
 Napi::Value Number(const Napi::CallbackInfo& info) {
@@ -177,6 +186,43 @@ Napi::Value RemoveGroupLater(const Napi::CallbackInfo& info) {
   });
 }
 
+// Takes a folder over away from Node's thread.
+class SealWork : public Napi::AsyncWorker {
+ public:
+  static Napi::Value Queue(Napi::Env env, std::string folder, TreeLimits limits) {
+    auto* worker = new SealWork(env, std::move(folder), limits);
+    Napi::Promise promise = worker->settled_.Promise();
+    worker->AsyncWorker::Queue();
+    return promise;
+  }
+
+ protected:
+  void Execute() override { tree_ = SealTree(folder_, limits_); }
+  void OnOK() override {
+    Napi::Object answer = Napi::Object::New(Env());
+    answer.Set("entries", static_cast<double>(tree_.entries));
+    answer.Set("bytes", static_cast<double>(tree_.bytes));
+    answer.Set("error", tree_.error);
+    answer.Set("step", tree_.step);
+    answer.Set("path", tree_.path);
+    settled_.Resolve(answer);
+  }
+
+ private:
+  SealWork(Napi::Env env, std::string folder, TreeLimits limits)
+      : AsyncWorker(env), folder_(std::move(folder)), limits_(limits), settled_(Napi::Promise::Deferred::New(env)) {}
+  std::string folder_;
+  TreeLimits limits_;
+  SealedTree tree_;
+  Napi::Promise::Deferred settled_;
+};
+
+// sealTree(folder, entries, bytes): a promise of {entries, bytes, error, step, path}
+Napi::Value SealTreeLater(const Napi::CallbackInfo& info) {
+  const TreeLimits limits = {info[1].As<Napi::Number>().Int64Value(), info[2].As<Napi::Number>().Int64Value()};
+  return SealWork::Queue(info.Env(), info[0].As<Napi::String>(), limits);
+}
+
 // readControl(path): its text, or -errno
 Napi::Value ReadControlFile(const Napi::CallbackInfo& info) {
   std::string text;
@@ -203,6 +249,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("exitStatus", Napi::Function::New(env, Status));
   exports.Set("reap", Napi::Function::New(env, Reap));
   exports.Set("lock", Napi::Function::New(env, Lock));
+  exports.Set("flock", Napi::Function::New(env, Flock));
+  exports.Set("sealTree", Napi::Function::New(env, SealTreeLater));
   exports.Set("readNumber", Napi::Function::New(env, Number));
   exports.Set("makeGroup", Napi::Function::New(env, MakeGroupNow));
   exports.Set("makeGroupLater", Napi::Function::New(env, MakeGroupLater));

@@ -31,6 +31,7 @@
 #include "../addon/frames.h"
 #include "../addon/groups.h"
 #include "../addon/process.h"
+#include "../addon/tree.h"
 #include "../keeper/keeper.h"
 
 extern char** environ;
@@ -679,6 +680,82 @@ void CheckFrames() {
   Check(Decode("\x03", 1).empty() && Decode("", 1).empty(), "frames: less than a header");
 }
 
+// What sealing a folder came to: `entries/bytes`, or `step path error`.
+std::string Seal(const std::string& folder, forktree::TreeLimits limits = {100, 1000}) {
+  const forktree::SealedTree tree = forktree::SealTree(folder, limits);
+  if (tree.step.empty()) return std::to_string(tree.entries) + "/" + std::to_string(tree.bytes);
+  return tree.step + " " + tree.path + (tree.error == 0 ? "" : " " + std::to_string(tree.error));
+}
+
+// Owner and mode, of a link itself.
+std::string OwnerAndMode(const std::string& path) {
+  struct stat status;
+  if (lstat(path.c_str(), &status) < 0) return "none";
+  char text[64];
+  snprintf(text, sizeof text, "%d:%d %o", status.st_uid, status.st_gid, status.st_mode & 07777);
+  return text;
+}
+
+void CheckSeals(const std::string& home) {
+  const std::set<int> before = OpenFds();
+  const std::string folder = home + "/sealed", outside = home + "/outside";
+  auto make = [&](const std::string& name, mode_t mode, const std::string& text) {
+    WriteText(folder + "/" + name, text);
+    if (chown((folder + "/" + name).c_str(), 1234, 1234) < 0 || chmod((folder + "/" + name).c_str(), mode) < 0) perror("chmod");
+  };
+  auto fresh = [&] {
+    if (system(("rm -rf '" + folder + "'").c_str()) != 0) perror("rm");
+    mkdir(folder.c_str(), 0777);
+    mkdir((folder + "/package").c_str(), 0700);
+    if (chown((folder + "/package").c_str(), 1234, 1234) < 0) perror("chown");
+    chmod(folder.c_str(), 0777);
+  };
+  WriteText(outside, "outside");
+  chmod(outside.c_str(), 0600);
+
+  fresh();
+  make("package/module.py", 0600, "12345");
+  make("package/hidden", 0, "");
+  make("tool", 04711, "123");
+  make("group", 02666, "");
+  CheckEqual(Seal(folder) == "5/8", 1, "seal: counts files, folders and bytes");
+  for (const char* name : {"", "/package", "/tool"}) Check(OwnerAndMode(folder + name) == "0:0 755", std::string("seal: takes over ") + name, OwnerAndMode(folder + name));
+  for (const char* name : {"/package/module.py", "/package/hidden", "/group"}) {
+    Check(OwnerAndMode(folder + name) == "0:0 644", std::string("seal: takes over ") + name, OwnerAndMode(folder + name));
+  }
+  Check(Seal(folder, {5, 8}) == "5/8" && Seal(folder, {5, 7}).rfind("too many bytes ", 0) == 0, "seal: bounds bytes", Seal(folder, {5, 7}));
+  Check(Seal(folder, {4, 8}).rfind("too many files ", 0) == 0, "seal: bounds files", Seal(folder, {4, 8}));
+
+  fresh();
+  symlink(outside.c_str(), (folder + "/package/link").c_str());
+  Check(Seal(folder) == "a symbolic link package/link", "seal: refuses a link", Seal(folder));
+  fresh();
+  symlink(home.c_str(), (folder + "/link").c_str());
+  Check(Seal(folder) == "a symbolic link link", "seal: refuses a link to a folder", Seal(folder));
+  fresh();
+  if (link(outside.c_str(), (folder + "/name").c_str()) < 0) perror("link");
+  Check(Seal(folder) == "a file with several names name", "seal: refuses a second name of a file", Seal(folder));
+  unlink((folder + "/name").c_str());
+  mkfifo((folder + "/name").c_str(), 0666);
+  Check(Seal(folder) == "a pipe name", "seal: refuses a pipe", Seal(folder));
+  fresh();
+  mknod((folder + "/name").c_str(), S_IFCHR | 0666, 0x103);  // what /dev/null is
+  Check(Seal(folder) == "a device name", "seal: refuses a device", Seal(folder));
+  Check(OwnerAndMode(outside) == "0:0 600", "seal: leaves what is outside alone", OwnerAndMode(outside));
+
+  fresh();
+  std::string deep = folder;
+  for (int i = 0; i < 64; i++) mkdir((deep += "/d").c_str(), 0777);
+  Check(Seal(folder) == "65/0", "seal: 64 folders in one another", Seal(folder));
+  mkdir((deep += "/d").c_str(), 0777);
+  Check(Seal(folder).rfind("too many folders in one another d/d/", 0) == 0, "seal: no more than that", Seal(folder));
+
+  Check(Seal(home + "/none") == "open  " + std::to_string(-ENOENT), "seal: no such folder", Seal(home + "/none"));
+  symlink(folder.c_str(), (home + "/to-sealed").c_str());
+  Check(Seal(home + "/to-sealed") == "open  " + std::to_string(-ENOTDIR), "seal: the folder is no link itself", Seal(home + "/to-sealed"));
+  Check(OpenFds() == before, "seal: no fd is left");
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -701,6 +778,8 @@ int main(int count, char** arguments) {
   CheckMessages();
   CheckPlans();
   if (geteuid() == 0) {
+    Folder folder;
+    CheckSeals(folder.path);
     CheckKeeper(arguments[1], arguments[2]);
   } else if (getenv("FORKTREE_MUST_RUN") != nullptr) {
     Check(false, "keeper: needs root");
