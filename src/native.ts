@@ -45,7 +45,7 @@ type GroupAnswer = readonly number[] | readonly [number, string, string];
 
 /** What a folder held; with a `step`, what went wrong: `error` is -errno, or 0 for something that may not be there. */
 type SealAnswer = {
-	readonly entries: number;
+	readonly files: number;
 	readonly bytes: number;
 	readonly error: number;
 	readonly step: string;
@@ -228,8 +228,8 @@ export function flock(fd: number, kind: 'shared' | 'exclusive'): boolean {
 
 /** What {@link sealTree} found. */
 export type SealedTree = {
-	/** Files and folders, the folder itself left out. */
-	readonly entries: number;
+	/** Folders left out. */
+	readonly files: number;
 	readonly sizeBytes: number;
 };
 
@@ -243,7 +243,7 @@ export async function sealTree(
 	folder: string,
 	{maxEntries, maxBytes}: {readonly maxEntries: number; readonly maxBytes: number},
 ): Promise<SealedTree> {
-	const {entries, bytes, error, step, path: below} = await addon().sealTree(folder, maxEntries, maxBytes);
+	const {files, bytes, error, step, path: below} = await addon().sealTree(folder, maxEntries, maxBytes);
 	const where = path.join(folder, below);
 	checkSyscall(`seal folder: ${step}`, error, where);
 	if (step !== '') {
@@ -252,7 +252,7 @@ export async function sealTree(
 			`expected at most ${maxEntries} files and folders of ${maxBytes} bytes, without links, got ${step} at ${where}`,
 		);
 	}
-	return {entries, sizeBytes: bytes};
+	return {files, sizeBytes: bytes};
 }
 
 /** The number in an open control file, read anew; undefined when it can't be read. */

@@ -200,7 +200,7 @@ class SealWork : public Napi::AsyncWorker {
   void Execute() override { tree_ = SealTree(folder_, limits_); }
   void OnOK() override {
     Napi::Object answer = Napi::Object::New(Env());
-    answer.Set("entries", static_cast<double>(tree_.entries));
+    answer.Set("files", static_cast<double>(tree_.files));
     answer.Set("bytes", static_cast<double>(tree_.bytes));
     answer.Set("error", tree_.error);
     answer.Set("step", tree_.step);
@@ -217,7 +217,7 @@ class SealWork : public Napi::AsyncWorker {
   Napi::Promise::Deferred settled_;
 };
 
-// sealTree(folder, entries, bytes): a promise of {entries, bytes, error, step, path}
+// sealTree(folder, entries, bytes): a promise of {files, bytes, error, step, path}
 Napi::Value SealTreeLater(const Napi::CallbackInfo& info) {
   const TreeLimits limits = {info[1].As<Napi::Number>().Int64Value(), info[2].As<Napi::Number>().Int64Value()};
   return SealWork::Queue(info.Env(), info[0].As<Napi::String>(), limits);

@@ -61,6 +61,7 @@ bool SealEntry(int folder, const char* name, const std::string& path, int depth,
   } else if ((tree->bytes += status.st_size) > limits.bytes) {
     Refuse(tree, "too many bytes", path);
   } else {
+    tree->files++;
     sealed = TakeOver(fd, status, path, tree);
   }
   close(fd);

@@ -9,10 +9,10 @@ struct TreeLimits {
   int64_t entries, bytes;
 };
 
-// What a folder held; or, if `step` is not empty, what went wrong, and where below the folder. `error` is -errno, or 0
+// What a folder held, itself left out; or, if `step` is not empty, what went wrong, and where below the folder. `error` is -errno, or 0
 // when the folder holds something that it must not: `step` then says what that is.
 struct SealedTree {
-  int64_t entries = 0, bytes = 0;
+  int64_t entries = 0, files = 0, bytes = 0;
   int error = 0;
   std::string step, path;
 };

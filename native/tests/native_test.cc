@@ -680,10 +680,10 @@ void CheckFrames() {
   Check(Decode("\x03", 1).empty() && Decode("", 1).empty(), "frames: less than a header");
 }
 
-// What sealing a folder came to: `entries/bytes`, or `step path error`.
+// What sealing a folder came to: `entries/files/bytes`, or `step path error`.
 std::string Seal(const std::string& folder, forktree::TreeLimits limits = {100, 1000}) {
   const forktree::SealedTree tree = forktree::SealTree(folder, limits);
-  if (tree.step.empty()) return std::to_string(tree.entries) + "/" + std::to_string(tree.bytes);
+  if (tree.step.empty()) return std::to_string(tree.entries) + "/" + std::to_string(tree.files) + "/" + std::to_string(tree.bytes);
   return tree.step + " " + tree.path + (tree.error == 0 ? "" : " " + std::to_string(tree.error));
 }
 
@@ -718,12 +718,12 @@ void CheckSeals(const std::string& home) {
   make("package/hidden", 0, "");
   make("tool", 04711, "123");
   make("group", 02666, "");
-  CheckEqual(Seal(folder) == "5/8", 1, "seal: counts files, folders and bytes");
+  CheckEqual(Seal(folder) == "5/4/8", 1, "seal: counts files, folders and bytes");
   for (const char* name : {"", "/package", "/tool"}) Check(OwnerAndMode(folder + name) == "0:0 755", std::string("seal: takes over ") + name, OwnerAndMode(folder + name));
   for (const char* name : {"/package/module.py", "/package/hidden", "/group"}) {
     Check(OwnerAndMode(folder + name) == "0:0 644", std::string("seal: takes over ") + name, OwnerAndMode(folder + name));
   }
-  Check(Seal(folder, {5, 8}) == "5/8" && Seal(folder, {5, 7}).rfind("too many bytes ", 0) == 0, "seal: bounds bytes", Seal(folder, {5, 7}));
+  Check(Seal(folder, {5, 8}) == "5/4/8" && Seal(folder, {5, 7}).rfind("too many bytes ", 0) == 0, "seal: bounds bytes", Seal(folder, {5, 7}));
   Check(Seal(folder, {4, 8}).rfind("too many files ", 0) == 0, "seal: bounds files", Seal(folder, {4, 8}));
 
   fresh();
@@ -746,7 +746,7 @@ void CheckSeals(const std::string& home) {
   fresh();
   std::string deep = folder;
   for (int i = 0; i < 64; i++) mkdir((deep += "/d").c_str(), 0777);
-  Check(Seal(folder) == "65/0", "seal: 64 folders in one another", Seal(folder));
+  Check(Seal(folder) == "64/0/0", "seal: 64 folders in one another", Seal(folder));
   mkdir((deep += "/d").c_str(), 0777);
   Check(Seal(folder).rfind("too many folders in one another d/d/", 0) == 0, "seal: no more than that", Seal(folder));
 

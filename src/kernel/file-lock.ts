@@ -1,7 +1,7 @@
 /** Locks on files and folders that the kernel frees when their process dies: flock(2), waited for away from Node's threads. */
 import {spawn} from 'node:child_process';
 import {once} from 'node:events';
-import {closeSync, constants, fstatSync, lstatSync, openSync} from 'node:fs';
+import {closeSync, constants, fstatSync, lstatSync, openSync, rmSync} from 'node:fs';
 import {ForktreeError} from '../errors.ts';
 import {flock} from '../native.ts';
 
@@ -22,10 +22,12 @@ const openFlags = {
 
 /** A lock that is held. */
 export class FileLock {
+	readonly #path: string;
 	readonly #fd: number;
 	#held = true;
 
-	private constructor(fd: number) {
+	private constructor(path: string, fd: number) {
+		this.#path = path;
 		this.#fd = fd;
 	}
 
@@ -41,7 +43,7 @@ export class FileLock {
 			try {
 				if (!flock(fd, kind)) return undefined;
 				isOurs = isAt(path, fd); // else somebody removed it between our opening and our locking
-				if (isOurs) return new FileLock(fd);
+				if (isOurs) return new FileLock(path, fd);
 			} finally {
 				if (!isOurs) closeSync(fd);
 			}
@@ -66,11 +68,17 @@ export class FileLock {
 				const hasLock = flock(fd, kind) || (await waitFor(fd, path, kind, deadline, signal));
 				if (!hasLock) return undefined;
 				isOurs = isAt(path, fd); // else it was removed while we waited
-				if (isOurs) return new FileLock(fd);
+				if (isOurs) return new FileLock(path, fd);
 			} finally {
 				if (!isOurs) closeSync(fd);
 			}
 		}
+	}
+
+	/** Removes the file of an exclusive lock, and gives it back: those who wait for it make a new one. */
+	remove(): void {
+		if (this.#held) rmSync(this.#path, {force: true});
+		this.release();
 	}
 
 	/** Gives it back; once is enough. */

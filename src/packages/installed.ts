@@ -1,0 +1,138 @@
+/** What is installed, as the store's folder has it: read anew each time, since other processes change it as well. */
+import {createHash} from 'node:crypto';
+import {utimesSync} from 'node:fs';
+import {join, relative} from 'node:path';
+import {setImmediate as nextTurn} from 'node:timers/promises';
+import {isFolder, namesIn, readSmall, statusOf} from './disk.ts';
+import {isAbi, isSha256, type Layout, type PackageId, readPackageId, storeFolders} from './layout.ts';
+import type {ImportCost} from './metadata.ts';
+import {type PackageContents, type PackageSummary, readContents, readCost, readSummary} from './records.ts';
+
+/** Files of a package's folder, besides `files`. */
+export const names = {
+	summary: 'metadata.json',
+	contents: 'files.json',
+	cost: 'cost.json',
+	/** Is there when the package must be replaced before it is used again. */
+	damaged: 'damaged',
+} as const;
+
+/** A package's folder. */
+export type Installed = {
+	readonly id: PackageId;
+	/** Undefined when it can't be read: then the package is not usable. */
+	readonly summary: PackageSummary | undefined;
+	readonly isMarkedDamaged: boolean;
+	/** When it was last given to somebody, in milliseconds since 1970. */
+	readonly usedMs: number;
+	/** Tells it from one that replaced it. */
+	readonly inode: number;
+};
+
+/** What a look through the store's folder found. */
+export type StoreContent = {
+	readonly packages: readonly Installed[];
+	/** Packages of versions' folders that hold nothing: one of them each. */
+	readonly empty: readonly PackageId[];
+	/** Paths, relative to the store, of what it did not put there. */
+	readonly foreign: readonly string[];
+};
+
+const MAX_SUMMARY_BYTES = 16 * 1024 * 1024;
+const MAX_CONTENTS_BYTES = 256 * 1024 * 1024;
+const MAX_COST_BYTES = 64 * 1024;
+/** A use is noted no more often than this. */
+const STAMP_MS = 60_000;
+/** So many versions are looked at before Node's thread is left to others. */
+const TURN = 16;
+
+/** Reads one package; undefined when its folder is not there. */
+export function readInstalled(layout: Layout, id: PackageId): Installed | undefined {
+	const folder = layout.package(id);
+	const status = statusOf(folder);
+	if (status?.isDirectory() !== true) return undefined;
+	const text = isFolder(layout.files(id)) ? readSmall(join(folder, names.summary), MAX_SUMMARY_BYTES) : undefined;
+	const summary = text === undefined ? undefined : readSummary(text, id);
+	return {
+		id,
+		summary: summary?.archive.sha256.startsWith(id.hash) && isSha256(summary.archive.sha256) ? summary : undefined,
+		isMarkedDamaged: statusOf(join(folder, names.damaged)) !== undefined,
+		usedMs: status.mtimeMs,
+		inode: status.ino,
+	};
+}
+
+/** Whether a package may be given to somebody. */
+export function isUsable(installed: Installed | undefined): installed is Installed & {summary: PackageSummary} {
+	return installed?.summary !== undefined && !installed.isMarkedDamaged;
+}
+
+/** Notes that a package is used. What can't be noted is not worth failing for. */
+export function stampUse(layout: Layout, id: PackageId, before = 0): void {
+	const now = new Date();
+	if (now.getTime() - before < STAMP_MS) return;
+	try {
+		utimesSync(layout.package(id), now, now);
+	} catch {
+		// on a read-only or full file system, or the package is gone
+	}
+}
+
+/** The list of a package's files; undefined when it can't be read or is not the one of its summary. */
+export function readContentsOf(layout: Layout, {id, summary}: Installed): PackageContents | undefined {
+	const text = readSmall(join(layout.package(id), names.contents), MAX_CONTENTS_BYTES);
+	if (text === undefined || sha256(text) !== summary?.contentsSha256) return undefined;
+	return readContents(text);
+}
+
+/** What importing a package was measured to take, if it was. */
+export function readCostOf(layout: Layout, id: PackageId): ImportCost | undefined {
+	const text = readSmall(join(layout.package(id), names.cost), MAX_COST_BYTES);
+	return text === undefined ? undefined : readCost(text);
+}
+
+/** In hex. */
+export function sha256(text: string): string {
+	return createHash('sha256').update(text).digest('hex');
+}
+
+/** Looks through the folders of all interpreters. */
+export async function readStore(layout: Layout): Promise<StoreContent> {
+	const content = {packages: [] as Installed[], empty: [] as PackageId[], foreign: [] as string[]};
+	let seen = 0;
+	for (const abi of namesIn(layout.dir)) {
+		if ((storeFolders as readonly string[]).includes(abi)) continue;
+		if (!isAbi(abi) || !isFolder(join(layout.dir, abi))) {
+			content.foreign.push(abi);
+			continue;
+		}
+		for (const version of namesIn(join(layout.dir, abi))) {
+			seen += 1;
+			if (seen % TURN === 0) await nextTurn();
+			readVersion(layout, abi, version, content);
+		}
+	}
+	return content;
+}
+
+function readVersion(
+	layout: Layout,
+	abi: string,
+	version: string,
+	content: {packages: Installed[]; empty: PackageId[]; foreign: string[]},
+): void {
+	const folder = join(layout.dir, abi, version);
+	const some = readPackageId(abi, version, '0'.repeat(16));
+	if (some === undefined || !isFolder(folder)) {
+		content.foreign.push(relative(layout.dir, folder));
+		return;
+	}
+	const hashes = namesIn(folder);
+	if (hashes.length === 0) content.empty.push(some);
+	for (const hash of hashes) {
+		const id = readPackageId(abi, version, hash);
+		const installed = id === undefined ? undefined : readInstalled(layout, id);
+		if (installed === undefined) content.foreign.push(relative(layout.dir, join(folder, hash)));
+		else content.packages.push(installed);
+	}
+}
