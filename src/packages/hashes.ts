@@ -23,7 +23,7 @@ export async function withHashes<Result>(
 	let last = 0;
 	const hash = async (path: string, signal?: AbortSignal): Promise<HashedTree> => {
 		signal?.throwIfAborted();
-		worker ??= new Worker(script);
+		worker ??= new Worker(script, {execArgv: []});
 		last += 1;
 		const id = last;
 		worker.postMessage({id, path});

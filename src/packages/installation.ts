@@ -28,7 +28,7 @@ export type InstallationOptions = {
 
 /** As many as an index serves at once without being put upon. */
 const MAX_INSTALLATIONS = 8;
-const MAX_FILES = {maxEntries: 250_000, maxBytes: 32 * 1024 ** 3};
+const MAX_FILES = {maxEntries: 1_000_000, maxBytes: 32 * 1024 ** 3};
 
 /** Installs packages of one store. */
 export class Installation {

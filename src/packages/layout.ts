@@ -37,7 +37,7 @@ const VERSION =
 const HASH = /^[0-9a-f]{16}$/;
 const SHA256 = /^[0-9a-f]{64}$/;
 const FILE = /^[A-Za-z0-9_][A-Za-z0-9._+!-]*$/;
-const MAX_NAME = 100;
+const MAX_NAME = 128;
 
 export function isAbi(text: string): boolean {
 	return text.length <= MAX_NAME && ABI.test(text);

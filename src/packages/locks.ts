@@ -55,7 +55,10 @@ export class StoreLocks {
 				if (!isCode(error, 'ENOENT')) throw error;
 				if (!make) return undefined;
 			}
-			await mkdir(folder, {recursive: true, mode: 0o755});
+			// Not recursive: that would fail when somebody who finds it empty removes it meanwhile.
+			await mkdir(folder, {mode: 0o755}).catch((error: unknown) => {
+				if (!isCode(error, 'EEXIST')) throw error;
+			});
 		}
 	}
 

@@ -1,15 +1,13 @@
 /** Folders and files for work under way, named after their process, and removed when it is dead. */
 import {randomBytes} from 'node:crypto';
-import {rename} from 'node:fs/promises';
-import {dir as temporaryDirectory} from 'tmp-promise';
+import {mkdtemp, rename} from 'node:fs/promises';
 import {namesIn, removeTree, syncFolder, writeSynced} from './disk.ts';
 import type {Layout} from './layout.ts';
 import {isAbandoned, ownerPrefix} from './owner.ts';
 
 /** Runs work with an empty folder (0700) on the store's file system, and removes it. */
 export async function withScratch<Result>(layout: Layout, work: (folder: string) => Promise<Result>): Promise<Result> {
-	const template = `${await ownerPrefix()}XXXXXX`;
-	const {path} = await temporaryDirectory({tmpdir: layout.folder('scratch'), template});
+	const path = await mkdtemp(layout.folder('scratch', await ownerPrefix()));
 	try {
 		return await work(path);
 	} finally {
