@@ -1,5 +1,5 @@
 /** What the store does to files, whatever they hold. Links are never followed. */
-import {closeSync, constants, fstatSync, lstatSync, openSync, readdirSync, readFileSync, type Stats} from 'node:fs';
+import {closeSync, constants, fstatSync, lstatSync, openSync, readdirSync, readSync, type Stats} from 'node:fs';
 import {lstat, open, readdir, rm, writeFile} from 'node:fs/promises';
 import {join} from 'node:path';
 
@@ -35,7 +35,13 @@ export function readSmall(path: string, maxBytes: number): string | undefined {
 	try {
 		fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
 		const status = fstatSync(fd);
-		return status.isFile() && status.size <= maxBytes ? readFileSync(fd, 'utf8') : undefined;
+		if (!status.isFile() || status.size > maxBytes) return undefined;
+		const bytes = Buffer.allocUnsafe(status.size);
+		let size = 0;
+		for (let more = 1; more > 0 && size < bytes.length; size += more) {
+			more = readSync(fd, bytes, size, bytes.length - size, null);
+		}
+		return bytes.toString('utf8', 0, size);
 	} catch {
 		return undefined;
 	} finally {
@@ -58,7 +64,7 @@ export function isFolder(path: string): boolean {
 
 /** The names in a folder, sorted; none when there is no such folder. */
 export function namesIn(path: string): string[] {
-	if (!isFolder(path)) return [];
+	if (!isFolder(path)) return []; // a link would be followed
 	try {
 		return readdirSync(path).sort();
 	} catch {

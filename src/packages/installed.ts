@@ -1,7 +1,7 @@
 /** What is installed, as the store's folder has it: read anew each time, since other processes change it as well. */
 import {createHash} from 'node:crypto';
 import {utimesSync} from 'node:fs';
-import {join, relative} from 'node:path';
+import {join} from 'node:path';
 import {setImmediate as nextTurn} from 'node:timers/promises';
 import {isFolder, namesIn, readSmall, statusOf} from './disk.ts';
 import {isAbi, isSha256, type Layout, type PackageId, readPackageId, storeFolders} from './layout.ts';
@@ -13,8 +13,8 @@ export const names = {
 	summary: 'metadata.json',
 	contents: 'files.json',
 	cost: 'cost.json',
-	/** Is there when the package must be replaced before it is used again. */
-	damaged: 'damaged',
+	/** The summary's name when the package must be replaced before it is used again. */
+	damaged: 'damaged.json',
 } as const;
 
 /** A package's folder. */
@@ -32,8 +32,6 @@ export type Installed = {
 /** What a look through the store's folder found. */
 export type StoreContent = {
 	readonly packages: readonly Installed[];
-	/** Packages of versions' folders that hold nothing: one of them each. */
-	readonly empty: readonly PackageId[];
 	/** Paths, relative to the store, of what it did not put there. */
 	readonly foreign: readonly string[];
 };
@@ -43,6 +41,7 @@ const MAX_CONTENTS_BYTES = 256 * 1024 * 1024;
 const MAX_COST_BYTES = 64 * 1024;
 /** A use is noted no more often than this. */
 const STAMP_MS = 60_000;
+const NO_HASH = '0'.repeat(16);
 /** So many versions are looked at before Node's thread is left to others. */
 const TURN = 16;
 
@@ -51,12 +50,14 @@ export function readInstalled(layout: Layout, id: PackageId): Installed | undefi
 	const folder = layout.package(id);
 	const status = statusOf(folder);
 	if (status?.isDirectory() !== true) return undefined;
-	const text = isFolder(layout.files(id)) ? readSmall(join(folder, names.summary), MAX_SUMMARY_BYTES) : undefined;
+	const whole = isFolder(layout.files(id)) ? readSmall(join(folder, names.summary), MAX_SUMMARY_BYTES) : undefined;
+	const damaged = whole === undefined ? readSmall(join(folder, names.damaged), MAX_SUMMARY_BYTES) : undefined;
+	const text = whole ?? damaged;
 	const summary = text === undefined ? undefined : readSummary(text, id);
 	return {
 		id,
 		summary: summary?.archive.sha256.startsWith(id.hash) && isSha256(summary.archive.sha256) ? summary : undefined,
-		isMarkedDamaged: statusOf(join(folder, names.damaged)) !== undefined,
+		isMarkedDamaged: damaged !== undefined,
 		usedMs: status.mtimeMs,
 		inode: status.ino,
 	};
@@ -87,7 +88,9 @@ export function readContentsOf(layout: Layout, {id, summary}: Installed): Packag
 
 /** What importing a package was measured to take, if it was. */
 export function readCostOf(layout: Layout, id: PackageId): ImportCost | undefined {
-	const text = readSmall(join(layout.package(id), names.cost), MAX_COST_BYTES);
+	const path = join(layout.package(id), names.cost);
+	// Most have none, and this is quicker than to try.
+	const text = statusOf(path) === undefined ? undefined : readSmall(path, MAX_COST_BYTES);
 	return text === undefined ? undefined : readCost(text);
 }
 
@@ -98,41 +101,51 @@ export function sha256(text: string): string {
 
 /** Looks through the folders of all interpreters. */
 export async function readStore(layout: Layout): Promise<StoreContent> {
-	const content = {packages: [] as Installed[], empty: [] as PackageId[], foreign: [] as string[]};
+	const packages: Installed[] = [];
+	const foreign = namesIn(layout.dir).filter((name) => !isOurs(name) && !isAbiFolder(layout, name));
 	let seen = 0;
-	for (const abi of namesIn(layout.dir)) {
-		if ((storeFolders as readonly string[]).includes(abi)) continue;
-		if (!isAbi(abi) || !isFolder(join(layout.dir, abi))) {
-			content.foreign.push(abi);
-			continue;
-		}
-		for (const version of namesIn(join(layout.dir, abi))) {
-			seen += 1;
-			if (seen % TURN === 0) await nextTurn();
-			readVersion(layout, abi, version, content);
+	for (const {abi, version, hashes} of versionsOf(layout)) {
+		seen += 1;
+		if (seen % TURN === 0) await nextTurn();
+		if (hashes === undefined) foreign.push(join(abi, version));
+		for (const hash of hashes ?? []) {
+			const id = readPackageId(abi, version, hash);
+			const installed = id === undefined ? undefined : readInstalled(layout, id);
+			if (installed === undefined) foreign.push(join(abi, version, hash));
+			else packages.push(installed);
 		}
 	}
-	return content;
+	return {packages, foreign};
 }
 
-function readVersion(
-	layout: Layout,
-	abi: string,
-	version: string,
-	content: {packages: Installed[]; empty: PackageId[]; foreign: string[]},
-): void {
-	const folder = join(layout.dir, abi, version);
-	const some = readPackageId(abi, version, '0'.repeat(16));
-	if (some === undefined || !isFolder(folder)) {
-		content.foreign.push(relative(layout.dir, folder));
-		return;
+/** Versions whose folders hold nothing: a package of each that could be there. */
+export function emptyVersions(layout: Layout): PackageId[] {
+	return [...versionsOf(layout)].flatMap(({abi, version, hashes}) =>
+		hashes?.length === 0 ? (readPackageId(abi, version, NO_HASH) ?? []) : [],
+	);
+}
+
+type VersionFolder = {
+	readonly abi: string;
+	readonly version: string;
+	/** The names in it; undefined when it is no folder of a version. */
+	readonly hashes: readonly string[] | undefined;
+};
+
+function* versionsOf(layout: Layout): Generator<VersionFolder> {
+	for (const abi of namesIn(layout.dir).filter((name) => isAbiFolder(layout, name))) {
+		for (const version of namesIn(join(layout.dir, abi))) {
+			const folder = join(layout.dir, abi, version);
+			const isVersion = readPackageId(abi, version, NO_HASH) !== undefined && isFolder(folder);
+			yield {abi, version, hashes: isVersion ? namesIn(folder) : undefined};
+		}
 	}
-	const hashes = namesIn(folder);
-	if (hashes.length === 0) content.empty.push(some);
-	for (const hash of hashes) {
-		const id = readPackageId(abi, version, hash);
-		const installed = id === undefined ? undefined : readInstalled(layout, id);
-		if (installed === undefined) content.foreign.push(relative(layout.dir, join(folder, hash)));
-		else content.packages.push(installed);
-	}
+}
+
+function isOurs(name: string): boolean {
+	return (storeFolders as readonly string[]).includes(name);
+}
+
+function isAbiFolder(layout: Layout, name: string): boolean {
+	return !isOurs(name) && isAbi(name) && isFolder(join(layout.dir, name));
 }

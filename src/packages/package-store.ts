@@ -1,4 +1,5 @@
 /** The install cache: one folder per package, keyed by what it was made from, shared by every process of the machine. */
+import {setMaxListeners} from 'node:events';
 import {mkdir, realpath} from 'node:fs/promises';
 import {dirname, join, relative, resolve, sep} from 'node:path';
 import {ForktreeError} from '../errors.ts';
@@ -8,6 +9,7 @@ import {collectGarbage, type GarbageReport} from './garbage.ts';
 import {type HashedTree, withHashes} from './hashes.ts';
 import {Installation} from './installation.ts';
 import {
+	emptyVersions,
 	type Installed,
 	isUsable,
 	names,
@@ -160,8 +162,7 @@ export class PackageStore {
 		const store = new PackageStore(options, new Layout(await realpath(resolve(options.dir))));
 		await store.#makeFolders();
 		await sweepScratch(store.#layout);
-		const {empty} = await readStore(store.#layout);
-		for (const id of empty) await store.#locks.withFreeVersion(id, async () => undefined);
+		for (const id of emptyVersions(store.#layout)) await store.#locks.withFreeVersion(id, async () => undefined);
 		return store;
 	}
 
@@ -342,6 +343,7 @@ export class PackageStore {
 	async #installAll(missing: readonly LockedDistribution[], {signal, onProgress}: InstallOptions): Promise<void> {
 		const failing = new AbortController();
 		const any = AbortSignal.any(signal === undefined ? [failing.signal] : [failing.signal, signal]);
+		setMaxListeners(0, any); // as many as there are packages
 		await Promise.allSettled(
 			missing.map(async (each) => {
 				try {

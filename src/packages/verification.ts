@@ -1,7 +1,8 @@
 /** Compares packages with what was noted when they were installed, and replaces those that differ. */
-import {writeFile} from 'node:fs/promises';
+import {rename} from 'node:fs/promises';
 import {join} from 'node:path';
 import {ForktreeError} from '../errors.ts';
+import {isCode} from './disk.ts';
 import type {HashedTree} from './hashes.ts';
 import {type Installed, names, readContentsOf, readInstalled} from './installed.ts';
 import type {Layout} from './layout.ts';
@@ -72,7 +73,10 @@ export async function takeOutOfUse(
 		if (readInstalled(layout, id)?.inode !== inode) return 'reinstalled';
 		const isFree = await locks.withFreeVersion(id, async () => void (await setAside(layout, id)));
 		if (isFree) return 'quarantined';
-		await writeFile(join(layout.package(id), names.damaged), '');
+		const folder = layout.package(id);
+		await rename(join(folder, names.summary), join(folder, names.damaged)).catch((error: unknown) => {
+			if (!isCode(error, 'ENOENT')) throw error; // it is marked, or of no use anyway
+		});
 		return 'marked';
 	});
 }

@@ -1,3 +1,4 @@
+import {once} from 'node:events';
 import {closeSync, lstatSync, openSync, readdirSync, readFileSync, readlinkSync, statSync} from 'node:fs';
 import {cp, mkdir, readFile, rename, rm, symlink, utimes, writeFile} from 'node:fs/promises';
 import path from 'node:path';
@@ -241,11 +242,15 @@ for (const failing of ['fetch', 'build', 'unpack'] as const) {
 	kernelTest(`${failing} fails: the store is as before, the others end, and the next time it works`, async (t) => {
 		let fail = true;
 		const ended: string[] = [];
+		const begun = gate();
 		const {dir, store} = await open(t, async (step, name, {signal}) => {
 			if (name.startsWith('other')) {
-				await new Promise((_, reject) => signal.addEventListener('abort', () => reject(new Error('ended'))));
+				begun.open();
+				await once(signal, 'abort');
 				ended.push(name);
+				throw new Error('ended');
 			}
+			await begun.passed;
 			if (step === failing && fail) throw new ForktreeError('InstallTimeout', 'the words of the step');
 		});
 		const before = contentOf(dir);
