@@ -8,8 +8,11 @@ const text = (unit: string, length: number) =>
 	fc.string({unit: fc.constantFrom(...unit), minLength: 1, maxLength: length});
 const names = fc.oneof(fc.string(), text('ab1-', 4), text('a1-./_=@\0\n A', 4));
 const versions = fc.oneof(fc.string(), text('1.', 5), text('1.!+-ab/=@\0\n ', 6));
-const hashes = fc.oneof(fc.string(), text('0123456789abcdef/.', 17), fc.constant('0123456789abcdef'));
-const abis = fc.oneof(fc.string(), text('a1-_./', 7), fc.constant('cpython-311-x86_64'));
+const hashes = fc.oneof(fc.string(), text('0123456789abcdef/.', 17), {
+	arbitrary: fc.constant('0123456789abcdef'),
+	weight: 4,
+});
+const abis = fc.oneof(fc.string(), text('a1-_./', 7), {arbitrary: fc.constant('cpython-311-x86_64'), weight: 4});
 
 test('whatever is read as a package has a path three folders below the store', (t) => {
 	let accepted = 0;
