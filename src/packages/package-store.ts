@@ -189,7 +189,10 @@ export class PackageStore {
 		const ids = lock.distributions.map((each) => packageIdOf(this.#abi, each));
 		const holds: Array<() => void> = [];
 		try {
-			for (const id of ids) holds.push(await this.#hold(id, options.signal));
+			for (const id of ids) {
+				const release = await this.#hold(id, true, options.signal);
+				if (release !== undefined) holds.push(release);
+			}
 			const missing = lock.distributions.filter((_, index) => !this.#isUsable(ids[index]));
 			if (missing.length > 0) await this.#installAll(missing, options);
 			return {set: this.#setOf(lock.key, ids), release: () => releaseAll(holds)};
@@ -210,7 +213,7 @@ export class PackageStore {
 		try {
 			for (const folder of set.folders) {
 				const id = this.#idOf(folder);
-				const release = await this.#locks.holdVersion(id, false, options.signal);
+				const release = await this.#hold(id, false, options.signal);
 				if (release !== undefined) holds.push(release);
 				if (!this.#isUsable(id)) {
 					throw new ForktreeError('PackageDamaged', `${id.name} ${id.version} is no longer in the store, or damaged`);
@@ -320,12 +323,13 @@ export class PackageStore {
 		return id !== undefined && isUsable(readInstalled(this.#layout, id));
 	}
 
-	/** Its use is noted in the beginning and in the end. */
-	async #hold(id: PackageId, signal: AbortSignal | undefined): Promise<() => void> {
-		const release = await this.#locks.holdVersion(id, true, signal);
+	/** As {@link StoreLocks.holdVersion}; that the package was used is noted when it is given back. */
+	async #hold(id: PackageId, make: boolean, signal: AbortSignal | undefined): Promise<(() => void) | undefined> {
+		const release = await this.#locks.holdVersion(id, make, signal);
+		if (release === undefined) return undefined;
 		return () => {
 			stampUse(this.#layout, id);
-			release?.();
+			release();
 		};
 	}
 

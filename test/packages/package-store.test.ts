@@ -430,6 +430,36 @@ kernelTest(
 	},
 );
 
+kernelTest('records and folders that are links are not read', async (t) => {
+	const {dir, store, steps} = await open(t);
+	const elsewhere = await folder(t);
+	const lock = lockOf('a==1.0 sdist');
+	const set = await store.install(lock);
+	const manifest = path.join(elsewhere, 'manifest');
+	await writeFile(manifest, '');
+	await store.setUser('f', manifest, set);
+	const replaceByLink = async (file: string): Promise<void> => {
+		const target = path.join(elsewhere, path.basename(file));
+		await rename(file, target);
+		await symlink(target, file);
+	};
+	const [user = ''] = readdirSync(path.join(dir, 'users'));
+	await replaceByLink(path.join(dir, 'users', user));
+	t.deepEqual((await store.list())[0]?.users, []);
+	t.deepEqual((await store.verify()).foreign, [`users/${user}`]);
+
+	await replaceByLink(path.join(set.folders[0] ?? '', '../metadata.json'));
+	t.deepEqual(await store.list(), []);
+	await replaceByLink(path.join(dir, 'archives', lock.distributions[0]?.archive.sha256 ?? '', abi));
+	steps.log.length = 0;
+	await store.install(lock);
+	t.deepEqual(steps.log, ['build a', 'unpack a']);
+	await replaceByLink(set.folders[0] ?? '');
+	t.deepEqual(await store.list(), []);
+	await store.install(lock);
+	t.true(lstatSync(set.folders[0] ?? '').isDirectory());
+});
+
 const damages: ReadonlyArray<
 	readonly [string, (files: string) => Promise<unknown>, ReadonlyArray<readonly [string, string]>]
 > = [
