@@ -1,0 +1,320 @@
+/**
+ * What this machine's user has told installers about indexes, proxies and certificates, so that they find it in a sandbox as
+ * well: their variables and configuration files. What decides what is installed, and where to, is ours.
+ */
+import {statSync} from 'node:fs';
+import {chmod, copyFile, mkdir, readFile} from 'node:fs/promises';
+import {homedir} from 'node:os';
+import {dirname, isAbsolute, join, relative, resolve} from 'node:path';
+import process from 'node:process';
+import {fileURLToPath, pathToFileURL} from 'node:url';
+import {parse} from 'smol-toml';
+import type {SandboxMount} from '../sandbox/sandbox-options.ts';
+import type {Credentials} from './credentials.ts';
+
+/** Seen by every program that uses the network. */
+const NETWORK = /^(?:https?|ftp|all|no)_proxy$/i;
+const CERTIFICATES = ['SSL_CERT_FILE', 'REQUESTS_CA_BUNDLE', 'CURL_CA_BUNDLE'] as const;
+const VARIABLES = {
+	pip: /^PIP_(?:INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|TRUSTED_HOST|PROXY|TIMEOUT|DEFAULT_TIMEOUT|RETRIES|PRE|USE_FEATURE|USE_DEPRECATED)$/,
+	uv: /^UV_(?:INDEX|DEFAULT_INDEX|INDEX_URL|EXTRA_INDEX_URL|INDEX_STRATEGY|INDEX_\w+_(?:USERNAME|PASSWORD)|NO_INDEX|INSECURE_HOST|NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT|HTTP_CONNECT_TIMEOUT|HTTP_RETRIES|REQUEST_TIMEOUT|CONCURRENT_DOWNLOADS|OFFLINE|PRERELEASE|RESOLUTION|EXCLUDE_NEWER)$/,
+} as const;
+/** An index can have a name before its address. */
+const NAMED = /^([\w-]+)=(?=\w+:\/\/)/;
+const SECRET_VARIABLE = /_PASSWORD$/;
+/** What every sandbox sees of this machine, see base.ts. */
+const VISIBLE = ['/usr', '/etc/ssl/certs'];
+
+const CONFIG = '/config';
+const LINKS = '/links';
+
+/** What an installer is given in a sandbox, to find what its user has configured. */
+export type InstallerSettings = {
+	readonly env: Readonly<Record<string, string>>;
+	readonly mounts: readonly SandboxMount[];
+	/** What pip is told of indexes, with credentials; undefined: nothing. */
+	readonly indexUrl: string | undefined;
+	readonly extraIndexUrls: readonly string[];
+	/** Where a file of a sandbox is on the host; undefined when it is in no folder that was made visible. */
+	toHost(url: string): string | undefined;
+	/** Where an address or path of the host is in the sandbox. */
+	toSandbox(location: string): string;
+};
+
+type Tool = 'pip' | 'uv';
+
+/**
+ * Collects the settings.
+ * @param folder an empty folder of the caller's, in one that nobody else may enter: copies of configuration are put there
+ * @param locations addresses and paths that need to be visible besides
+ */
+export async function readInstallerSettings(
+	tool: Tool,
+	folder: string,
+	locations: readonly string[],
+	credentials: Credentials,
+): Promise<InstallerSettings> {
+	const collected = new Collected(folder, credentials);
+	if (tool === 'pip') await collected.addPip();
+	else await collected.addUv();
+	await collected.addNetwork();
+	return collected.finish(locations);
+}
+
+/** Like {@link readInstallerSettings}, for a program of ours: proxies, certificates and netrc, whoever they were given to. */
+export async function readNetworkSettings(folder: string, credentials: Credentials): Promise<InstallerSettings> {
+	const collected = new Collected(folder, credentials);
+	await collected.addPip();
+	await collected.addUv();
+	await collected.addNetwork();
+	return collected.finish([]);
+}
+
+class Collected {
+	readonly #folder: string;
+	readonly #credentials: Credentials;
+	readonly #env: Record<string, string> = {};
+	/** By the folder on the host. */
+	readonly #links = new Map<string, string>();
+	#indexUrl: string | undefined;
+	#extraIndexUrls: readonly string[] = [];
+	#copies = 0;
+
+	constructor(folder: string, credentials: Credentials) {
+		this.#folder = folder;
+		this.#credentials = credentials;
+	}
+
+	async addPip(): Promise<void> {
+		const configured = await this.#pipOptions();
+		const option = (name: string) =>
+			process.env[`PIP_${name.toUpperCase().replaceAll('-', '_')}`] ?? configured.get(name);
+		this.#pass(VARIABLES.pip);
+		this.#set('PIP_FIND_LINKS', this.#allToSandbox(option('find-links'), /\s+/, ' '));
+		this.#set('PIP_CERT', await this.#certificate(option('cert')));
+		this.#set('PIP_CLIENT_CERT', await this.#certificate(option('client-cert')));
+		this.#indexUrl = this.#learn(option('index-url'))[0];
+		this.#extraIndexUrls = this.#learn(option('extra-index-url'));
+	}
+
+	async addUv(): Promise<void> {
+		const own = process.env.UV_CONFIG_FILE ?? join(userConfig(), 'uv/uv.toml');
+		const system = [...configFolders().map((each) => join(each, 'uv/uv.toml')), '/etc/uv/uv.toml'];
+		const text = await this.#copyFirst([own], '.config/uv/uv.toml');
+		const files = [text, await this.#copyFirst(system, 'etc/uv/uv.toml')].map(readUvFile);
+		if (process.env.UV_CONFIG_FILE !== undefined) this.#set('UV_CONFIG_FILE', text && `${CONFIG}/.config/uv/uv.toml`);
+		this.#pass(VARIABLES.uv);
+		const links = process.env.UV_FIND_LINKS ?? files.flatMap((file) => file.links).join(',');
+		this.#set('UV_FIND_LINKS', this.#allToSandbox(links, /,/, ','));
+		const {UV_DEFAULT_INDEX, UV_INDEX_URL, UV_INDEX, UV_EXTRA_INDEX_URL} = process.env;
+		for (const value of [UV_DEFAULT_INDEX, UV_INDEX_URL, UV_INDEX, UV_EXTRA_INDEX_URL]) this.#learn(value);
+		for (const {urls, named} of files) {
+			this.#learn(urls.join(' '));
+			for (const [name, url] of named) this.#learnNamed(name, url);
+		}
+	}
+
+	async addNetwork(): Promise<void> {
+		this.#pass(NETWORK);
+		for (const name of CERTIFICATES) this.#set(name, await this.#certificate(process.env[name]));
+		this.#set('SSL_CERT_DIR', this.#allToSandbox(process.env.SSL_CERT_DIR, /:/, ':'));
+		await this.#copyFirst([process.env.NETRC ?? join(homedir(), '.netrc')], '.netrc');
+	}
+
+	finish(locations: readonly string[]): InstallerSettings {
+		for (const location of locations) this.#toSandbox(location);
+		const mounts: SandboxMount[] = [...this.#links].map(([source, target]) => ({source, target}));
+		if (this.#copies > 0) {
+			mounts.push({source: this.#folder, target: CONFIG});
+			Object.assign(this.#env, {
+				HOME: CONFIG,
+				XDG_CONFIG_HOME: `${CONFIG}/.config`,
+				XDG_CONFIG_DIRS: `${CONFIG}/etc:${CONFIG}/etc2`,
+			});
+		}
+		return {
+			env: this.#env,
+			mounts,
+			indexUrl: this.#indexUrl,
+			extraIndexUrls: this.#extraIndexUrls,
+			toHost: (url) => this.#toHost(url),
+			toSandbox: (location) => this.#toSandbox(location),
+		};
+	}
+
+	#set(name: string, value: string | undefined): void {
+		if (value !== undefined && value !== '') this.#env[name] = value;
+	}
+
+	#pass(names: RegExp): void {
+		for (const [name, value] of Object.entries(process.env)) {
+			if (!names.test(name) || value === undefined) continue;
+			this.#env[name] = value
+				.split(/(\s+)/)
+				.map((word) => (word.startsWith('file:') ? this.#toSandbox(word) : word))
+				.join('');
+			if (SECRET_VARIABLE.test(name)) this.#credentials.addSecret(value);
+		}
+	}
+
+	/** Takes addresses apart, which can have names before them, as in `name=https://…`. */
+	#learn(value: string | undefined): string[] {
+		const words = value?.split(/[\s,]+/) ?? [];
+		const urls = words.map((word) => word.replace(NAMED, '')).filter((url) => URL.canParse(url));
+		for (const url of urls) this.#credentials.learn(url);
+		for (const word of words) this.#learnNamed(NAMED.exec(word)?.[1] ?? '', word.replace(NAMED, ''));
+		return urls;
+	}
+
+	/** uv has the credentials of an index that has a name in variables with that name. */
+	#learnNamed(name: string, text: string): void {
+		const variable = `UV_INDEX_${name.toUpperCase().replaceAll(/[^A-Z0-9]/g, '_')}`;
+		const {[`${variable}_USERNAME`]: username = '', [`${variable}_PASSWORD`]: password = ''} = process.env;
+		if (name === '' || username + password === '' || !URL.canParse(text)) return;
+		this.#credentials.learn(Object.assign(new URL(text), {username, password}).href);
+	}
+
+	#allToSandbox(value: string | undefined, separator: RegExp, joiner: string): string | undefined {
+		const locations = value?.split(separator).filter((location) => location !== '');
+		return locations?.map((location) => this.#toSandbox(location)).join(joiner);
+	}
+
+	/** A folder of the host, by its path or as an address, becomes visible; anything else stays as it is. */
+	#toSandbox(location: string): string {
+		const path = location.startsWith('file:')
+			? pathOf(location)
+			: location.includes('://')
+				? undefined
+				: resolve(location);
+		if (path === undefined || VISIBLE.some((folder) => isBelow(path, folder)) || !isFolder(path)) return location;
+		const target = this.#links.get(path) ?? `${LINKS}/${this.#links.size}`;
+		this.#links.set(path, target);
+		return location.startsWith('file:') ? pathToFileURL(target).href : target;
+	}
+
+	#toHost(url: string): string | undefined {
+		const path = pathOf(url);
+		for (const [source, target] of this.#links) {
+			if (path !== undefined && isBelow(path, target)) return pathToFileURL(join(source, relative(target, path))).href;
+		}
+		return undefined;
+	}
+
+	/** A file of certificates is copied, unless it is visible as it is: its folder may hold what is nobody's business. */
+	async #certificate(path: string | undefined): Promise<string | undefined> {
+		if (path === undefined || !isAbsolute(path) || VISIBLE.some((folder) => isBelow(path, folder))) return path;
+		const name = `certificates/${this.#copies}.pem`;
+		return (await this.#copy(path, name)) ? `${CONFIG}/${name}` : path;
+	}
+
+	async #copyFirst(candidates: readonly string[], name: string): Promise<string> {
+		for (const path of candidates) {
+			if (await this.#copy(path, name)) return readFile(join(this.#folder, name), 'utf8');
+		}
+		return '';
+	}
+
+	async #copy(path: string, name: string): Promise<boolean> {
+		if (!isFile(path)) return false;
+		const target = join(this.#folder, name);
+		await mkdir(dirname(target), {recursive: true});
+		await copyFile(path, target);
+		await chmod(target, 0o644);
+		this.#copies += 1;
+		return true;
+	}
+
+	/** The options of its configuration files, later files over earlier ones. */
+	async #pipOptions(): Promise<Map<string, string>> {
+		const {PIP_CONFIG_FILE} = process.env;
+		if (PIP_CONFIG_FILE === '/dev/null') {
+			this.#set('PIP_CONFIG_FILE', PIP_CONFIG_FILE);
+			return new Map();
+		}
+		const user = [join(homedir(), '.pip/pip.conf'), join(userConfig(), 'pip/pip.conf')];
+		const layers = [
+			[configFolders().map((each) => join(each, 'pip/pip.conf')), 'etc/pip/pip.conf'],
+			[['/etc/pip.conf'], 'etc2/pip/pip.conf'],
+			[user.slice(0, 1), '.pip/pip.conf'],
+			[user.slice(1), '.config/pip/pip.conf'],
+			[PIP_CONFIG_FILE === undefined ? [] : [PIP_CONFIG_FILE], 'pip.conf'],
+		] as const;
+		const options = new Map<string, string>();
+		for (const [candidates, name] of layers) {
+			for (const [key, value] of iniOptions(await this.#copyFirst(candidates, name))) options.set(key, value);
+		}
+		if (PIP_CONFIG_FILE !== undefined) this.#set('PIP_CONFIG_FILE', `${CONFIG}/pip.conf`);
+		return options;
+	}
+}
+
+/** Options of `[global]` and `[install]`: the latter is what applies to installing. */
+function iniOptions(text: string): Array<[name: string, value: string]> {
+	const options: Array<[string, string]> = [];
+	let isOurs = false;
+	for (const line of text.split(/\r?\n/)) {
+		const [, section] = /^\[(.*)\]\s*$/.exec(line) ?? [];
+		const [, name, value] = /^([\w-]+)\s*[=:]\s*(.*)$/.exec(line) ?? [];
+		const last = options.at(-1);
+		if (section !== undefined) isOurs = section === 'global' || section === 'install';
+		else if (!isOurs || /^\s*[#;]/.test(line)) continue;
+		else if (name !== undefined) options.push([name.replaceAll('_', '-'), value?.trim() ?? '']);
+		else if (/^\s+\S/.test(line) && last !== undefined) last[1] = `${last[1]} ${line.trim()}`.trim();
+	}
+	return options;
+}
+
+/** What a configuration of uv says of where to look. */
+type UvFile = {
+	readonly links: readonly string[];
+	readonly urls: readonly string[];
+	readonly named: ReadonlyArray<readonly [name: string, url: string]>;
+};
+
+function readUvFile(text: string): UvFile {
+	try {
+		const file = parse(text);
+		const pip = tablesOf([file.pip])[0] ?? {};
+		const all = (key: string) => [pip[key] ?? file[key]].flat().filter((each) => typeof each === 'string');
+		const indexes = tablesOf([file.index, pip.index].flat());
+		const named = indexes.map(({name, url}) => [`${name ?? ''}`, `${url}`] as const);
+		const urls = [...all('index-url'), ...all('extra-index-url'), ...named.map(([, url]) => url)];
+		return {links: all('find-links'), urls, named};
+	} catch {
+		return {links: [], urls: [], named: []}; // uv says what is wrong
+	}
+}
+
+function tablesOf(values: readonly unknown[]): Array<{readonly [key: string]: unknown}> {
+	return values.filter((value) => typeof value === 'object' && value !== null) as Array<{
+		readonly [key: string]: unknown;
+	}>;
+}
+
+function userConfig(): string {
+	return process.env.XDG_CONFIG_HOME ?? join(homedir(), '.config');
+}
+
+function configFolders(): string[] {
+	return (process.env.XDG_CONFIG_DIRS ?? '/etc/xdg').split(':').filter((folder) => folder !== '');
+}
+
+function pathOf(url: string): string | undefined {
+	try {
+		return fileURLToPath(url);
+	} catch {
+		return undefined;
+	}
+}
+
+function isBelow(path: string, folder: string): boolean {
+	return path === folder || path.startsWith(`${folder}/`);
+}
+
+function isFolder(path: string): boolean {
+	return statSync(path, {throwIfNoEntry: false})?.isDirectory() === true;
+}
+
+function isFile(path: string): boolean {
+	return statSync(path, {throwIfNoEntry: false})?.isFile() === true;
+}
