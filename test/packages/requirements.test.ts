@@ -385,7 +385,8 @@ const texts = fc.oneof(
 		.map((lines) => lines.join('\n')),
 );
 
-test('throws nothing but ForktreeError, and what it accepts is stable and harmless', async (t) => {
+// Alone, since those that do not wait would take the time that it is given.
+test.serial('throws nothing but ForktreeError, and what it accepts is stable and harmless', async (t) => {
 	let hits = 0;
 	await fc.assert(
 		fc.asyncProperty(texts, texts, texts, async (text, first, second) => {

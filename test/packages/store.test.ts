@@ -1,4 +1,5 @@
 import {spawn} from 'node:child_process';
+import {createHash} from 'node:crypto';
 import {once} from 'node:events';
 import {mkdir, readdir, readFile, rm, stat, utimes, writeFile} from 'node:fs/promises';
 import {createServer, type Socket} from 'node:net';
@@ -127,6 +128,41 @@ test('a requirement that its marker rules out installs nothing', async (t) => {
 	const set = await store.install(parseRequirements('nothing-of-that-name; python_version < "3"'));
 	t.deepEqual(set.distributions, []);
 	t.is(set.folders.length, 1);
+});
+
+test('hashes are checked', async (t) => {
+	const dir = await emptyDirectory(t);
+	const store = new PackageStore({dir, interpreter});
+	const wheel = await readFile(join(fixtures, 'forktree_fixture-1.0-py3-none-any.whl'));
+	const hash = createHash('sha256').update(wheel).digest('hex');
+	const wrong = parseRequirements(`forktree-fixture==1.0 --hash=sha256:${'0'.repeat(64)}`);
+	const error = await t.throwsAsync(store.install(wrong), {code: 'InstallFailed'});
+	t.regex(error?.message ?? '', /^could not install forktree-fixture==1\.0: .*hash/is);
+	const set = await store.install(parseRequirements(`forktree-fixture==1.0 --hash=sha256:${hash}`));
+	t.is(set.distributions.length, 1);
+	t.not(set.key, (await store.install(requirements)).key);
+});
+
+test('what this store does not pass on is refused', async (t) => {
+	const store = new PackageStore({
+		dir: await emptyDirectory(t),
+		interpreter,
+		installer: fakeInstaller(async () => t.fail()),
+	});
+	for (const line of [
+		'-i https://a.example',
+		'--extra-index-url=https://a.example',
+		'-f https://a.example',
+		'--no-index',
+		'--pre',
+		'--no-binary=a',
+	]) {
+		await t.throwsAsync(
+			store.install(parseRequirements(`${line}\na`)),
+			{code: 'InstallFailed', message: /expected no/},
+			line,
+		);
+	}
 });
 
 test('a requirement that does not exist is named, leaves nothing behind and is tried again', async (t) => {
