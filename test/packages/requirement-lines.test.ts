@@ -34,6 +34,7 @@ const cases: ReadonlyArray<readonly [text: string, lines: ReadonlyArray<readonly
 		],
 	],
 	['a # \\\nb', [[1, 'a']]],
+	['a\\\n#b', [[1, 'a']]],
 	['# a comment goes on \\\nb', [[2, 'b']]],
 	['# $' + '{HOME}\na==$1', [[2, 'a==$1']]],
 	['# ünïcödé 🐍', []],
