@@ -37,9 +37,12 @@ export type Requirements = {
 	readonly prereleases: boolean;
 	/** Whether an older wheel is better than a newer source distribution. */
 	readonly preferBinary: boolean;
-	/** What must be built from source: normalised names, sorted, or `:all:`. A name weighs more than `:all:`. */
+	/**
+	 * What must be built from source: normalised names, sorted, or `:all:`. Names weigh more than `:all:` in the other
+	 * list; pip must be told `:all:` first, which takes back what was said before.
+	 */
 	readonly noBinary: readonly string[];
-	/** What must not be built from source, likewise. Never a name that {@link noBinary} has. */
+	/** What must not be built from source, likewise. No name is in both. */
 	readonly onlyBinary: readonly string[];
 	/** Whether nothing may be installed without a hash: said so, or implied by one, as with pip. */
 	readonly requireHashes: boolean;
@@ -262,7 +265,7 @@ function withFormat(
 			moved.clear();
 		} else {
 			left.delete(name);
-			moved.add(name);
+			if (!moved.has(':all:')) moved.add(name);
 		}
 	}
 	return [moved, left];

@@ -143,6 +143,7 @@ const formats: ReadonlyArray<readonly [text: string, noBinary: readonly string[]
 	['--no-binary=a\n--no-binary=:none:', [], []],
 	['--no-binary=:all:,:none:,b', ['b'], []],
 	['--no-binary=a --only-binary=:all: --no-binary=b', ['b'], [':all:']],
+	['--no-binary=a,b\n--only-binary=:all:,:none:\n--no-binary=:all:\n--only-binary=a\n--no-binary=a,c', [':all:'], []],
 ];
 for (const [text, noBinary, onlyBinary] of formats) {
 	test(`the last word wins in ${JSON.stringify(text)}`, (t) => {
