@@ -14,11 +14,11 @@ const floorsPy = path.join(path.dirname(fileURLToPath(import.meta.url)), 'floors
 /** The interpreter and packages that both sides use. */
 export type FloorOptions = {
 	readonly python: string;
-	readonly siteDir: string | undefined;
+	readonly folders: readonly string[];
 	readonly modules: readonly string[];
 };
 
-function environment(siteDir: string | undefined): NodeJS.ProcessEnv {
+function environment(folders: readonly string[]): NodeJS.ProcessEnv {
 	return {
 		PATH: process.env.PATH,
 		LANG: 'C.UTF-8',
@@ -26,7 +26,7 @@ function environment(siteDir: string | undefined): NodeJS.ProcessEnv {
 		OMP_NUM_THREADS: '1',
 		MKL_NUM_THREADS: '1',
 		PYTHONDONTWRITEBYTECODE: '1',
-		...(siteDir === undefined ? {} : {PYTHONPATH: siteDir}),
+		...(folders.length === 0 ? {} : {PYTHONPATH: folders.join(':')}),
 	};
 }
 
@@ -35,7 +35,7 @@ async function start(
 	extra: readonly string[],
 ): Promise<{child: ChildProcess; ask: (word: string) => Promise<unknown>}> {
 	const args = ['-S', floorsPy, guestDirectory, nativeDirectory(), options.modules.join(','), ...extra];
-	const child = spawn(options.python, args, {env: environment(options.siteDir), stdio: ['pipe', 'pipe', 'inherit']});
+	const child = spawn(options.python, args, {env: environment(options.folders), stdio: ['pipe', 'pipe', 'inherit']});
 	const lines = createInterface({input: child.stdout as NodeJS.ReadableStream})[Symbol.asyncIterator]();
 	const next = async () => {
 		const {value, done} = await lines.next();
@@ -76,7 +76,7 @@ export async function openSocketFloor(
 	server.listen(file);
 	await once(server, 'listening');
 	const connected = once(server, 'connection') as Promise<[net.Socket]>;
-	const {child} = await start({python, siteDir: undefined, modules: []}, [file]);
+	const {child} = await start({python, folders: [], modules: []}, [file]);
 	const [socket] = await connected;
 	return {
 		async roundTripMs(message) {
@@ -105,9 +105,9 @@ export async function openSocketFloor(
 }
 
 /** A fresh process that imports the modules, from spawn to exit. */
-export async function importMs({python, siteDir, modules}: FloorOptions): Promise<number> {
+export async function importMs({python, folders, modules}: FloorOptions): Promise<number> {
 	const started = performance.now();
-	const child = spawn(python, ['-c', `import ${modules.join(', ')}`], {env: environment(siteDir), stdio: 'ignore'});
+	const child = spawn(python, ['-c', `import ${modules.join(', ')}`], {env: environment(folders), stdio: 'ignore'});
 	const [code] = (await once(child, 'exit')) as [number];
 	if (code !== 0) throw new Error(`python -c 'import ${modules.join(', ')}' exited with ${code}`);
 	return performance.now() - started;

@@ -3,6 +3,7 @@ import path from 'node:path';
 import process from 'node:process';
 import {fileURLToPath} from 'node:url';
 import {setGracefulCleanup} from 'tmp-promise';
+import {benchInstall} from './install.ts';
 import {type BenchResult, markTable, summaryTable} from './report.ts';
 import {benchSandbox} from './sandbox.ts';
 import {benchStarts} from './starts.ts';
@@ -16,7 +17,7 @@ for (const [signal, code] of [
 	process.once(signal, () => process.exit(code));
 }
 
-const benches = {sandbox: benchSandbox, starts: benchStarts};
+const benches = {install: benchInstall, sandbox: benchSandbox, starts: benchStarts};
 const stateDir = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '.state', 'bench');
 
 const [name, ...flags] = process.argv.slice(2);

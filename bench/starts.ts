@@ -76,11 +76,13 @@ async function measure(runtime: Runtime, stateDir: string, short: boolean): Prom
 	const {python, isolation, zygotes} = await runtime.stats();
 	const zygote = zygotes.find((each) => each.packages !== '');
 	if (zygote === undefined) throw new Error('expected a zygote with packages');
-	const siteDir = path.join(stateDir, 'packages', zygote.packages, 'site');
+	const own = new Set(runtime.list().find(({name}) => name === 'pandas')?.packages);
+	const installed = (await runtime.packages.list()).filter(({name, version}) => own.has(`${name}==${version}`));
+	const folders = installed.map(({folder}) => folder);
 	const samples: Record<string, Summary> = {};
 	const marks: Mark[] = [];
-	const bareFloor = await openForkFloor({python: python.executable, siteDir: undefined, modules: []});
-	const pandasFloor = await openForkFloor({python: python.executable, siteDir, modules: zygote.modules});
+	const bareFloor = await openForkFloor({python: python.executable, folders: [], modules: []});
+	const pandasFloor = await openForkFloor({python: python.executable, folders, modules: zygote.modules});
 	try {
 		for (const {name, gapMs} of paces) {
 			const add = (what: string, [ours, floor]: readonly [number[], number[]]) => {
@@ -111,7 +113,7 @@ async function measure(runtime: Runtime, stateDir: string, short: boolean): Prom
 			const imports: number[] = [];
 			for (let i = 0; i < (short ? 3 : 15); i += 1) {
 				if (gapMs > 0) await sleep(gapMs);
-				imports.push(await importMs({python: python.executable, siteDir, modules: ['pandas']}));
+				imports.push(await importMs({python: python.executable, folders, modules: ['pandas']}));
 			}
 			samples[`fresh process, import pandas/${name}`] = summarize(imports);
 			marks.push(

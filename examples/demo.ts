@@ -91,13 +91,13 @@ async function measureFloors(runtime: Runtime, executable: string) {
 	const {zygotes} = await runtime.stats();
 	const zygote = zygotes.find((each) => each.packages !== '');
 	if (zygote === undefined) throw new Error('expected a zygote with packages');
-	const siteDir = path.join(stateDir, 'packages', zygote.packages, 'site');
-	const fork = await openForkFloor({python: executable, siteDir, modules: zygote.modules});
+	const folders = (await runtime.packages.list()).map(({folder}) => folder);
+	const fork = await openForkFloor({python: executable, folders, modules: zygote.modules});
 	const socket = await openSocketFloor(executable);
 	const [forks, trips, imports]: [number[], number[], number[]] = [[], [], []];
 	for (let i = 0; i < 50; i += 1) forks.push(await fork.forkMs());
 	for (let i = 0; i < 500; i += 1) trips.push(await socket.roundTripMs(Buffer.from('{"month":7}')));
-	for (let i = 0; i < 5; i += 1) imports.push(await importMs({python: executable, siteDir, modules: ['pandas']}));
+	for (let i = 0; i < 5; i += 1) imports.push(await importMs({python: executable, folders, modules: ['pandas']}));
 	await Promise.all([fork.close(), socket.close()]);
 	const p50 = (values: number[]) => Number(percentile(values, 50).toPrecision(4));
 	return {importMs: p50(imports), forkP50Ms: p50(forks), socketP50Ms: p50(trips)};

@@ -31,6 +31,7 @@ export type {
 } from './lambda/outcome.ts';
 export {
 	createRuntime,
+	type DeployReport,
 	type FunctionDescription,
 	type InvokeOptions,
 	type Runtime,
@@ -39,6 +40,19 @@ export {
 } from './lambda/runtime.ts';
 export type {DeploySource} from './lambda/source.ts';
 export type {ChunkStream} from './lambda/stream.ts';
+export {
+	type DamagedPackage,
+	type GarbageReport,
+	openPackages,
+	type PackageCache,
+	type PackageCacheEvents,
+	type PackageDetails,
+	type PackageInfo,
+	type PackagePhase,
+	type PackagesOptions,
+	type PackagesReport,
+	type VerifyReport,
+} from './packages/package-cache.ts';
 export type {EvictionCandidate, EvictionPolicy} from './sandbox/evictor.ts';
 export type {Limits} from './sandbox/limits.ts';
 export type {ExecError, ExecErrorCode, ExecLimitHit, ExecOptions, ExecResult} from './sandbox/run.ts';

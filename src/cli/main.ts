@@ -3,6 +3,7 @@
 import {readFileSync} from 'node:fs';
 import process from 'node:process';
 import {Command, CommanderError, InvalidArgumentError} from 'commander';
+import type {PackagesFlags} from './packages.ts';
 import type {RunOptions} from './run.ts';
 import {exitCodes, failed, ignoreBrokenPipes} from './terminal.ts';
 
@@ -56,6 +57,16 @@ Exit codes: 0 nothing of them is left; 1 the owner of DIR lives, and nothing was
 
 Example:
   $ sudo forktree force-cleanup --state /var/lib/forktree`;
+
+const packagesHelp = `
+Packages are kept in $XDG_CACHE_HOME/forktree/packages (or ~/.cache/forktree/packages), where forktree run looks as well,
+or in the folder that --dir names, such as the packagesDir of a runtime.
+
+Examples:
+  $ forktree packages add 'pandas>=2' pyarrow
+  $ forktree packages add -r requirements.txt
+  $ forktree packages list
+  $ forktree packages gc --keep-gb 5`;
 
 const upHelp = `
 The functions are the folders and the NAME.tar.gz files in DIR/registry; state is kept in DIR/state.
@@ -115,6 +126,7 @@ function buildProgram(finish: (code: number) => void): Command {
 			const {printCleanup} = await import('./force-cleanup.ts');
 			finish(await printCleanup(flags));
 		});
+	addPackages(program, finish);
 	program
 		.command('worker')
 		.description('Serve functions over HTTP.')
@@ -128,6 +140,55 @@ function buildProgram(finish: (code: number) => void): Command {
 			finish(await up(flags.path, flags.option));
 		});
 	return program;
+}
+
+function parseGigabytes(text: string): number {
+	const gigabytes = Number(text);
+	if (text.trim() === '' || !(gigabytes >= 0)) throw new InvalidArgumentError('Expected a number of GiB from 0.');
+	return gigabytes;
+}
+
+function addPackages(program: Command, finish: (code: number) => void): void {
+	const packages = program
+		.command('packages')
+		.description('Install packages, and look after those that are installed.')
+		.addHelpText('after', packagesHelp);
+	const command = (usage: string, description: string) =>
+		packages
+			.command(usage)
+			.description(description)
+			.option('--dir <dir>', 'where packages are kept')
+			.option('--python <path>', 'the interpreter, CPython 3.9 or later')
+			.option('--json', 'print one JSON document');
+	command('add [requirements...]', 'Install what requirements ask for.')
+		.option('-r, --requirement <file>', 'a requirements file; repeatable', collect(String), [])
+		.option('--offline', 'use what is there alone')
+		.action(async (requirements: string[], flags: PackagesFlags & {requirement: string[]}) => {
+			const {add} = await import('./packages.ts');
+			finish(await add(requirements, flags.requirement, flags));
+		});
+	command('list', 'List what is installed.').action(async (flags: PackagesFlags) => {
+		const {list} = await import('./packages.ts');
+		finish(await list(flags));
+	});
+	command('info <name>', 'Tell all that is known of a package, or of one version: name==version.').action(
+		async (name: string, flags: PackagesFlags) => {
+			const {info} = await import('./packages.ts');
+			finish(await info(name, flags));
+		},
+	);
+	command('verify [names...]', 'Hash every file again; what is damaged is installed anew.')
+		.option('--offline', 'from kept archives alone')
+		.action(async (names: string[], flags: PackagesFlags) => {
+			const {verify} = await import('./packages.ts');
+			finish(await verify(names, flags));
+		});
+	command('gc', 'Remove what no function needs, oldest use first.')
+		.option('--keep-gb <gib>', 'until the folder has at most this size', parseGigabytes, 0)
+		.action(async (flags: PackagesFlags & {keepGb: number}) => {
+			const {gc} = await import('./packages.ts');
+			finish(await gc(flags.keepGb, flags));
+		});
 }
 
 async function main(): Promise<number> {

@@ -1,11 +1,10 @@
 /** `forktree run`: one function, one call. */
 import {readFile} from 'node:fs/promises';
-import {homedir} from 'node:os';
-import path from 'node:path';
 import process from 'node:process';
 import {buffer} from 'node:stream/consumers';
 import {createRuntime, type JsonValue, type Outcome, type OutcomeCode} from '../index.ts';
 import {describeFailure, encodeValue, replaceBytes} from '../worker/answer.ts';
+import {packagesFolder} from './packages-folder.ts';
 import {exitCodes, Interrupts, print} from './terminal.ts';
 
 export type RunOptions = {
@@ -106,11 +105,4 @@ function decode(origin: string, bytes: Uint8Array): string {
 	} catch {
 		throw new TypeError(`${origin}: expected UTF-8`);
 	}
-}
-
-/** Shared by all runs of one user: packages are installed once. */
-function packagesFolder(): string {
-	const given = process.env.XDG_CACHE_HOME;
-	const cache = given !== undefined && path.isAbsolute(given) ? given : path.join(homedir(), '.cache');
-	return path.join(cache, 'forktree', 'packages');
 }

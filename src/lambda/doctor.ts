@@ -9,7 +9,7 @@ import {CgroupTree, findHostCgroups, type TriedController, tryController} from '
 import {withDeadline} from '../kernel/deadline.ts';
 import {Process} from '../kernel/process.ts';
 import {nativeDirectory, spawnProgram} from '../native.ts';
-import {findInstaller} from '../packages/installer.ts';
+import {locateResolver} from '../packages/resolver.ts';
 import {findInterpreter} from '../sandbox/interpreter.ts';
 import {Keeper} from '../sandbox/keeper.ts';
 import {neededPaths} from '../sandbox/rootfs.ts';
@@ -204,7 +204,10 @@ const checks = {
 	installer: {
 		fix: 'install uv, or: apt-get install python3-pip',
 		without: 'functions can’t have requirements',
-		run: async ({python}) => ok((await findInstaller(await findInterpreter(python))).name),
+		run: async ({python}) => {
+			const {name, version} = await locateResolver(await findInterpreter(python));
+			return ok(`${name} ${version}`);
+		},
 	},
 	keeper: {
 		fix: keeperFix,

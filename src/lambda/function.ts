@@ -1,7 +1,7 @@
 /** A lambda function: one deployed version of a handler, its instances, and the calls that wait for one. */
 import {performance} from 'node:perf_hooks';
 import {ForktreeError, SyscallError} from '../errors.ts';
-import type {PackageSet} from '../packages/store.ts';
+import type {PackageSet} from '../packages/package-store.ts';
 import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
 import type {Limits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';

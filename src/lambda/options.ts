@@ -19,6 +19,8 @@ export type RuntimeOptions = {
 	readonly stateDir?: string;
 	/** The install cache, which several runtimes may share. By default `packages` in the state folder. */
 	readonly packagesDir?: string;
+	/** Whether nothing may be downloaded: what a deploy needs and is not there already is `Offline`. */
+	readonly offline?: boolean;
 	/** The interpreter: a path or a command name; CPython 3.9 or later. By default `python3` from `PATH`. */
 	readonly python?: string;
 	/** MiB that all sandboxes together may be allowed to use. By default three quarters of the machine's memory. */
@@ -28,6 +30,7 @@ export type RuntimeOptions = {
 export type ResolvedRuntimeOptions = {
 	readonly stateDir: string | undefined;
 	readonly packagesDir: string | undefined;
+	readonly offline: boolean;
 	readonly python: string | undefined;
 	readonly memoryBudgetMb: number;
 };
@@ -63,6 +66,12 @@ function checkText(value: unknown, label: string): string | undefined {
 	return value;
 }
 
+function checkFlag(value: unknown, label: string): boolean {
+	if (value === undefined) return false;
+	if (typeof value !== 'boolean') throw new TypeError(`${label}: expected true or false`);
+	return value;
+}
+
 function checkKnown(options: unknown, known: readonly string[], label: string): void {
 	if (typeof options !== 'object' || options === null || Array.isArray(options)) {
 		throw new TypeError(`${label}: expected an object`);
@@ -74,7 +83,7 @@ function checkKnown(options: unknown, known: readonly string[], label: string): 
 
 /** @throws {TypeError} or {RangeError} naming the option, what was expected and what it got */
 export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeOptions {
-	checkKnown(options, ['stateDir', 'packagesDir', 'python', 'memoryBudgetMb'], 'createRuntime options');
+	checkKnown(options, ['stateDir', 'packagesDir', 'offline', 'python', 'memoryBudgetMb'], 'createRuntime options');
 	const memoryBudgetMb = options.memoryBudgetMb ?? Math.floor((totalmem() / 1024 / 1024) * 0.75);
 	if (typeof memoryBudgetMb !== 'number') throw new TypeError('memoryBudgetMb: expected a number of MiB');
 	if (!(memoryBudgetMb > 0 && Number.isFinite(memoryBudgetMb))) {
@@ -83,6 +92,7 @@ export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeO
 	return {
 		stateDir: checkText(options.stateDir, 'stateDir'),
 		packagesDir: checkText(options.packagesDir, 'packagesDir'),
+		offline: checkFlag(options.offline, 'offline'),
 		python: checkText(options.python, 'python'),
 		memoryBudgetMb,
 	};

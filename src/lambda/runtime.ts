@@ -6,8 +6,9 @@ import {mkdir, readdir, readFile, rename, rm, writeFile} from 'node:fs/promises'
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
 import type {CgroupMode} from '../kernel/cgroup.ts';
-import {noRequirements, type Requirements} from '../packages/requirements.ts';
-import {type PackageSet, PackageStore} from '../packages/store.ts';
+import {abiOf, type Lock, readLock, writeLock} from '../packages/lock.ts';
+import {PackageCache, type PackagesReport, type ProvidedPackages} from '../packages/package-cache.ts';
+import type {HeldSet, PackageSet} from '../packages/package-store.ts';
 import {checkHost, openSandboxHost, type SandboxHost} from '../sandbox/host.ts';
 import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
 import {LockedFolder} from '../sandbox/mounts.ts';
@@ -90,10 +91,22 @@ export type RuntimeEvents = {
 	importFailed: [{packages: string; module: string; traceback: string}];
 };
 
+/** What a deploy came to. */
+export type DeployReport = PackagesReport & {
+	readonly version: string;
+	/** Reading, unpacking and checking the code. */
+	readonly stageMs: number;
+	/** Compiling it. */
+	readonly compileMs: number;
+};
+
 type Manifest = {
 	readonly version: string;
 	readonly directory: string;
-	readonly packages: string;
+	/** SHA-256 of the code, and of its requirements. */
+	readonly digests: {readonly source: string; readonly requirements: string};
+	/** What its requirements were resolved to. */
+	readonly lock: Lock;
 	readonly settings: Omit<FunctionSettings, 'packages' | 'name' | 'version'>;
 };
 
@@ -101,7 +114,7 @@ type Manifest = {
 type Parts = SandboxHost & {
 	readonly interpreter: Interpreter;
 	readonly imports: ImportCache;
-	readonly store: PackageStore;
+	readonly packages: PackageCache;
 };
 
 /**
@@ -113,6 +126,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	readonly #undo: Undo;
 	readonly #host: FunctionHost;
 	readonly #functions = new Map<string, LambdaFunction>();
+	/** What functions that are not closed yet hold of the install cache. */
+	readonly #held = new Map<LambdaFunction, HeldSet>();
 	/** Deploys and removals of one name happen one after the other. */
 	readonly #changes = new Map<string, Promise<unknown>>();
 	/** Closings of replaced versions. */
@@ -138,6 +153,11 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		};
 	}
 
+	/** The install cache. */
+	get packages(): PackageCache {
+		return this.#parts.packages;
+	}
+
 	/** Used by {@link createRuntime}. */
 	static async create(options: ResolvedRuntimeOptions): Promise<Runtime> {
 		const undo = new Undo();
@@ -158,10 +178,10 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	/**
 	 * Makes a function callable, or replaces it: calls that run go on with the version they began with.
 	 * @param source a folder, a `.tar.gz`, a single `.py` file, or `{'f.py': '…'}`
-	 * @returns the version
+	 * @returns the version, what its requirements came to, and how long each part took
 	 * @throws {ForktreeError} naming what is wrong; then nothing has changed
 	 */
-	async deploy(name: string, source: DeploySource, options: DeployOptions = {}): Promise<string> {
+	async deploy(name: string, source: DeploySource, options: DeployOptions = {}): Promise<DeployReport> {
 		this.#checkOpen();
 		checkName(name);
 		const entryFile = checkDeployOptions(options);
@@ -221,8 +241,9 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		await this.#change(name, async () => {
 			const lambda = this.#find(name);
 			this.#functions.delete(name);
-			await lambda.close(drainDeadlineMs);
+			await this.#closeFunction(lambda, drainDeadlineMs);
 			await rm(this.#parts.state.path('functions', name), {recursive: true, force: true});
+			await this.#parts.packages.removeUser(this.#manifestFile(name));
 			this.emit('removed', {function: name});
 		});
 	}
@@ -253,7 +274,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	async #close(): Promise<void> {
 		this.#installing.abort();
 		await Promise.allSettled(this.#changes.values());
-		const closing = [...this.#functions.values()].map((lambda) => lambda.close(drainDeadlineMs));
+		const closing = [...this.#functions.values()].map((lambda) => this.#closeFunction(lambda, drainDeadlineMs));
 		this.#functions.clear();
 		// Whatever fails here, the rest is given back as well.
 		this.#undo.push(() => Promise.all([...closing, ...this.#closings]));
@@ -317,94 +338,141 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		source: DeploySource,
 		options: DeployOptions,
 		entryFile: string | undefined,
-	): Promise<string> {
-		const {state, interpreter, imports, cgroups, keeper} = this.#parts;
+	): Promise<DeployReport> {
+		const {state, packages} = this.#parts;
 		const undo = new Undo();
 		try {
+			const began = performance.now();
 			const staging = state.path('staging', randomBytes(8).toString('hex'));
 			const staged = await stageSource(source, staging, {entryFile, requirements: options.requirements});
 			undo.push(() => rm(staging, {recursive: true, force: true}));
 			const settings = resolveSettings(options, staged.config);
-			const packages = await this.#install(staged.requirements);
-			const checked = await LockedFolder.create(keeper, `staging-${path.basename(staging)}`, staging);
-			try {
-				await compileCode(staging, staged.pythonFiles, interpreter.cacheTag, await imports.root(), checked, cgroups);
-			} finally {
-				await checked.close();
-			}
-			const version = versionOf(staged, settings, packages);
-			await this.#publish(name, version, staging, {...settings, entryFile: entryFile ?? settings.entryFile}, packages);
+			const stageMs = performance.now() - began;
+			const digests = {source: staged.digest, requirements: staged.requirements.digest};
+			const known = await this.#knownLock(name, digests);
+			const provided = await packages.provide(staged.requirements, {signal: this.#installing.signal, known});
+			undo.push(() => provided.release());
+			const installed = performance.now();
+			await this.#compile(staging, staged);
+			const compileMs = performance.now() - installed;
+			const version = versionOf(staged, settings, provided.set);
+			const manifest = {
+				version,
+				directory: `${version}-${randomBytes(4).toString('hex')}`,
+				digests,
+				lock: provided.lock,
+				settings: {...settings, entryFile: entryFile ?? settings.entryFile},
+			};
+			await this.#publish(name, manifest, staging, provided);
 			undo.release();
+			this.#tellInstalled(provided);
 			this.emit('deployed', {function: name, version});
-			return version;
+			return {version, ...provided.report, stageMs, compileMs};
 		} catch (error) {
 			await undo.run();
 			throw error;
 		}
 	}
 
-	async #install(requirements: Requirements): Promise<PackageSet> {
-		return this.#parts.store.install(requirements, {signal: this.#installing.signal});
+	async #compile(staging: string, {pythonFiles}: StagedSource): Promise<void> {
+		const {keeper, interpreter, imports, cgroups} = this.#parts;
+		const checked = await LockedFolder.create(keeper, `staging-${path.basename(staging)}`, staging);
+		try {
+			await compileCode(staging, pythonFiles, interpreter.cacheTag, await imports.root(), checked, cgroups);
+		} finally {
+			await checked.close();
+		}
+	}
+
+	#tellInstalled({report: {installed, installMs}}: ProvidedPackages): void {
+		if (installed.length > 0) this.emit('installed', {packages: installed, durationMs: installMs});
+	}
+
+	/** What the same code with the same requirements was resolved to when it was deployed last. */
+	async #knownLock(name: string, {source, requirements}: Manifest['digests']): Promise<Lock | undefined> {
+		const known = await this.#readManifest(name);
+		if (known?.digests.source !== source || known.digests.requirements !== requirements) return undefined;
+		return known.lock.abi === abiOf(this.#parts.interpreter) ? known.lock : undefined;
+	}
+
+	#manifestFile(name: string): string {
+		return this.#parts.state.path('functions', name, 'function.json');
+	}
+
+	/** Undefined when there is none, or none that is understood: then the function must be deployed again. */
+	async #readManifest(name: string): Promise<Manifest | undefined> {
+		try {
+			const manifest = JSON.parse(await readFile(this.#manifestFile(name), 'utf8')) as Manifest;
+			return {...manifest, lock: readLock(manifest.lock)};
+		} catch {
+			return undefined;
+		}
 	}
 
 	/** Moves staged code to its place and switches to it. */
-	async #publish(
-		name: string,
-		version: string,
-		staging: string,
-		settings: Manifest['settings'],
-		packages: PackageSet,
-	): Promise<void> {
-		const {state} = this.#parts;
+	async #publish(name: string, manifest: Manifest, staging: string, held: HeldSet): Promise<void> {
+		const {state, packages} = this.#parts;
 		const home = state.path('functions', name);
-		const directory = `${version}-${randomBytes(4).toString('hex')}`;
 		await mkdir(home, {recursive: true, mode: 0o755});
-		await rename(staging, path.join(home, directory));
-		const manifest: Manifest = {version, directory, packages: packages.key, settings};
-		const lambda = await this.#open(name, manifest, packages).catch(async (error: unknown) => {
-			await rm(path.join(home, directory), {recursive: true, force: true});
+		await rename(staging, path.join(home, manifest.directory));
+		const lambda = await this.#open(name, manifest, held).catch(async (error: unknown) => {
+			await rm(path.join(home, manifest.directory), {recursive: true, force: true});
 			throw error;
 		});
-		const file = path.join(home, 'function.json');
-		await writeFile(`${file}.new`, JSON.stringify(manifest));
+		const file = this.#manifestFile(name);
+		await writeFile(`${file}.new`, JSON.stringify({...manifest, lock: JSON.parse(writeLock(manifest.lock))}));
 		await rename(`${file}.new`, file);
+		await packages.setUser(file, held.set);
 		const replaced = this.#functions.get(name);
 		this.#functions.set(name, lambda);
 		if (replaced === undefined) return;
-		const closing = replaced
-			.close(replaced.settings.limits.timeoutMs)
-			.then(() => removeOtherVersions(home, directory))
+		const closing = this.#closeFunction(replaced, replaced.settings.limits.timeoutMs)
+			.then(() => removeOtherVersions(home, manifest.directory))
 			.finally(() => this.#closings.delete(closing));
 		this.#closings.add(closing);
 	}
 
-	async #open(name: string, manifest: Manifest, packages: PackageSet): Promise<LambdaFunction> {
+	/** The function holds its packages from now on. */
+	async #open(name: string, manifest: Manifest, held: HeldSet): Promise<LambdaFunction> {
 		const {keeper, state} = this.#parts;
 		const code = await LockedFolder.create(
 			keeper,
 			`code-${manifest.directory}-${name}`,
 			state.path('functions', name, manifest.directory),
 		);
-		return new LambdaFunction({...manifest.settings, name, version: manifest.version, packages}, code, this.#host);
+		const settings = {...manifest.settings, name, version: manifest.version, packages: held.set};
+		const lambda = new LambdaFunction(settings, code, this.#host);
+		this.#held.set(lambda, held);
+		return lambda;
+	}
+
+	/** Lets its running calls finish, and then its packages go. */
+	async #closeFunction(lambda: LambdaFunction, deadlineMs: number): Promise<void> {
+		await lambda.close(deadlineMs);
+		const held = this.#held.get(lambda);
+		this.#held.delete(lambda);
+		if (held === undefined) return;
+		const isShared = [...this.#held.values()].some(({set}) => set.key === held.set.key);
+		if (!isShared) await this.#parts.imports.forget(held.set);
+		held.release();
 	}
 
 	/** Functions that an earlier runtime deployed in this state folder. */
 	async #loadFunctions(): Promise<void> {
-		const {state, store} = this.#parts;
+		const {state, packages} = this.#parts;
 		const home = state.path('functions');
 		await mkdir(home, {recursive: true, mode: 0o755});
-		const sets = new Map((await store.list()).map((set) => [set.key, set]));
 		for (const name of await readdir(home)) {
-			const text = await readFile(path.join(home, name, 'function.json'), 'utf8').catch(() => undefined);
-			if (text === undefined) {
+			const manifest = await this.#readManifest(name);
+			if (manifest === undefined) {
 				await rm(path.join(home, name), {recursive: true, force: true}); // a deploy that did not get to its end
 				continue;
 			}
-			const manifest = JSON.parse(text) as Manifest;
-			const packages = sets.get(manifest.packages) ?? (await this.#install(noRequirements));
-			if (packages.key !== manifest.packages) continue; // its packages are gone: it must be deployed again
+			// What is gone of its packages is installed again; if that can't be, it must be deployed again.
+			const held = await packages.hold(manifest.lock).catch(() => undefined);
+			if (held === undefined) continue;
 			await removeOtherVersions(path.join(home, name), manifest.directory);
-			this.#functions.set(name, await this.#open(name, manifest, packages));
+			this.#functions.set(name, await this.#open(name, manifest, held));
 		}
 	}
 
@@ -456,13 +524,10 @@ async function buildParts(
 		},
 	});
 	undo.push(() => imports.close());
-	const store = await PackageStore.open({
-		dir: options.packagesDir ?? host.state.path('packages'),
-		interpreter,
-		onInstalled: ({distributions}, durationMs) =>
-			emit('installed', {packages: distributions.map(({name, version}) => `${name}==${version}`), durationMs}),
-	});
-	return {...host, interpreter, imports, store};
+	const {packagesDir: dir = host.state.path('packages'), offline} = options;
+	const packages = await PackageCache.open({dir, offline}, interpreter);
+	undo.push(() => packages.close());
+	return {...host, interpreter, imports, packages};
 }
 
 /**

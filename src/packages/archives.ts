@@ -6,7 +6,7 @@
  *
  * Nothing of it is relied on to be whole: it is hashed before it is used.
  */
-import {mkdir, rename} from 'node:fs/promises';
+import {chmod, mkdir, rename} from 'node:fs/promises';
 import {basename, join} from 'node:path';
 import {isFolder, namesIn, removeTree, statusOf} from './disk.ts';
 import {withHashes} from './hashes.ts';
@@ -32,6 +32,9 @@ export class Archives {
 	/** Keeps a download, whose folder holds nothing else. Answers its path. */
 	async keep({sha256, file}: Archive, folder: string): Promise<string> {
 		const kept = this.#folder(sha256);
+		// For the users of sandboxes, who see nothing else of the store.
+		await chmod(join(folder, file), 0o644);
+		await chmod(folder, 0o755);
 		await removeTree(kept);
 		await rename(folder, kept);
 		return join(kept, file);

@@ -259,7 +259,7 @@ class Session {
 
 /** The text of a guest's program that uses the network. */
 export async function networkProgram(name: 'fetch.py' | 'find_sdists.py'): Promise<string> {
-	const texts = ['network.py', name].map(async (file) => readFile(join(guestDirectory, file), 'utf8'));
+	const texts = ['network.py', name].map(async (file) => readFile(join(guestDirectory, 'packages', file), 'utf8'));
 	return (await Promise.all(texts)).join('\n');
 }
 

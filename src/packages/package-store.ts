@@ -312,7 +312,7 @@ export class PackageStore {
 	async #makeFolders(): Promise<void> {
 		for (const name of [...storeFolders, this.#abi]) {
 			const path = join(this.#layout.dir, name);
-			const isPrivate = name === 'scratch' || name === 'locks' || name === 'quarantine';
+			const isPrivate = ['scratch', 'locks', 'quarantine', 'cache'].includes(name);
 			await mkdir(path, {mode: isPrivate ? 0o700 : 0o755}).catch((error: unknown) => {
 				if (!isFolder(path)) throw failed(`expected a folder at ${path}`, error);
 			});

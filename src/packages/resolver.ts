@@ -55,6 +55,9 @@ export type ResolverOptions = {
 	readonly cacheDir: string;
 };
 
+/** A resolver of this machine. */
+export type Located = {readonly name: 'uv' | 'pip'; readonly version: string; readonly file: string};
+
 const PROBE_TIMEOUT_MS = 20_000;
 /** The first with `--format pylock.toml`, and the first with `--report`. */
 const MIN_VERSIONS = {uv: [0, 7], pip: [22, 2]} as const;
@@ -67,16 +70,29 @@ const FIND_UV = 'import uv; print(uv.find_uv_bin())';
  */
 export async function findResolver(options: ResolverOptions): Promise<Resolver> {
 	const {interpreter, cacheDir} = options;
+	const {name, version, file} = await locateResolver(interpreter);
 	await mkdir(cacheDir, {recursive: true, mode: 0o700});
 	await sweep(cacheDir);
-	const tool = (await findUv(interpreter, cacheDir)) ?? (await findPip(interpreter));
-	if (tool === undefined) {
+	const tool =
+		name === 'uv'
+			? uvTool(version, await provide(file, cacheDir), interpreter.executable)
+			: pipTool(version, interpreter.executable);
+	return new SandboxedResolver(tool, options);
+}
+
+/**
+ * Looks for what {@link findResolver} finds; `file` is the program.
+ * @throws {ForktreeError} `InstallFailed` when there is none.
+ */
+export async function locateResolver(interpreter: Interpreter): Promise<Located> {
+	const found = (await locateUv(interpreter)) ?? (await locatePip(interpreter));
+	if (found === undefined) {
 		throw new ForktreeError(
 			'InstallFailed',
 			`expected uv ${MIN_VERSIONS.uv.join('.')} or later, or pip ${MIN_VERSIONS.pip.join('.')} or later for ${interpreter.executable}, to resolve requirements with: install uv, or on Debian and Ubuntu apt-get install python3-pip`,
 		);
 	}
-	return new SandboxedResolver(tool, options);
+	return found;
 }
 
 class SandboxedResolver implements Resolver {
@@ -119,22 +135,22 @@ async function sweep(cacheDir: string): Promise<void> {
 	}
 }
 
-async function findUv(interpreter: Interpreter, cacheDir: string): Promise<ResolverTool | undefined> {
+async function locateUv(interpreter: Interpreter): Promise<Located | undefined> {
 	for (const find of [
 		async () => uvOnPath(),
 		...['python3', interpreter.executable].map((python) => async () => uvOf(python)),
 	]) {
-		const found = await find();
-		if (found === undefined || !isBinary(found)) continue;
-		const version = await versionOf('uv', found, []);
-		if (version !== undefined) return uvTool(version, await provide(found, cacheDir), interpreter.executable);
+		const file = await find();
+		if (file === undefined || !isBinary(file)) continue;
+		const version = await versionOf('uv', file, []);
+		if (version !== undefined) return {name: 'uv', version, file};
 	}
 	return undefined;
 }
 
-async function findPip({executable}: Interpreter): Promise<ResolverTool | undefined> {
-	const version = await versionOf('pip', executable, ['-I', '-m', 'pip']);
-	return version === undefined ? undefined : pipTool(version, executable);
+async function locatePip({executable: file}: Interpreter): Promise<Located | undefined> {
+	const version = await versionOf('pip', file, ['-I', '-m', 'pip']);
+	return version === undefined ? undefined : {name: 'pip', version, file};
 }
 
 function uvOnPath(): string | undefined {

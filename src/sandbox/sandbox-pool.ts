@@ -140,8 +140,9 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			return await (result as Promise<ExecResult>);
 		} finally {
 			const reason = 'its program has ended';
-			// The next program of its caller may be for the same folder, which only one sandbox has at a time.
-			if (typeof resolved.writable === 'object') await sandbox.destroy(reason);
+			// Whatever is left of it may still write; and the next program may be for the same overlay, which one sandbox has at a time.
+			const isKept = typeof resolved.writable === 'object' || resolved.mounts.some(({readonly}) => !readonly);
+			if (isKept) await sandbox.destroy(reason);
 			// The caller goes on first. One that does not end keeps its place: close() tells.
 			else process.nextTick(() => sandbox.destroy(reason).catch(() => undefined));
 		}

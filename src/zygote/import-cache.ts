@@ -5,7 +5,7 @@
 
 import {withDeadline} from '../kernel/deadline.ts';
 import {readMemory} from '../kernel/memory.ts';
-import type {PackageSet} from '../packages/store.ts';
+import type {PackageSet} from '../packages/package-store.ts';
 import type {Interpreter} from '../sandbox/interpreter.ts';
 import type {Keeper} from '../sandbox/keeper.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';

@@ -1,6 +1,6 @@
 /** Makes wheels from Python text, and lets the installer find nothing else. */
 import {execFileSync} from 'node:child_process';
-import {mkdtempSync, rmSync} from 'node:fs';
+import {chmodSync, mkdtempSync, rmSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
@@ -23,6 +23,7 @@ for name, files in wheels.items():
 export function provideWheels(wheels: Readonly<Record<string, Readonly<Record<string, string>>>>): void {
 	const folder = mkdtempSync(path.join(tmpdir(), 'forktree-test-wheels-'));
 	process.once('exit', () => rmSync(folder, {recursive: true, force: true}));
+	chmodSync(folder, 0o755); // the installer is a user of no importance
 	execFileSync(python, ['-I', '-c', program, folder, JSON.stringify(wheels)]);
 	Object.assign(process.env, {PIP_NO_INDEX: '1', PIP_FIND_LINKS: folder, UV_OFFLINE: '1', UV_FIND_LINKS: folder});
 }

@@ -219,7 +219,7 @@ kernelTest('a folder, an archive, a single file and an object deploy the same', 
 		path.join(folder, 'single.py'),
 		{'f.py': code},
 	]) {
-		versions.add(await runtime.deploy('same', source));
+		versions.add((await runtime.deploy('same', source)).version);
 		t.is(value(t, await runtime.invoke('same', 1)), 1);
 	}
 	t.is(versions.size, 1);

@@ -1,0 +1,230 @@
+/** What does it take to have packages, against the installer by itself and an ordinary virtual environment? */
+import {createHash} from 'node:crypto';
+import {cp, mkdir, rm, writeFile} from 'node:fs/promises';
+import path from 'node:path';
+import {execa} from 'execa';
+import {createRuntime, createSandboxPool, openPackages, type Runtime} from 'forktree';
+import {dir as temporaryDirectory} from 'tmp-promise';
+import {abiOf, createLock} from '../src/packages/lock.ts';
+import {PackageStore} from '../src/packages/package-store.ts';
+import type {InstallSteps} from '../src/packages/steps.ts';
+import {findInterpreter, type Interpreter} from '../src/sandbox/interpreter.ts';
+import {alternate} from './alternate.ts';
+import {type BenchResult, describeHost, type Mark, mark, percentile, type Summary, summarize} from './report.ts';
+
+const requirements = {long: ['pandas', 'scipy', 'matplotlib'], short: ['six', 'packaging', 'idna']};
+const imported = {long: 'import pandas, matplotlib.pyplot', short: 'import six, packaging.version, idna'};
+const handler = 'def f(event):\n    return event\n';
+const manyPackages = 200;
+
+type Sizes = {readonly deploys: number; readonly installs: number; readonly imports: number; readonly scans: number};
+const long: Sizes = {deploys: 30, installs: 3, imports: 15, scans: 20};
+const short: Sizes = {deploys: 3, installs: 1, imports: 2, scans: 3};
+
+/** Where this run puts things, and what it works with. */
+type Bench = {
+	readonly work: string;
+	readonly python: Interpreter;
+	readonly uv: string;
+	readonly sizes: Sizes;
+	readonly requirements: readonly string[];
+	readonly statement: string;
+	readonly marks: Mark[];
+	readonly samples: Record<string, Summary>;
+};
+
+/** @param stateDir keeps packages and what indexes said between runs */
+export async function benchInstall(stateDir: string, isShort: boolean): Promise<BenchResult> {
+	const {path: work} = await temporaryDirectory({tmpdir: await made(stateDir), unsafeCleanup: true});
+	const which = isShort ? 'short' : 'long';
+	const bench: Bench = {
+		work,
+		python: await findInterpreter(),
+		uv: await findUv(),
+		sizes: isShort ? short : long,
+		requirements: requirements[which],
+		statement: imported[which],
+		marks: [],
+		samples: {},
+	};
+	const runtime = await createRuntime({stateDir});
+	try {
+		await measureDeploys(bench, runtime);
+		await measureInstalls(bench, path.join(stateDir, 'packages'));
+		await measureImports(bench, runtime);
+		await measureScan(bench);
+		const {isolation, python} = await runtime.stats();
+		const {stdout} = await execa(bench.uv, ['--version']);
+		const host = describeHost(isolation.cgroup, {python: python.version, uv: stdout.split(' ')[1] ?? ''});
+		return {bench: 'install', host, marks: bench.marks, samples: bench.samples};
+	} finally {
+		await runtime.close();
+		await rm(work, {recursive: true, force: true, maxRetries: 3});
+	}
+}
+
+async function made(folder: string): Promise<string> {
+	await mkdir(folder, {recursive: true});
+	return folder;
+}
+
+/** The program itself: a shim of a version manager would be timed as well. */
+async function findUv(): Promise<string> {
+	const {stdout} = await execa('python3', ['-c', 'import uv; print(uv.find_uv_bin())'], {reject: false});
+	return stdout || 'uv';
+}
+
+async function timed(work: () => Promise<unknown>): Promise<number> {
+	const started = performance.now();
+	await work();
+	return performance.now() - started;
+}
+
+function series(bench: Bench, name: string, values: readonly number[]): number {
+	bench.samples[name] = summarize(values);
+	return percentile(values, 50);
+}
+
+async function measureDeploys(bench: Bench, runtime: Runtime): Promise<void> {
+	const {sizes, work, uv, python} = bench;
+	const input = path.join(work, 'requirements.in');
+	await writeFile(input, bench.requirements.join('\n'));
+	let count = 0;
+	// Code that was never there before: what it was resolved to is not known.
+	const deploy = (lines: readonly string[]) => {
+		count += 1;
+		return runtime.deploy(`bench-${count}`, {'f.py': `${handler}# ${count}\n`}, {requirements: lines});
+	};
+	await deploy(bench.requirements);
+	await runtime.packages.measured();
+	const pins = (await runtime.packages.list())
+		.filter((each) => runtime.list()[0]?.packages.includes(`${each.name}==${each.version}`))
+		.map((each) => `${each.name}==${each.version} --hash=sha256:${each.archive.sha256}`);
+	const locked = async () => timed(() => deploy(pins));
+	const resolving = async () => timed(() => deploy(bench.requirements));
+	const floor = async () =>
+		timed(() => execa(uv, ['pip', 'compile', '--quiet', '--python', python.executable, input], {stdout: 'ignore'}));
+	await alternate(2, 0, locked, resolving, floor);
+	const [lockedMs, resolvingMs, floorMs] = await alternate(sizes.deploys, 0, locked, resolving, floor);
+	const a = series(bench, 'deploy, locked', lockedMs);
+	const b = series(bench, 'deploy, to be resolved', resolvingMs);
+	const c = series(bench, 'uv pip compile', floorMs);
+	bench.marks.push(mark('deploy of a locked function, all in the store', a, '<=', 30, 'ms'));
+	bench.marks.push(mark('deploy that must resolve, all in the store / uv pip compile', b / c, '<=', 1.3, '×'));
+	for (let i = 2; i <= count; i += 1) await runtime.remove(`bench-${i}`);
+}
+
+/** From kept archives; both have read the index before. */
+async function measureInstalls(bench: Bench, warm: string): Promise<void> {
+	const {work, uv, python, sizes} = bench;
+	let count = 0;
+	const ours = async () => {
+		count += 1;
+		const dir = await made(path.join(work, `store-${count}`));
+		for (const kept of ['archives', 'cache']) await cp(path.join(warm, kept), path.join(dir, kept), {recursive: true});
+		const packages = await openPackages({dir, python: python.executable});
+		try {
+			return await timed(() => packages.add(bench.requirements));
+		} finally {
+			await packages.close();
+			await rm(dir, {recursive: true, force: true, maxRetries: 3});
+		}
+	};
+	const floor = async () => {
+		const target = path.join(work, 'target');
+		const options = ['--quiet', '--python', python.executable, '--target', target, '--compile-bytecode'];
+		const ms = await timed(() => execa(uv, ['pip', 'install', ...options, ...bench.requirements]));
+		await rm(target, {recursive: true, force: true});
+		return ms;
+	};
+	await alternate(1, 0, floor);
+	const [oursMs, floorMs] = await alternate(sizes.installs, 0, ours, floor);
+	const a = series(bench, 'fresh install', oursMs);
+	const b = series(bench, 'uv pip install --target --compile-bytecode', floorMs);
+	bench.marks.push(mark('fresh install, downloads there / uv', a / b, '<=', 1.5, '×'));
+}
+
+/** In the same kind of sandbox, files in the page cache. */
+async function measureImports(bench: Bench, runtime: Runtime): Promise<void> {
+	const {work, uv, python, sizes} = bench;
+	const venv = path.join(work, 'venv');
+	await execa(uv, ['venv', '--quiet', '--python', python.executable, venv]);
+	const options = ['--quiet', '--python', path.join(venv, 'bin', 'python'), '--compile-bytecode'];
+	await execa(uv, ['pip', 'install', ...options, ...bench.requirements]);
+	const minor = python.version.split('.').slice(0, 2).join('.');
+	const own = new Set(runtime.list()[0]?.packages);
+	const folders = (await runtime.packages.list()).filter((each) => own.has(`${each.name}==${each.version}`));
+	const program = `import sys, time\nsys.path.insert(0, '/packages')\nstarted = time.perf_counter()\n${bench.statement}\nprint((time.perf_counter() - started) * 1000)`;
+	const pool = await createSandboxPool({
+		defaults: {limits: {memoryMb: 1024, timeoutMs: 120_000}, env: {MPLCONFIGDIR: '/tmp'}},
+	});
+	const importMs = async (source: string | readonly string[]) => {
+		const {stdout, stderr, exitCode} = await pool.run([python.executable, '-I', '-S', '-c', program], {
+			sandbox: {mounts: [{source, target: '/packages'}]},
+		});
+		if (exitCode !== 0) throw new Error(stderr);
+		return Number(stdout);
+	};
+	try {
+		const ours = async () => importMs(folders.map((each) => each.folder));
+		const floor = async () => importMs(path.join(venv, 'lib', `python${minor}`, 'site-packages'));
+		await alternate(2, 0, ours, floor);
+		const [oursMs, floorMs] = await alternate(sizes.imports, 0, ours, floor);
+		const a = series(bench, 'import from the store', oursMs);
+		const b = series(bench, 'import from a virtual environment', floorMs);
+		bench.marks.push(mark('import from the store / from a virtual environment', a / b, '<=', 1.05, '×'));
+	} finally {
+		await pool.close();
+	}
+}
+
+/** Packages without content: what is read at the start is what is known of each. */
+async function measureScan(bench: Bench): Promise<void> {
+	const dir = await made(path.join(bench.work, 'many'));
+	const steps: InstallSteps = {
+		fetch: async (archive, file) => writeFile(file, archive.file),
+		build: async () => Promise.reject(new Error('nothing is built here')),
+		unpack: async ({name, version}, _wheel, folder) => {
+			const text = `${name} = 1\n`;
+			await writeFile(path.join(folder, `${name.replaceAll('-', '_')}.py`), text);
+			const file = [`${name.replaceAll('-', '_')}.py`, hashOf(text), text.length] as const;
+			const modules = [name.replaceAll('-', '_')];
+			return {
+				name,
+				version,
+				modules,
+				requires: ['numpy'],
+				extras: {},
+				files: [file],
+				sizeBytes: text.length,
+				nativeLibraries: [],
+			};
+		},
+		measure: async () => Promise.reject(new Error('nothing is measured here')),
+	};
+	const options = {dir, interpreter: bench.python, steps};
+	const names = Array.from({length: manyPackages}, (_, index) => `package-${index}`);
+	const distributions = names.map((name) => {
+		const file = `${name.replaceAll('-', '_')}-1.0-py3-none-any.whl`;
+		const archive = {
+			kind: 'wheel',
+			file,
+			url: `https://index.invalid/${file}`,
+			sha256: hashOf(file),
+			sizeBytes: undefined,
+		} as const;
+		return {name, version: '1.0', archive};
+	});
+	await (await PackageStore.open(options)).install(createLock(abiOf(bench.python), distributions));
+	const scan = async () =>
+		timed(async () => {
+			const found = await (await PackageStore.open(options)).list();
+			if (found.length !== manyPackages) throw new Error(`expected ${manyPackages} packages, found ${found.length}`);
+		});
+	const [scans] = await alternate(bench.sizes.scans, 0, scan);
+	bench.marks.push(mark(`start-up scan of ${manyPackages} packages`, series(bench, 'scan', scans), '<=', 50, 'ms'));
+}
+
+function hashOf(text: string): string {
+	return createHash('sha256').update(text).digest('hex');
+}

@@ -1,0 +1,410 @@
+/** The install cache as a whole: requirements in, folders that sandboxes see out. */
+import {AsyncLocalStorage} from 'node:async_hooks';
+import {createHash} from 'node:crypto';
+import {EventEmitter} from 'node:events';
+import path from 'node:path';
+import {ForktreeError} from '../errors.ts';
+import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
+import {Undo} from '../undo.ts';
+import {createBuild} from './build.ts';
+import {Credentials} from './credentials.ts';
+import {Fetcher} from './fetch.ts';
+import {abiOf, createLock, isSameVersion, type Lock, type LockedDistribution} from './lock.ts';
+import {createMeasure} from './measure.ts';
+import {
+	type DamagedPackage,
+	type GarbageReport,
+	type HeldSet,
+	type PackageDetails,
+	type PackageInfo,
+	type PackageSet,
+	PackageStore,
+	type VerifyReport,
+} from './package-store.ts';
+import {normaliseName, parseRequirements, type Requirements} from './requirements.ts';
+import {findResolver, type Resolver} from './resolver.ts';
+import type {InstallSteps, StepOptions} from './steps.ts';
+import {ToolSandboxes} from './tool-sandboxes.ts';
+import {createUnpack} from './unpack.ts';
+
+export type {DamagedPackage, GarbageReport, PackageDetails, PackageInfo, VerifyReport};
+
+/** How many builds may wait for one another: what builds a package may have to be built itself. */
+const maxBuilds = 8;
+/** A build that the running code serves: of which packages, the outermost first, and what it holds until it ends. */
+type Build = {readonly names: readonly string[]; readonly held: HeldSet[]};
+const builds = new AsyncLocalStorage<Build>();
+
+/** Options of `openPackages()`. */
+export type PackagesOptions = {
+	/** The folder; made when missing. On one machine it may be shared by any number of processes. */
+	readonly dir: string;
+	/** The interpreter: a path or a command name; CPython 3.9 or later. By default `python3` from `PATH`. */
+	readonly python?: string;
+	/** Whether nothing may be downloaded: what is not there already is `Offline`. */
+	readonly offline?: boolean;
+};
+
+/** What is being done for a package. */
+export type PackagePhase = 'resolving' | 'downloading' | 'building' | 'compiling' | 'measuring';
+
+/** Events of a package cache. */
+export type PackageCacheEvents = {
+	/** Something has begun; `name` is undefined while all are resolved together. */
+	progress: [
+		{
+			readonly phase: PackagePhase;
+			readonly name?: string;
+			readonly version?: string;
+			readonly detail?: string | undefined;
+		},
+	];
+	/** A package was installed, rather than found. */
+	installed: [{readonly name: string; readonly version: string}];
+	/** What importing a package takes was measured. */
+	measured: [{readonly name: string; readonly version: string}];
+};
+
+/** What became of requirements. */
+export type PackagesReport = {
+	/** All of them, as `name==version`, sorted. */
+	readonly packages: readonly string[];
+	/** Those of them that were not there before. */
+	readonly installed: readonly string[];
+	/** What resolved them; undefined when that was known already. */
+	readonly resolver: 'uv' | 'pip' | undefined;
+	readonly resolveMs: number;
+	/** Downloading, building and compiling, if anything was missing. */
+	readonly installMs: number;
+};
+
+/** Requirements that were met: the packages stay until they are let go. */
+export type ProvidedPackages = HeldSet & {readonly lock: Lock; readonly report: PackagesReport};
+
+type ProvideOptions = {readonly signal?: AbortSignal | undefined; readonly known?: Lock | undefined};
+
+type Parts = {
+	readonly interpreter: Interpreter;
+	readonly store: PackageStore;
+	readonly steps: InstallSteps;
+	readonly findResolver: () => Promise<Resolver>;
+	readonly offline: {readonly archives: string} | undefined;
+	readonly undo: Undo;
+};
+
+/** Made by {@link openPackages}, or a runtime's own. Every method after `close()` rejects with {@link ForktreeError} `RuntimeClosed`. */
+export class PackageCache extends EventEmitter<PackageCacheEvents> implements AsyncDisposable {
+	readonly #interpreter: Interpreter;
+	readonly #store: PackageStore;
+	readonly #steps: InstallSteps;
+	readonly #findResolver: () => Promise<Resolver>;
+	/** Where archives are kept, when nothing else may be asked. */
+	readonly #offline: {readonly archives: string} | undefined;
+	readonly #undo: Undo;
+	readonly #closing = new AbortController();
+	#resolver: Promise<Resolver> | undefined;
+	/** Measurements, one after the other: they are not to disturb each other, nor much else. */
+	#measuring: Promise<void> = Promise.resolve();
+	#closed: Promise<void> | undefined;
+
+	private constructor(parts: Parts) {
+		super();
+		this.#interpreter = parts.interpreter;
+		this.#store = parts.store;
+		this.#steps = parts.steps;
+		this.#findResolver = parts.findResolver;
+		this.#offline = parts.offline;
+		this.#undo = parts.undo;
+	}
+
+	/** Used by {@link openPackages} and by runtimes. */
+	static async open(
+		{dir, offline = false}: Omit<PackagesOptions, 'python'>,
+		interpreter: Interpreter,
+	): Promise<PackageCache> {
+		const undo = new Undo();
+		try {
+			const tools = new ToolSandboxes(interpreter);
+			undo.push(() => tools.close());
+			const cacheDir = path.join(dir, 'cache');
+			const fetcher = new Fetcher({
+				tools,
+				interpreter,
+				folder: path.join(dir, 'scratch'),
+				credentials: new Credentials(),
+			});
+			undo.push(() => fetcher.close());
+			const workshop = {tools, interpreter};
+			let cache: PackageCache | undefined;
+			const build = createBuild(workshop, {
+				provide: async (lines, options) => (cache as PackageCache).#provideBuild(lines, options),
+			});
+			const steps: InstallSteps = {
+				fetch: (archive, file, options) => fetcher.fetch(archive, file, options),
+				build: (distribution, ...rest) => inTurnOf(distribution, () => build(distribution, ...rest)),
+				unpack: createUnpack(workshop),
+				measure: createMeasure(workshop),
+			};
+			const store = await PackageStore.open({dir, interpreter, steps, offline});
+			cache = new PackageCache({
+				interpreter,
+				store,
+				steps,
+				undo,
+				findResolver: () => findResolver({interpreter, tools, fetcher, cacheDir}),
+				offline: offline ? {archives: path.join(dir, 'archives')} : undefined,
+			});
+			return cache;
+		} catch (error) {
+			await undo.run();
+			throw error;
+		}
+	}
+
+	/**
+	 * Makes requirements importable: resolves them and installs what is missing, and measures in the background what importing
+	 * it takes.
+	 * @param requirements lines of a requirements.txt
+	 * @throws {ForktreeError} `InvalidRequirements`, `ResolveFailed`, `NoMatchingDistribution`, `HashMismatch`, `UnsafeArchive`,
+	 * `BuildFailed`, `InstallTimeout`, `InstallFailed`, `Offline`, `Aborted`; the message names the package and what was being done
+	 */
+	async add(
+		requirements: string | readonly string[],
+		options: {readonly signal?: AbortSignal} = {},
+	): Promise<PackagesReport> {
+		const text = typeof requirements === 'string' ? requirements : requirements.join('\n');
+		const {report, release} = await this.provide(parseRequirements(text), options);
+		release();
+		return report;
+	}
+
+	/** What is installed for this interpreter, sorted by name. */
+	async list(): Promise<PackageInfo[]> {
+		this.#checkOpen();
+		return this.#store.list();
+	}
+
+	/** All that is known of a package: its versions, or the one that is named. Empty when it is not installed. */
+	async info(name: string, version?: string): Promise<PackageDetails[]> {
+		this.#checkOpen();
+		return this.#store.info(normaliseName(name), version);
+	}
+
+	/**
+	 * Hashes every file again. What is damaged is put aside and installed anew.
+	 * @param options.names which packages; by default all
+	 */
+	async verify(
+		options: {
+			readonly names?: readonly string[];
+			readonly signal?: AbortSignal;
+			readonly onProgress?: (progress: {readonly done: number; readonly total: number}) => void;
+		} = {},
+	): Promise<VerifyReport> {
+		this.#checkOpen();
+		const {names, signal, onProgress} = options;
+		return this.#store.verify({names: names?.map(normaliseName), signal: this.#orClosing(signal), onProgress});
+	}
+
+	/**
+	 * Removes what no deployed function and no live process needs, what was used longest ago first, until the store is no
+	 * larger than that.
+	 * @param options.packagesGb GiB; 0 removes all that is not needed
+	 */
+	async gc({packagesGb}: {readonly packagesGb: number}): Promise<GarbageReport> {
+		this.#checkOpen();
+		if (!(packagesGb >= 0)) throw new RangeError(`packagesGb: expected a number of GiB from 0, got ${packagesGb}`);
+		return this.#store.gc({maxBytes: Math.floor(packagesGb * 1024 ** 3)});
+	}
+
+	/** Used by runtimes: as {@link add}, and holds the packages. `known` is what such requirements were resolved to before. */
+	async provide(requirements: Requirements, {signal, known}: ProvideOptions = {}): Promise<ProvidedPackages> {
+		this.#checkOpen();
+		const step = {signal: this.#orClosing(signal)};
+		const began = performance.now();
+		const found = known ?? (await this.#knownLock(requirements));
+		const lock = found ?? (await this.#resolve(requirements, step));
+		const resolved = performance.now();
+		const held = await this.hold(lock, step);
+		const report = {
+			packages: lock.distributions.map(nameAndVersion),
+			installed: held.installed,
+			resolver: found === undefined ? (await this.#resolver)?.name : undefined,
+			resolveMs: resolved - began,
+			installMs: performance.now() - resolved,
+		};
+		if (known === undefined) this.#measureLater(lock, held.set);
+		return {...held, lock, report};
+	}
+
+	/** Used by runtimes: installs what is missing of a lock, and holds its packages. */
+	async hold(
+		lock: Lock,
+		{signal}: {readonly signal?: AbortSignal | undefined} = {},
+	): Promise<HeldSet & {readonly installed: readonly string[]}> {
+		this.#checkOpen();
+		const installed = new Set<string>();
+		const held = await this.#store.acquire(lock, {
+			signal: this.#orClosing(signal),
+			onProgress: (progress) => {
+				installed.add(nameAndVersion(progress));
+				this.emit('progress', progress);
+			},
+		});
+		const mine = lock.distributions.filter((each) => installed.has(nameAndVersion(each)));
+		for (const {name, version} of mine) this.emit('installed', {name, version});
+		return {...held, installed: mine.map(nameAndVersion)};
+	}
+
+	/** Used by runtimes: a deployed function needs that set for as long as its manifest is there. */
+	async setUser(manifest: string, set: PackageSet): Promise<void> {
+		await this.#store.setUser(userOf(manifest), manifest, set);
+	}
+
+	/** Used by runtimes. */
+	async removeUser(manifest: string): Promise<void> {
+		await this.#store.removeUser(userOf(manifest));
+	}
+
+	/** Waits until everything that was installed has been measured. */
+	async measured(): Promise<void> {
+		await this.#measuring;
+	}
+
+	/** Ends what is under way, which leaves nothing behind. */
+	async close(): Promise<void> {
+		this.#closing.abort();
+		this.#closed ??= this.#measuring.then(() => this.#undo.run());
+		return this.#closed;
+	}
+
+	async [Symbol.asyncDispose](): Promise<void> {
+		await this.close();
+	}
+
+	#checkOpen(): void {
+		if (this.#closed !== undefined) throw new ForktreeError('RuntimeClosed', 'the package store was closed');
+	}
+
+	#orClosing(signal: AbortSignal | undefined): AbortSignal {
+		return signal === undefined ? this.#closing.signal : AbortSignal.any([this.#closing.signal, signal]);
+	}
+
+	async #resolve(requirements: Requirements, step: StepOptions): Promise<Lock> {
+		this.#resolver ??= this.#findResolver().catch((error: unknown) => {
+			this.#resolver = undefined;
+			throw error;
+		});
+		this.emit('progress', {phase: 'resolving'});
+		const resolver = await this.#resolver;
+		return resolver.resolve(requirements, {...step, offline: this.#offline, buildSdist: this.#steps.build});
+	}
+
+	/** The folders of what a build needs, for as long as it takes. */
+	async #provideBuild(lines: readonly string[], step: StepOptions): Promise<readonly string[]> {
+		const lock = await this.#resolve(parseRequirements(lines.join('\n')), step);
+		const held = await this.hold(lock, step);
+		builds.getStore()?.held.push(held);
+		return held.set.folders;
+	}
+
+	/**
+	 * A list of exact versions with hashes is a lock already, if everything is there and it is complete: no resolver has to be
+	 * asked. Without hashes it is not, since indexes may have different files for one version.
+	 */
+	async #knownLock({requirements, constraints}: Requirements): Promise<Lock | undefined> {
+		if (requirements.length === 0) return createLock(abiOf(this.#interpreter), []);
+		const isPinned = requirements.every(({specifier, marker, extras, hashes}) => {
+			return /^==[^,*=]+$/.test(specifier) && marker === undefined && extras.length === 0 && hashes.length > 0;
+		});
+		if (!isPinned || constraints.length > 0) return undefined;
+		const packages = await this.#store.list();
+		const names = new Set(requirements.map(({name}) => name));
+		const distributions: LockedDistribution[] = [];
+		for (const {name, specifier, hashes} of requirements) {
+			const found = packages.find(
+				(each) =>
+					each.name === name &&
+					isSameVersion(each.version, specifier.slice('=='.length)) &&
+					hashes.includes(`sha256:${each.archive.sha256}`),
+			);
+			if (found === undefined || !found.requires.every((required) => names.has(required))) return undefined;
+			distributions.push({name, version: found.version, archive: found.archive});
+		}
+		return createLock(abiOf(this.#interpreter), distributions);
+	}
+
+	/** In the background, a package at a time, unless it was measured before. */
+	#measureLater(lock: Lock, set: PackageSet): void {
+		const {signal} = this.#closing;
+		this.#measuring = this.#measuring.then(async () => this.#measureAll(lock, set, {signal})).catch(() => undefined); // a package that was removed meanwhile, or ours that is closed: nobody waits for the figures
+	}
+
+	async #measureAll(lock: Lock, set: PackageSet, step: StepOptions): Promise<void> {
+		const known = new Map((await this.#store.list()).map((each) => [each.folder, each]));
+		for (const [index, distribution] of lock.distributions.entries()) {
+			if (step.signal.aborted) return;
+			const {name, version} = distribution;
+			const folder = set.folders[index];
+			const found = folder === undefined ? undefined : known.get(folder);
+			if (found === undefined || found.cost !== undefined || found.modules.length === 0) continue;
+			this.emit('progress', {phase: 'measuring', name, version});
+			const cost = await this.#steps.measure({modules: found.modules, folders: set.folders, ofIndex: index}, step);
+			await this.#store.setCost(distribution, cost);
+			this.emit('measured', {name, version});
+		}
+	}
+}
+
+/** Runs a build, unless it serves a build of the same package, which would never end. */
+async function inTurnOf<T>({name}: LockedDistribution, build: () => Promise<T>): Promise<T> {
+	const names = [...(builds.getStore()?.names ?? []), name];
+	if (names.indexOf(name) < names.length - 1 || names.length > maxBuilds) {
+		throw new ForktreeError('BuildFailed', `building ${names[0]}: it needs ${names.slice(1).join(', which needs ')}`);
+	}
+	const held: HeldSet[] = [];
+	try {
+		return await builds.run({names, held}, build);
+	} finally {
+		for (const each of held) each.release();
+	}
+}
+
+function nameAndVersion({name, version}: {readonly name: string; readonly version: string}): string {
+	return `${name}==${version}`;
+}
+
+/** The name of a deployed function among all those that use a store: its manifest's path, as a hash. */
+function userOf(manifest: string): string {
+	return createHash('sha256').update(manifest).digest('hex').slice(0, 32);
+}
+
+function checkOptions(options: PackagesOptions): PackagesOptions {
+	const known = ['dir', 'python', 'offline'];
+	if (typeof options !== 'object' || options === null) throw new TypeError('openPackages options: expected an object');
+	for (const key of Object.keys(options)) {
+		if (!known.includes(key)) {
+			throw new TypeError(`openPackages options: expected ${known.join(', ')}, got ${JSON.stringify(key)}`);
+		}
+	}
+	const {dir, python, offline} = options;
+	if (typeof dir !== 'string' || dir === '') throw new TypeError('dir: expected a non-empty string');
+	if (python !== undefined && (typeof python !== 'string' || python === '')) {
+		throw new TypeError('python: expected a non-empty string');
+	}
+	if (offline !== undefined && typeof offline !== 'boolean') throw new TypeError('offline: expected true or false');
+	return options;
+}
+
+/**
+ * Opens an install cache by itself. Needs root on Linux 5.15 or later as soon as something is to be installed.
+ * @throws {TypeError} for a wrong option; {ForktreeError} `PythonNotFound` or `InstallFailed`
+ * @example
+ * const packages = await openPackages({dir: '/var/lib/forktree/packages'});
+ * const {installed} = await packages.add(['pandas>=2', 'pyarrow']);
+ * await packages.close();
+ */
+export async function openPackages(options: PackagesOptions): Promise<PackageCache> {
+	const {dir, python, offline} = checkOptions(options);
+	return PackageCache.open({dir, ...(offline === undefined ? {} : {offline})}, await findInterpreter(python));
+}
