@@ -156,7 +156,7 @@ function describe(found: PackageDetails): string {
 	const rows = [
 		['package', `${found.name} ${found.version}`],
 		['archive', `${found.archive.file} (sha256 ${found.archive.sha256})`],
-		['from', found.archive.url],
+		['address', found.archive.url],
 		['folder', found.folder],
 		['modules', found.modules.join(', ') || 'none'],
 		['requires', found.requires.join(', ') || 'nothing'],

@@ -90,7 +90,9 @@ class Sweep {
 
 	/** All but packages, deployed code, unpacked archives and the lock. */
 	clear(directory: string): void {
-		for (const group of notedGroups(directory)) this.#endGroup(group);
+		const groups = notedGroups(directory);
+		for (const group of groups) thaw(group);
+		for (const group of groups) this.#endGroup(group);
 		for (const name of [groupsName, ...scratchNames]) this.#remove(path.join(directory, name));
 		const bases = path.join(directory, basesName);
 		const unfinished = existsSync(bases) ? readdirSync(bases).filter((each) => each.startsWith(unpackingPrefix)) : [];
@@ -146,6 +148,15 @@ class Sweep {
 			if (!isGone(error)) throw error;
 		}
 	}
+}
+
+/** What is frozen does not end when it is killed, on v1. */
+function thaw(group: string): void {
+	const file = path.join(group, 'freezer.state');
+	if (!existsSync(file)) return;
+	const below = readdirSync(group, {withFileTypes: true}).filter((entry) => entry.isDirectory());
+	for (const {name} of below) thaw(path.join(group, name));
+	writeFileSync(file, 'THAWED');
 }
 
 /** Only groups that the owner noted, by its own name. */
