@@ -313,6 +313,11 @@ for (const [what, spec] of Object.entries(unsafe)) {
 const unreadable: Readonly<Record<string, SdistSpec>> = {
 	'two folders': {write: `${add('pkg-1.0/x')}; ${add('other/x')}`},
 	'nothing in it': {},
+	'a hard link to nothing': {write: add('pkg-1.0/x', ", type=tarfile.LNKTYPE, linkname='pkg-1.0/y'")},
+	'an archive that is cut': {
+		...project(makesOne),
+		write: "archive.close(); data = open(target, 'rb').read(); open(target, 'wb').write(data[:-200])",
+	},
 	'no archive': {write: "archive.close(); open(target, 'w').write('x' * 5000)"},
 };
 

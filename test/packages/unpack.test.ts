@@ -269,7 +269,7 @@ kernelTest('an unpacking that was given up, or that takes too long, ends', async
 
 test('markers and versions mean what they mean to pip', async (t) => {
 	const program = path.join(import.meta.dirname, '..', 'guest', 'markers.py');
-	const {exitCode, stderr} = await execa(python, ['-I', program, path.join(guestDirectory, 'packages')], {
+	const {exitCode, stderr} = await execa(python, ['-I', '-B', program, path.join(guestDirectory, 'packages')], {
 		reject: false,
 	});
 	if (/No module named 'pip'/.test(stderr)) t.pass('this interpreter has no pip to compare with');

@@ -6,7 +6,6 @@ Called with a request as JSON: ``sdist`` (path), ``maxBytes``, ``maxEntries``, a
 and the backend wants more, or ``wheel``, the name of the wheel whose content is in ``output``; or ``error``.
 """
 
-import gzip
 import json
 import os
 import resource
@@ -15,13 +14,12 @@ import subprocess
 import sys
 import tarfile
 
-from rules import READ_ERRORS, Refused, check_entries, check_path, check_same, failed, open_zip, unsafe
+from rules import Refused, check_entries, check_path, check_same, failed, open_zip, unsafe
 
 WORK = '/tmp/build'
 SOURCE, WHEELS, ANSWER = f'{WORK}/source', f'{WORK}/wheels', f'{WORK}/answer'
 COPY_BYTES = 1 << 20
 MAX_PYPROJECT_BYTES, MAX_ANSWER_BYTES = 512 << 10, 1 << 20
-READ_ERRORS = (*READ_ERRORS, tarfile.TarError, gzip.BadGzipFile)
 
 # In a process of its own, as PEP 517 recommends. Isolated from the site-packages of the interpreter, unlike those that it
 # starts: they see ours first, by PYTHONPATH.
@@ -63,8 +61,10 @@ def extract(request):
     sdist = request['sdist']
     try:
         (extract_zip if sdist.lower().endswith('.zip') else extract_tar)(sdist, request)
-    except READ_ERRORS as error:
-        raise failed(f'is no archive that can be read: {error}')
+    except Refused:
+        raise
+    except Exception as error:  # tarfile, and what decompresses, have many kinds
+        raise failed(f'could not be unpacked: {error}')
     tops = os.listdir(SOURCE)
     if len(tops) != 1 or not os.path.isdir(f'{SOURCE}/{tops[0]}') or os.path.islink(f'{SOURCE}/{tops[0]}'):
         raise failed(f'has {len(tops)} files and folders at its top, not one folder')
