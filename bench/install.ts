@@ -3,11 +3,12 @@ import {createHash} from 'node:crypto';
 import {cp, mkdir, rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import {execa} from 'execa';
-import {createRuntime, createSandboxPool, openPackages, type Runtime} from 'forktree';
+import {createRuntime, openPackages, type Runtime} from 'forktree';
 import {dir as temporaryDirectory} from 'tmp-promise';
 import {abiOf, createLock} from '../src/packages/lock.ts';
 import {PackageStore} from '../src/packages/package-store.ts';
 import type {InstallSteps} from '../src/packages/steps.ts';
+import {ToolSandboxes} from '../src/packages/tool-sandboxes.ts';
 import {findInterpreter, type Interpreter} from '../src/sandbox/interpreter.ts';
 import {alternate} from './alternate.ts';
 import {type BenchResult, describeHost, type Mark, mark, percentile, type Summary, summarize} from './report.ts';
@@ -155,14 +156,17 @@ async function measureImports(bench: Bench, runtime: Runtime): Promise<void> {
 	const own = new Set(runtime.list()[0]?.packages);
 	const folders = (await runtime.packages.list()).filter((each) => own.has(`${each.name}==${each.version}`));
 	const program = `import sys, time\nsys.path.insert(0, '/packages')\nstarted = time.perf_counter()\n${bench.statement}\nprint((time.perf_counter() - started) * 1000)`;
-	const pool = await createSandboxPool({
-		defaults: {limits: {memoryMb: 1024, timeoutMs: 120_000}, env: {MPLCONFIGDIR: '/tmp'}},
-	});
+	const tools = new ToolSandboxes(python);
 	const importMs = async (source: string | readonly string[]) => {
-		const {stdout, stderr, exitCode} = await pool.run([python.executable, '-I', '-S', '-c', program], {
-			sandbox: {mounts: [{source, target: '/packages'}]},
+		const {stdout, stderr, exitCode, error} = await tools.run([python.executable, '-I', '-S', '-c', program], {
+			network: 'none',
+			mounts: [{source, target: '/packages'}],
+			env: {MPLCONFIGDIR: '/tmp'},
+			timeoutMs: 120_000,
+			memoryMb: 1024,
+			scratchMb: 64,
 		});
-		if (exitCode !== 0) throw new Error(stderr);
+		if (exitCode !== 0) throw new Error(error?.message ?? stderr);
 		return Number(stdout);
 	};
 	try {
@@ -174,7 +178,7 @@ async function measureImports(bench: Bench, runtime: Runtime): Promise<void> {
 		const b = series(bench, 'import from a virtual environment', floorMs);
 		bench.marks.push(mark('import from the store / from a virtual environment', a / b, '<=', 1.05, '×'));
 	} finally {
-		await pool.close();
+		await tools.close();
 	}
 }
 
