@@ -29,12 +29,13 @@ export async function add(
 	files: readonly string[],
 	flags: PackagesFlags,
 ): Promise<number> {
+	if (requirements.length === 0 && files.length === 0) throw new TypeError('expected requirements, or -r FILE');
 	const texts = await Promise.all(files.map(async (file) => readFile(file, 'utf8')));
 	return withPackages(flags, async (packages, signal) => {
 		const progress = new Progress(packages, flags.json === true);
 		try {
 			const report = await packages.add([...requirements, ...texts], {signal});
-			await packages.measured();
+			await unlessAborted(signal, packages.measured());
 			progress.stop();
 			if (flags.json === true) await print(process.stdout, `${JSON.stringify(report)}\n`);
 			else {
@@ -128,17 +129,26 @@ async function withPackages(
 	}
 }
 
-/** On a terminal one line that changes; else a line for each thing that begins. All on stderr. */
+/** Measuring goes on until the packages are closed. */
+async function unlessAborted(signal: AbortSignal, work: Promise<void>): Promise<void> {
+	const aborted = new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), {once: true}));
+	if (!signal.aborted) await Promise.race([work, aborted]);
+	signal.throwIfAborted();
+}
+
+/** On a terminal one line that changes; else a line for each thing that begins, once. All on stderr. */
 class Progress {
 	readonly #spinner: Ora | undefined;
 	readonly #stop: () => void;
 
 	constructor(packages: PackageCache, isQuiet: boolean) {
 		if (!isQuiet && process.stderr.isTTY) this.#spinner = ora({text: 'looking', stream: process.stderr}).start();
+		const said = new Set<string>();
 		const onProgress = (...[{phase, name, version}]: PackageCacheEvents['progress']) => {
 			const text = name === undefined ? phase : `${phase} ${name} ${version ?? ''}`.trimEnd();
 			if (this.#spinner !== undefined) this.#spinner.text = text;
-			else if (!isQuiet) process.stderr.write(`${text}\n`);
+			else if (!isQuiet && !said.has(text)) process.stderr.write(`${text}\n`);
+			said.add(text);
 		};
 		packages.on('progress', onProgress);
 		this.#stop = () => {

@@ -471,6 +471,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			// What is gone of its packages is installed again; if that can't be, it must be deployed again.
 			const held = await packages.hold(manifest.lock).catch(() => undefined);
 			if (held === undefined) continue;
+			// It may be another store than that of the last time.
+			await packages.setUser(this.#manifestFile(name), held.set);
 			await removeOtherVersions(path.join(home, name), manifest.directory);
 			this.#functions.set(name, await this.#open(name, manifest, held));
 		}
