@@ -9,7 +9,7 @@ import type {ExecLimitHit, ExecResult} from '../sandbox/run.ts';
 import type {ToolOptions, ToolSandboxes} from './tool-sandboxes.ts';
 
 /** What such scripts run in. */
-export type Workshop = {readonly tools: ToolSandboxes; readonly interpreter: Interpreter};
+export type Workshop = {readonly tools: Pick<ToolSandboxes, 'run'>; readonly interpreter: Interpreter};
 
 /** One run of a script. */
 export type GuestRun = {

@@ -27,7 +27,7 @@ export type InstallationOptions = {
 };
 
 /** As many as an index serves at once without being put upon. */
-const MAX_INSTALLATIONS = 8;
+const MAX_DOWNLOADS = 8;
 const MAX_FILES = {maxEntries: 1_000_000, maxBytes: 32 * 1024 ** 3};
 
 /** Installs packages of one store. */
@@ -39,10 +39,10 @@ export class Installation {
 	readonly #offline: boolean;
 	readonly #archives: Archives;
 	/**
-	 * Taken before the lock of an archive, while those for the processor are taken after it: so whoever has a lock waits
-	 * for nobody that waits for one.
+	 * Taken while holding the lock of an archive, for what waits for nobody. A build is none of it: it waits for what it
+	 * requires to be installed, which takes slots as well.
 	 */
-	readonly #slots = new Slots(MAX_INSTALLATIONS);
+	readonly #downloads = new Slots(MAX_DOWNLOADS);
 	readonly #processors = new Slots(availableParallelism());
 
 	constructor({layout, locks, abi, steps, offline}: InstallationOptions) {
@@ -61,24 +61,22 @@ export class Installation {
 	 */
 	async install(distribution: LockedDistribution, options: StepOptions, damagedInode?: number): Promise<void> {
 		const id = packageIdOf(this.#abi, distribution);
-		await this.#slots.run(options.signal, () =>
-			this.#locks.withArchive(id.hash, options.signal, async () => {
-				// Another process may have been first.
-				const found = readInstalled(this.#layout, id);
-				if (isUsable(found) && found.inode !== damagedInode) return;
-				await explain(describe(distribution, 'preparing'), () =>
-					withScratch(this.#layout, (scratch) => this.#make(distribution, id, scratch, options)),
-				);
-			}),
-		);
+		await this.#locks.withArchive(id.hash, options.signal, async () => {
+			// Another process may have been first.
+			const found = readInstalled(this.#layout, id);
+			if (isUsable(found) && found.inode !== damagedInode) return;
+			await explain(describe(distribution, 'preparing'), () =>
+				withScratch(this.#layout, (scratch) => this.#make(distribution, id, scratch, options)),
+			);
+		});
 	}
 
 	async #make(distribution: LockedDistribution, id: PackageId, scratch: string, options: StepOptions): Promise<void> {
-		const archive = await this.#archive(distribution, scratch, options);
+		const archive = await this.#downloads.run(options.signal, () => this.#archive(distribution, scratch, options));
+		const wheel =
+			distribution.archive.kind === 'wheel' ? archive : await this.#build(distribution, archive, scratch, options);
 		const made = join(scratch, 'package');
 		await this.#processors.run(options.signal, async () => {
-			const wheel =
-				distribution.archive.kind === 'wheel' ? archive : await this.#build(distribution, archive, scratch, options);
 			await mkdir(made, {mode: 0o700});
 			await this.#unpack(distribution, wheel, made, options);
 		});

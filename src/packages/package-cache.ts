@@ -2,6 +2,7 @@
 import {AsyncLocalStorage} from 'node:async_hooks';
 import {createHash} from 'node:crypto';
 import {EventEmitter} from 'node:events';
+import {availableParallelism} from 'node:os';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
 import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
@@ -9,6 +10,7 @@ import {Undo} from '../undo.ts';
 import {createBuild} from './build.ts';
 import {Credentials} from './credentials.ts';
 import {Fetcher} from './fetch.ts';
+import type {Workshop} from './guest-script.ts';
 import {abiOf, createLock, isSameVersion, type Lock, type LockedDistribution} from './lock.ts';
 import {createMeasure} from './measure.ts';
 import {
@@ -21,8 +23,9 @@ import {
 	PackageStore,
 	type VerifyReport,
 } from './package-store.ts';
-import {normaliseName, parseRequirements, type Requirements} from './requirements.ts';
+import {type IndexOptions, normaliseName, parseRequirements, type Requirements} from './requirements.ts';
 import {findResolver, type Resolver} from './resolver.ts';
+import {Slots} from './slots.ts';
 import type {InstallSteps, StepOptions} from './steps.ts';
 import {ToolSandboxes} from './tool-sandboxes.ts';
 import {createUnpack} from './unpack.ts';
@@ -34,6 +37,8 @@ const maxBuilds = 8;
 /** A build that the running code serves: of which packages, the outermost first, and what it holds until it ends. */
 type Build = {readonly names: readonly string[]; readonly held: HeldSet[]};
 const builds = new AsyncLocalStorage<Build>();
+/** Where the requirements say that packages are, which the running code serves: what a build requires is looked for there too. */
+const indexes = new AsyncLocalStorage<IndexOptions>();
 
 /** Options of `openPackages()`. */
 export type PackagesOptions = {
@@ -105,6 +110,8 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	#resolver: Promise<Resolver> | undefined;
 	/** Measurements, one after the other: they are not to disturb each other, nor much else. */
 	#measuring: Promise<void> = Promise.resolve();
+	/** What was asked for and has not ended. */
+	readonly #running = new Set<Promise<unknown>>();
 	#closed: Promise<void> | undefined;
 
 	private constructor(parts: Parts) {
@@ -136,7 +143,7 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 			undo.push(() => fetcher.close());
 			const workshop = {tools, interpreter};
 			let cache: PackageCache | undefined;
-			const build = createBuild(workshop, {
+			const build = createBuild(inSlots(workshop), {
 				provide: async (lines, options) => (cache as PackageCache).#provideBuild(lines, options),
 			});
 			const steps: InstallSteps = {
@@ -172,22 +179,27 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 		requirements: string | readonly string[],
 		options: {readonly signal?: AbortSignal} = {},
 	): Promise<PackagesReport> {
-		const text = typeof requirements === 'string' ? requirements : requirements.join('\n');
-		const {report, release} = await this.provide(parseRequirements(text), options);
-		release();
-		return report;
+		return this.#run(async () => {
+			if (typeof requirements !== 'string') checkTexts(requirements, 'requirements');
+			const text = typeof requirements === 'string' ? requirements : requirements.join('\n');
+			const {report, release} = await this.provide(parseRequirements(text), options);
+			release();
+			return report;
+		});
 	}
 
 	/** What is installed for this interpreter, sorted by name. */
 	async list(): Promise<PackageInfo[]> {
-		this.#checkOpen();
-		return this.#store.list();
+		return this.#run(() => this.#store.list());
 	}
 
 	/** All that is known of a package: its versions, or the one that is named. Empty when it is not installed. */
 	async info(name: string, version?: string): Promise<PackageDetails[]> {
-		this.#checkOpen();
-		return this.#store.info(normaliseName(name), version);
+		return this.#run(() => {
+			checkText(name, 'name');
+			if (version !== undefined) checkText(version, 'version');
+			return this.#store.info(normaliseName(name), version);
+		});
 	}
 
 	/**
@@ -201,9 +213,11 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 			readonly onProgress?: (progress: {readonly done: number; readonly total: number}) => void;
 		} = {},
 	): Promise<VerifyReport> {
-		this.#checkOpen();
-		const {names, signal, onProgress} = options;
-		return this.#store.verify({names: names?.map(normaliseName), signal: this.#orClosing(signal), onProgress});
+		return this.#run(() => {
+			const {names, signal, onProgress} = options;
+			if (names !== undefined) checkTexts(names, 'names');
+			return this.#store.verify({names: names?.map(normaliseName), signal: this.#orClosing(signal), onProgress});
+		});
 	}
 
 	/**
@@ -212,20 +226,26 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	 * @param options.packagesGb GiB; 0 removes all that is not needed
 	 */
 	async gc({packagesGb}: {readonly packagesGb: number}): Promise<GarbageReport> {
-		this.#checkOpen();
-		if (!(packagesGb >= 0)) throw new RangeError(`packagesGb: expected a number of GiB from 0, got ${packagesGb}`);
-		return this.#store.gc({maxBytes: Math.floor(packagesGb * 1024 ** 3)});
+		return this.#run(() => {
+			if (typeof packagesGb !== 'number')
+				throw new TypeError(`packagesGb: expected a number, got ${typeof packagesGb}`);
+			if (!(packagesGb >= 0)) throw new RangeError(`packagesGb: expected a number of GiB from 0, got ${packagesGb}`);
+			return this.#store.gc({maxBytes: Math.floor(packagesGb * 1024 ** 3)});
+		});
 	}
 
 	/** Used by runtimes: as {@link add}, and holds the packages. `known` is what such requirements were resolved to before. */
-	async provide(requirements: Requirements, {signal, known}: ProvideOptions = {}): Promise<ProvidedPackages> {
-		this.#checkOpen();
+	async provide(requirements: Requirements, options: ProvideOptions = {}): Promise<ProvidedPackages> {
+		return this.#run(() => indexes.run(requirements.index, () => this.#provide(requirements, options)));
+	}
+
+	async #provide(requirements: Requirements, {signal, known}: ProvideOptions): Promise<ProvidedPackages> {
 		const step = {signal: this.#orClosing(signal)};
 		const began = performance.now();
 		const found = known ?? (await this.#knownLock(requirements));
 		const lock = found ?? (await this.#resolve(requirements, step));
 		const resolved = performance.now();
-		const held = await this.hold(lock, step);
+		const held = await this.#hold(lock, step);
 		const report = {
 			packages: lock.distributions.map(nameAndVersion),
 			installed: held.installed,
@@ -240,9 +260,15 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	/** Used by runtimes: installs what is missing of a lock, and holds its packages. */
 	async hold(
 		lock: Lock,
-		{signal}: {readonly signal?: AbortSignal | undefined} = {},
+		options: {readonly signal?: AbortSignal | undefined} = {},
 	): Promise<HeldSet & {readonly installed: readonly string[]}> {
-		this.#checkOpen();
+		return this.#run(() => this.#hold(lock, options));
+	}
+
+	async #hold(
+		lock: Lock,
+		{signal}: {readonly signal?: AbortSignal | undefined},
+	): Promise<HeldSet & {readonly installed: readonly string[]}> {
 		const installed = new Set<string>();
 		const held = await this.#store.acquire(lock, {
 			signal: this.#orClosing(signal),
@@ -258,28 +284,46 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 
 	/** Used by runtimes: a deployed function needs that set for as long as its manifest is there. */
 	async setUser(manifest: string, set: PackageSet): Promise<void> {
-		await this.#store.setUser(userOf(manifest), manifest, set);
+		await this.#run(() => this.#store.setUser(userOf(manifest), manifest, set));
 	}
 
 	/** Used by runtimes. */
 	async removeUser(manifest: string): Promise<void> {
-		await this.#store.removeUser(userOf(manifest));
+		await this.#run(() => this.#store.removeUser(userOf(manifest)));
 	}
 
 	/** Waits until everything that was installed has been measured. */
 	async measured(): Promise<void> {
+		this.#checkOpen();
 		await this.#measuring;
 	}
 
 	/** Ends what is under way, which leaves nothing behind. */
 	async close(): Promise<void> {
 		this.#closing.abort();
-		this.#closed ??= this.#measuring.then(() => this.#undo.run());
+		this.#closed ??= this.#close();
 		return this.#closed;
 	}
 
 	async [Symbol.asyncDispose](): Promise<void> {
 		await this.close();
+	}
+
+	async #close(): Promise<void> {
+		await Promise.allSettled([...this.#running, this.#measuring]);
+		await this.#undo.run();
+	}
+
+	/** What {@link close} waits for. */
+	async #run<T>(work: () => Promise<T>): Promise<T> {
+		this.#checkOpen();
+		const running = (async () => work())();
+		this.#running.add(running);
+		try {
+			return await running;
+		} finally {
+			this.#running.delete(running);
+		}
 	}
 
 	#checkOpen(): void {
@@ -302,8 +346,16 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 
 	/** The folders of what a build needs, for as long as it takes. */
 	async #provideBuild(lines: readonly string[], step: StepOptions): Promise<readonly string[]> {
-		const lock = await this.#resolve(parseRequirements(lines.join('\n')), step);
-		const held = await this.hold(lock, step);
+		const option = lines.find((line) => /^\s*-/.test(line));
+		if (option !== undefined) {
+			throw new ForktreeError(
+				'BuildFailed',
+				`building ${builds.getStore()?.names.at(-1)}: expected names of packages as what it requires, got ${JSON.stringify(option)}`,
+			);
+		}
+		const requirements = parseRequirements(lines.join('\n'));
+		const lock = await this.#resolve({...requirements, index: indexes.getStore() ?? requirements.index}, step);
+		const held = await this.#hold(lock, step);
 		builds.getStore()?.held.push(held);
 		return held.set.folders;
 	}
@@ -312,14 +364,16 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	 * A list of exact versions with hashes is a lock already, if everything is there and it is complete: no resolver has to be
 	 * asked. Without hashes it is not, since indexes may have different files for one version.
 	 */
-	async #knownLock({requirements, constraints}: Requirements): Promise<Lock | undefined> {
+	async #knownLock(wanted: Requirements): Promise<Lock | undefined> {
+		const {requirements, constraints, noBinary, onlyBinary} = wanted;
 		if (requirements.length === 0) return createLock(abiOf(this.#interpreter), []);
 		const isPinned = requirements.every(({specifier, marker, extras, hashes}) => {
 			return /^==[^,*=]+$/.test(specifier) && marker === undefined && extras.length === 0 && hashes.length > 0;
 		});
-		if (!isPinned || constraints.length > 0) return undefined;
-		const packages = await this.#store.list();
 		const names = new Set(requirements.map(({name}) => name));
+		const isPlain = constraints.length === 0 && noBinary.length === 0 && onlyBinary.length === 0;
+		if (!isPinned || !isPlain || names.size < requirements.length) return undefined;
+		const packages = await this.#store.list();
 		const distributions: LockedDistribution[] = [];
 		for (const {name, specifier, hashes} of requirements) {
 			const found = packages.find(
@@ -349,11 +403,29 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 			const found = folder === undefined ? undefined : known.get(folder);
 			if (found === undefined || found.cost !== undefined || found.modules.length === 0) continue;
 			this.emit('progress', {phase: 'measuring', name, version});
-			const cost = await this.#steps.measure({modules: found.modules, folders: set.folders, ofIndex: index}, step);
+			const what = {modules: found.modules, folders: set.folders, ofIndex: index};
+			const cost = await this.#steps.measure(what, step).catch(() => undefined); // the others can be measured all the same
+			if (cost === undefined) continue;
 			await this.#store.setCost(distribution, cost);
 			this.emit('measured', {name, version});
 		}
 	}
+}
+
+/** As many at once as there are processors. Who has a slot waits for nobody: a build has none while it waits for what it requires. */
+function inSlots({tools, interpreter}: Workshop): Workshop {
+	const slots = new Slots(availableParallelism());
+	const never = new AbortController().signal;
+	const run: Workshop['tools']['run'] = async (argv, options) => {
+		const {signal = never} = options;
+		return slots
+			.run(signal, () => tools.run(argv, options))
+			.catch((error: unknown) => {
+				if (error instanceof ForktreeError || !signal.aborted) throw error;
+				throw new ForktreeError('Aborted', 'the build was aborted', {cause: error});
+			});
+	};
+	return {interpreter, tools: {run}};
 }
 
 /** Runs a build, unless it serves a build of the same package, which would never end. */
@@ -377,6 +449,16 @@ function nameAndVersion({name, version}: {readonly name: string; readonly versio
 /** The name of a deployed function among all those that use a store: its manifest's path, as a hash. */
 function userOf(manifest: string): string {
 	return createHash('sha256').update(manifest).digest('hex').slice(0, 32);
+}
+
+function checkText(value: unknown, label: string): void {
+	if (typeof value !== 'string') throw new TypeError(`${label}: expected text, got ${typeof value}`);
+}
+
+function checkTexts(value: unknown, label: string): void {
+	if (!Array.isArray(value) || !value.every((each) => typeof each === 'string')) {
+		throw new TypeError(`${label}: expected a list of texts`);
+	}
 }
 
 function checkOptions(options: PackagesOptions): PackagesOptions {

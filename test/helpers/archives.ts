@@ -18,6 +18,28 @@ for spec in json.loads(sys.argv[2]):
     metadata += ''.join(f'Provides-Extra: {extra}\\n' for extra in spec.get('extras', []))
     metadata += ''.join(f'Requires-Dist: {requirement}\\n' for requirement in spec.get('requires', []))
     text = spec.get('text', '')
+    if 'build' in spec:
+        info = f'{name}-{version}.dist-info'
+        made = {f'{name}.py': text, f'{info}/METADATA': metadata, f'{info}/RECORD': '',
+                f'{info}/WHEEL': 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n'}
+        needed = [required.replace('-', '_') for required in spec['build']]
+        project = {
+            'PKG-INFO': metadata,
+            'pyproject.toml': f'[build-system]\\nrequires = {json.dumps(spec["build"])}\\n'
+                              'build-backend = "backend"\\nbackend-path = ["."]\\n',
+            'backend.py': 'import importlib, zipfile\\n'
+                          'def build_wheel(folder, settings=None, metadata=None):\\n'
+                          f'    for module in {needed!r}: importlib.import_module(module)\\n'
+                          f'    with zipfile.ZipFile(folder + "/{name}-{version}-py3-none-any.whl", "w") as wheel:\\n'
+                          f'        for file, content in {made!r}.items(): wheel.writestr(file, content)\\n'
+                          f'    return "{name}-{version}-py3-none-any.whl"\\n',
+        }
+        with tarfile.open(f'{folder}/{name}-{version}.tar.gz', 'w:gz') as sdist:
+            for file, content in project.items():
+                entry = tarfile.TarInfo(f'{name}-{version}/{file}')
+                entry.size = len(content.encode())
+                sdist.addfile(entry, io.BytesIO(content.encode()))
+        continue
     if spec.get('sdist'):
         with tarfile.open(f'{folder}/{name}-{version}.tar.gz', 'w:gz') as sdist:
             for file, content in {'PKG-INFO': metadata, 'setup.py': 'raise SystemExit("ran")', f'{name}.py': text}.items():
@@ -27,7 +49,8 @@ for spec in json.loads(sys.argv[2]):
         continue
     tag, info = spec.get('tag', 'py3-none-any'), f'{name}-{version}.dist-info'
     files = {f'{name}.py': text, f'{info}/METADATA': metadata,
-             f'{info}/WHEEL': f'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: {tag}\\n', f'{info}/RECORD': ''}
+             f'{info}/WHEEL': f'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: {tag}\\n', f'{info}/RECORD': '',
+             **spec.get('files', {})}
     with zipfile.ZipFile(f'{folder}/{name}-{version}-{tag}.whl', 'w') as wheel:
         for file, content in files.items():
             wheel.writestr(zipfile.ZipInfo(file), content)
@@ -43,6 +66,10 @@ export type ArchiveSpec = {
 	readonly extras?: readonly string[];
 	/** Of its one module. */
 	readonly text?: string;
+	/** Of a source distribution: it can be built, and that needs these, by their names; they are imported then. */
+	readonly build?: readonly string[];
+	/** Further files of a wheel, by whatever paths. */
+	readonly files?: Readonly<Record<string, string>>;
 };
 
 /** Makes archives in a folder. */
