@@ -3,6 +3,7 @@ import {readFile} from 'node:fs/promises';
 import process from 'node:process';
 import ora, {type Ora} from 'ora';
 import {
+	ForktreeError,
 	openPackages,
 	type PackageCache,
 	type PackageCacheEvents,
@@ -85,7 +86,7 @@ export async function info(name: string, flags: PackagesFlags): Promise<number> 
 export async function verify(names: readonly string[], flags: PackagesFlags): Promise<number> {
 	return withPackages(flags, async (packages, signal) => {
 		const report = await packages.verify({signal, ...(names.length === 0 ? {} : {names})});
-		if (flags.json === true) await print(process.stdout, `${JSON.stringify(report)}\n`);
+		if (flags.json === true) await print(process.stdout, `${JSON.stringify(report, replaceErrors)}\n`);
 		else {
 			const lines = report.damaged.map(({id, damage, remedy, error}) => {
 				const first = damage[0];
@@ -160,6 +161,11 @@ class Progress {
 	stop(): void {
 		this.#stop();
 	}
+}
+
+/** What JSON would leave out of an error is what it says. */
+function replaceErrors(_key: string, value: unknown): unknown {
+	return value instanceof ForktreeError ? {code: value.code, message: value.message} : value;
 }
 
 function describe(found: PackageDetails): string {

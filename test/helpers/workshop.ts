@@ -12,7 +12,7 @@ import {python, temporaryFolder} from './runtime.ts';
 
 /** Opened before the tests of this file, closed after them. */
 export function useWorkshop(): () => Workshop {
-	let workshop: Workshop | undefined;
+	let workshop: (Workshop & {readonly tools: ToolSandboxes}) | undefined;
 	let leaks: LeakCheck | undefined;
 	test.serial.before(async () => {
 		if (refusal !== undefined) return;

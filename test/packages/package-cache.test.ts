@@ -16,7 +16,7 @@ for (const name of Object.keys(process.env)) if (/^(?:PIP|UV)_.*(?:INDEX|LINKS)/
 const leaks = refusal === undefined ? new LeakCheck() : undefined;
 test.after.always('nothing is left when they are closed', (t) => leaks?.verify(t));
 
-const one: ArchiveSpec = {name: 'one', version: '1.0', text: 'VALUE = 1\n'};
+const one = {name: 'one', version: '1.0', text: 'VALUE = 1\n'} as const;
 const two: ArchiveSpec = {name: 'two', version: '2.0', requires: ['one'], text: 'import one\n'};
 const three: ArchiveSpec = {name: 'three', version: '3.0', text: 'VALUE = 3\n'};
 
@@ -128,7 +128,7 @@ serialKernelTest('two indexes with different files for one version never mix', a
 	const first = await provide(packages, index, 'one==1.0');
 	const second = await provide(packages, other, 'one==1.0');
 	const third = await provide(packages, index, 'two');
-	const textOf = (at: string | undefined) => readFileSync(path.join(at ?? '', 'one.py'), 'utf8');
+	const textOf = (at = '') => readFileSync(path.join(at, 'one.py'), 'utf8');
 	t.is(textOf(first.set.folders[0]), one.text);
 	t.is(textOf(second.set.folders[0]), foreign.text);
 	t.is(third.set.folders[0], first.set.folders[0]);
@@ -264,7 +264,7 @@ serialKernelTest('source distributions whose builds require others, several at o
 		first.report.packages,
 		names.map((name) => `${name}==1.0`),
 	);
-	t.is(readFileSync(path.join(first.set.folders[0] ?? '', 'outer_a.py'), 'utf8'), outers[0]?.text);
+	t.is(readFileSync(path.join(first.set.folders[0] ?? '', 'outer_a.py'), 'utf8'), 'NAME = "outer-a"\n');
 	t.deepEqual(
 		(await packages.list()).map(({name}) => name),
 		['inner', 'one', ...names],
