@@ -26,6 +26,9 @@ export type PackageId = {
 	readonly hash: string;
 };
 
+/** How much of an archive's hash names the folder of what was made from it. */
+export const hashLength = 16;
+
 /** The folders that the store itself has, besides those of interpreters. */
 export const storeFolders = ['archives', 'scratch', 'locks', 'users', 'quarantine', 'cache'] as const;
 
@@ -69,7 +72,7 @@ export function packageIdOf(abi: string, {name, version, archive}: LockedDistrib
 	if (!isVersion(version)) throw unusable(`a version of ${name} as in 1.2.3`, version);
 	if (!isSha256(archive.sha256)) throw unusable(`64 hex digits as the hash of ${name} ${version}`, archive.sha256);
 	if (!isFileName(archive.file)) throw unusable(`the file name of an archive of ${name} ${version}`, archive.file);
-	return {abi, name, version, hash: archive.sha256.slice(0, 16)};
+	return {abi, name, version, hash: archive.sha256.slice(0, hashLength)};
 }
 
 function unusable(expected: string, got: string): ForktreeError {

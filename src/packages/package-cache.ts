@@ -11,7 +11,7 @@ import {createBuild} from './build.ts';
 import {Credentials} from './credentials.ts';
 import {Fetcher} from './fetch.ts';
 import type {Workshop} from './guest-script.ts';
-import {abiOf, createLock, isSameVersion, type Lock, type LockedDistribution} from './lock.ts';
+import {abiOf, createLock, type Lock, type LockedDistribution} from './lock.ts';
 import {createMeasure} from './measure.ts';
 import {
 	type DamagedPackage,
@@ -242,7 +242,7 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	async #provide(requirements: Requirements, {signal, known}: ProvideOptions): Promise<ProvidedPackages> {
 		const step = {signal: this.#orClosing(signal)};
 		const began = performance.now();
-		const found = known ?? (await this.#knownLock(requirements));
+		const found = known ?? this.#knownLock(requirements);
 		const lock = found ?? (await this.#resolve(requirements, step));
 		const resolved = performance.now();
 		const held = await this.#hold(lock, step);
@@ -364,7 +364,7 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	 * A list of exact versions with hashes is a lock already, if everything is there and it is complete: no resolver has to be
 	 * asked. Without hashes it is not, since indexes may have different files for one version.
 	 */
-	async #knownLock(wanted: Requirements): Promise<Lock | undefined> {
+	#knownLock(wanted: Requirements): Lock | undefined {
 		const {requirements, constraints, noBinary, onlyBinary} = wanted;
 		if (requirements.length === 0) return createLock(abiOf(this.#interpreter), []);
 		const isPinned = requirements.every(({specifier, marker, extras, hashes}) => {
@@ -373,15 +373,12 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 		const names = new Set(requirements.map(({name}) => name));
 		const isPlain = constraints.length === 0 && noBinary.length === 0 && onlyBinary.length === 0;
 		if (!isPinned || !isPlain || names.size < requirements.length) return undefined;
-		const packages = await this.#store.list();
 		const distributions: LockedDistribution[] = [];
 		for (const {name, specifier, hashes} of requirements) {
-			const found = packages.find(
-				(each) =>
-					each.name === name &&
-					isSameVersion(each.version, specifier.slice('=='.length)) &&
-					hashes.includes(`sha256:${each.archive.sha256}`),
-			);
+			const version = specifier.slice('=='.length);
+			const found = hashes
+				.map((hash) => this.#store.find(name, version, hash.slice('sha256:'.length)))
+				.find((each) => each !== undefined);
 			if (found === undefined || !found.requires.every((required) => names.has(required))) return undefined;
 			distributions.push({name, version: found.version, archive: found.archive});
 		}
@@ -395,12 +392,10 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	}
 
 	async #measureAll(lock: Lock, set: PackageSet, step: StepOptions): Promise<void> {
-		const known = new Map((await this.#store.list()).map((each) => [each.folder, each]));
 		for (const [index, distribution] of lock.distributions.entries()) {
 			if (step.signal.aborted) return;
-			const {name, version} = distribution;
-			const folder = set.folders[index];
-			const found = folder === undefined ? undefined : known.get(folder);
+			const {name, version, archive} = distribution;
+			const found = this.#store.find(name, version, archive.sha256);
 			if (found === undefined || found.cost !== undefined || found.modules.length === 0) continue;
 			this.emit('progress', {phase: 'measuring', name, version});
 			const what = {modules: found.modules, folders: set.folders, ofIndex: index};

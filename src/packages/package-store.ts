@@ -20,7 +20,7 @@ import {
 	type StoreContent,
 	stampUse,
 } from './installed.ts';
-import {Layout, type PackageId, packageIdOf, readPackageId, storeFolders} from './layout.ts';
+import {hashLength, Layout, type PackageId, packageIdOf, readPackageId, storeFolders} from './layout.ts';
 import {abiOf, type Lock, type LockedDistribution} from './lock.ts';
 import {StoreLocks} from './locks.ts';
 import type {ImportCost} from './metadata.ts';
@@ -98,6 +98,9 @@ export type PackageInfo = Omit<PackageSummary, 'contentsSha256'> & {
 	/** Ids of the deployed functions that need it. */
 	readonly users: readonly string[];
 };
+
+/** What can be told without looking at anything else. */
+export type FoundPackage = Pick<PackageInfo, 'name' | 'version' | 'archive' | 'requires' | 'modules' | 'cost'>;
 
 /** All that is known of it. */
 export type PackageDetails = PackageInfo & PackageContents;
@@ -245,6 +248,15 @@ export class PackageStore {
 		const {packages} = await this.#read();
 		const users = this.#users.byPackage();
 		return packages.filter(isUsable).map((each) => this.#infoOf(each, users));
+	}
+
+	/** A version that is installed for this interpreter from an archive with that hash; looks at nothing else. */
+	find(name: string, version: string, sha256: string): FoundPackage | undefined {
+		const id = readPackageId(this.#abi, `${name}==${version}`, sha256.slice(0, hashLength));
+		const found = id === undefined ? undefined : readInstalled(this.#layout, id);
+		if (id === undefined || !isUsable(found) || found.summary.archive.sha256 !== sha256) return undefined;
+		const {archive, requires, modules} = found.summary;
+		return {name, version, archive, requires, modules, cost: readCostOf(this.#layout, id)};
 	}
 
 	/** All that is known of a distribution's versions, or of one. Several archives of a version are several. */
