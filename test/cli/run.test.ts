@@ -1,5 +1,5 @@
 import {existsSync} from 'node:fs';
-import {open, readdir, rm} from 'node:fs/promises';
+import {open, readdir, rm, stat} from 'node:fs/promises';
 import {createServer} from 'node:net';
 import {tmpdir} from 'node:os';
 import path from 'node:path';
@@ -154,17 +154,29 @@ serialKernelTest('run --json: the whole outcome of a success and of a failure', 
 
 serialKernelTest('run: requirements are installed once, into the shared cache', async (t) => {
 	const {file, env} = await script(t, 'import forktree_fixture\ndef f(event):\n\treturn forktree_fixture.VALUE\n');
-	const args = ['run', file, '--python', python, '--requirement', 'forktree_fixture==1.0'];
+	const requirement = 'forktree_fixture==1.0';
+	const args = ['run', file, '--python', python, '--requirement', requirement];
 	const first = await forktree(args, {env: {...env, ...offline}});
 	t.is(first.exitCode, 0, first.stderr);
 	t.is(first.stdout, '42\n');
-	const sets = await readdir(path.join(env.XDG_CACHE_HOME ?? '', 'forktree', 'packages'));
-	t.is(sets.length, 1);
-	// Nothing could be installed now.
-	const again = await forktree(args, {
-		env: {...env, ...offline, PIP_FIND_LINKS: '/nowhere', UV_FIND_LINKS: '/nowhere'},
-	});
+	const store = path.join(env.XDG_CACHE_HOME ?? '', 'forktree', 'packages');
+	const all = async () => {
+		const names = await readdir(store, {recursive: true});
+		const installed = names.filter((name) => name.endsWith('metadata.json')).sort();
+		return Promise.all(installed.map(async (name) => `${name} ${(await stat(path.join(store, name))).ino}`));
+	};
+	const before = await all();
+	t.is(before.length, 1);
+	const again = await forktree(args, {env: {...env, ...offline}});
 	t.is(again.stdout, '42\n', again.stderr);
+	t.deepEqual(await all(), before);
+	// With its hash it needs no resolving, which would fail now.
+	const [hash] = await readdir(path.join(store, 'archives'));
+	const exact = [...args.slice(0, -1), `${requirement} --hash=sha256:${hash}`];
+	const nowhere = {PIP_FIND_LINKS: '/nowhere', UV_FIND_LINKS: '/nowhere'};
+	const known = await forktree(exact, {env: {...env, ...offline, ...nowhere}});
+	t.is(known.stdout, '42\n', known.stderr);
+	t.deepEqual(await all(), before);
 });
 
 serialKernelTest('run: a requirement that can’t be installed is 125, in one line', async (t) => {
@@ -172,7 +184,7 @@ serialKernelTest('run: a requirement that can’t be installed is 125, in one li
 	const result = await forktree(['run', file, '--requirement', 'forktree_fixture==9'], {env: {...env, ...offline}});
 	t.is(result.exitCode, 125);
 	t.is(result.stdout, '');
-	t.regex(result.stderr, /^forktree: could not install forktree-fixture==9: .*\n$/);
+	t.regex(result.stderr, /^forktree: resolving forktree-fixture: .*\n$/);
 });
 
 for (const [name, code] of [
@@ -214,7 +226,11 @@ serialKernelTest('run: SIGTERM ends an installation', async (t) => {
 	const {exitCode, stderr} = await running.ended;
 	t.is(exitCode, 143);
 	t.is(stderr, '');
-	t.deepEqual(await readdir(path.join(env.XDG_CACHE_HOME ?? '', 'forktree', 'packages')), []);
+	const store = path.join(env.XDG_CACHE_HOME ?? '', 'forktree', 'packages');
+	const left = (await readdir(store, {recursive: true})).filter((name) =>
+		/^(?:archives|cpython-[^/]*|scratch)\//.test(name),
+	);
+	t.deepEqual(left, []);
 });
 
 serialKernelTest('run: a reader that left is no crash', async (t) => {
