@@ -66,7 +66,7 @@ export async function list(flags: PackagesFlags): Promise<number> {
 			each.lastUsed.toISOString().slice(0, 10),
 			each.users.length === 0 ? '-' : String(each.users.length),
 		]);
-		await print(process.stdout, table([['package', 'version', 'size', 'import', 'used', 'functions'], ...rows]));
+		await print(process.stdout, table([['package', 'version', 'size', 'importing', 'used', 'functions'], ...rows]));
 		return exitCodes.ok;
 	});
 }
@@ -178,7 +178,7 @@ function describe(found: PackageDetails): string {
 		['requires', found.requires.join(', ') || 'nothing'],
 		['size', `${(found.sizeBytes / mebibyte).toFixed(1)} MiB in ${found.files.length} files`],
 		['native', `${found.nativeLibraries.length} libraries`],
-		['import', describeCost(found)],
+		['importing', describeCost(found)],
 		['last used', found.lastUsed.toISOString()],
 		['functions', String(found.users.length)],
 	];

@@ -126,11 +126,12 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 
 	/** Used by {@link openPackages} and by runtimes. */
 	static async open(
-		{dir, offline = false}: Omit<PackagesOptions, 'python'>,
+		{dir: given, offline = false}: Omit<PackagesOptions, 'python'>,
 		interpreter: Interpreter,
 	): Promise<PackageCache> {
 		const undo = new Undo();
 		try {
+			const dir = path.resolve(given);
 			const tools = new ToolSandboxes(interpreter);
 			undo.push(() => tools.close());
 			const cacheDir = path.join(dir, 'cache');

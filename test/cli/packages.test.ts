@@ -50,7 +50,7 @@ serialKernelTest('packages: add, list, info, verify and gc, for people', async (
 	t.timeout(180_000);
 	await using index = await PackageIndex.start([one, two], {json: true});
 	const {dir, run} = await makeStore(t, index);
-	t.is(succeeded(t, await run('list')), 'package  version  size  import  used  functions\n');
+	t.is(succeeded(t, await run('list')), 'package  version  size  importing  used  functions\n');
 
 	const added = await run('add', 'two>=1');
 	t.is(added.exitCode, 0, added.stderr);
@@ -81,7 +81,7 @@ serialKernelTest('packages: add, list, info, verify and gc, for people', async (
 		/^address +http:\/\/127/m,
 		/^modules +two$/m,
 		/^requires +one$/m,
-		/^import +.* ms by itself, .* ms with what it requires, .* MiB \(median of \d+\)$/m,
+		/^importing +.* ms by itself, .* ms with what it requires, .* MiB \(median of \d+\)$/m,
 	]) {
 		t.regex(info, words);
 	}
