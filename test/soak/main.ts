@@ -1,7 +1,8 @@
 /**
  * What only shows after many times. `npm run soak -- churn [TIMES]` makes sandboxes, runs programs in them that end in
- * every way, and destroys them; `npm run soak -- kill [TIMES]` kills the owner of busy sandboxes at random moments. Both
- * end with 0 when nothing was left, each time.
+ * every way, and destroys them; `npm run soak -- kill [TIMES]` kills the owner of busy sandboxes at random moments;
+ * `npm run soak -- packages [TIMES]` installs and imports packages of real projects. Each ends with 0 when all went well and
+ * nothing was left.
  */
 import {type ChildProcess, spawn} from 'node:child_process';
 import {once} from 'node:events';
@@ -14,6 +15,7 @@ import {createInterface} from 'node:readline';
 import {setTimeout as delay} from 'node:timers/promises';
 import {createSandboxPool, type ExecResult, type Sandbox, type SandboxPool} from '../../src/index.ts';
 import {cgroupsOf, childrenOfOurs, processesIn} from '../helpers/leak-check.ts';
+import {packages} from './packages.ts';
 
 const busySandboxes = 32;
 /** How long what an owner left may live. */
@@ -134,7 +136,11 @@ async function kill(times: number): Promise<void> {
 	await rm(stateDir, {recursive: true});
 }
 
-const soaks = {churn: {run: churn, times: 10_000}, kill: {run: kill, times: 100}};
+const soaks = {
+	churn: {run: churn, times: 10_000},
+	kill: {run: kill, times: 100},
+	packages: {run: packages, times: 82},
+};
 const [name = '', times] = process.argv.slice(2);
 if (!Object.hasOwn(soaks, name) || (times !== undefined && !/^[1-9]\d*$/.test(times))) {
 	process.stderr.write(`usage: npm run soak -- ${Object.keys(soaks).join('|')} [TIMES]\n`);
