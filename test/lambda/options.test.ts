@@ -55,15 +55,22 @@ const anyText = mostly(fc.string({minLength: 1}));
 const anyNumber = mostly(fc.oneof(fc.double(), fc.integer(), fc.integer({min: 1, max: 100})));
 
 test('any options of a runtime are resolved or refused by name', (t) => {
-	const options = anyOptions({stateDir: anyText, packagesDir: anyText, python: anyText, memoryBudgetMb: anyNumber});
+	const options = anyOptions({
+		stateDir: anyText,
+		packagesDir: anyText,
+		python: anyText,
+		memoryBudgetMb: anyNumber,
+		offline: mostly(fc.boolean()),
+	});
 	fc.assert(
 		fc.property(options, (given) => {
-			const names = /^(createRuntime options|stateDir|packagesDir|python|memoryBudgetMb): /;
+			const names = /^(createRuntime options|stateDir|packagesDir|python|memoryBudgetMb|offline): /;
 			const settings = resolved(t, names, () => resolveRuntimeOptions(given as never));
 			if (settings === undefined) return;
-			const {memoryBudgetMb, ...texts} = settings;
+			const {memoryBudgetMb, offline, ...texts} = settings;
 			t.deepEqual(Object.keys(texts).sort(), ['packagesDir', 'python', 'stateDir']);
 			t.true(Object.values(texts).every((text) => text === undefined || (typeof text === 'string' && text !== '')));
+			t.is(typeof offline, 'boolean');
 			t.true(Number.isFinite(memoryBudgetMb) && memoryBudgetMb > 0);
 		}),
 		parameters,

@@ -525,7 +525,7 @@ kernelTest('close() lets a running call finish, and refuses the ones that wait i
 
 kernelTest('what was deployed is there for the next runtime of the same state folder', async (t) => {
 	const {runtime: first, stateDir} = await makeRuntime(t);
-	const version = await first.deploy(
+	const {version} = await first.deploy(
 		'kept',
 		{'f.py': echo},
 		{env: {A: '1'}, limits: {timeoutMs: 1234}, concurrency: 3},

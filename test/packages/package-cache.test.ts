@@ -372,4 +372,8 @@ serialKernelTest('what is not an option is TypeError or RangeError', async (t) =
 		await t.throwsAsync(packages.gc({packagesGb}), {instanceOf: RangeError, message: /packagesGb/});
 	}
 	await t.throwsAsync(openPackages({dir: '/etc/passwd/packages'}), {code: 'ENOTDIR'});
+	// A relative one is meant from where the process is now.
+	await using index = await PackageIndex.start([one]);
+	const relative = await open(t, {dir: path.relative(process.cwd(), await folder(t))});
+	t.deepEqual((await relative.add(requirementsOf(index, 'one'))).installed, ['one==1.0']);
 });
