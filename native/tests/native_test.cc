@@ -510,7 +510,7 @@ Shell RunShell(Client& client, const Words& plan, const std::string& end) {
   char bytes[4096];
   while (shell.said.find(end) == std::string::npos) {
     pollfd wait = {output.get(), POLLIN, 0};
-    ssize_t size = poll(&wait, 1, 10000) == 1 ? read(output.get(), bytes, sizeof bytes) : 0;
+    ssize_t size = poll(&wait, 1, 30000) == 1 ? read(output.get(), bytes, sizeof bytes) : 0;
     if (size <= 0) break;
     shell.said.append(bytes, static_cast<size_t>(size));
   }
