@@ -16,7 +16,6 @@ process.stdout.write('open\n');
 for (let i = 0; ; i += 1) {
 	const sandbox = await pool.create();
 	void sandbox.exec(['sh', '-c', programs[i % programs.length] ?? '']).catch(() => undefined);
-	if (i % 5 === 4) await sandbox.pause();
 	if (i >= Number(count)) {
 		const [oldest] = pool.list().values();
 		await oldest?.destroy('another takes its place');
