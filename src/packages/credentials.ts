@@ -16,7 +16,7 @@ export class Credentials {
 		if (!URL.canParse(text)) return text;
 		const url = new URL(text);
 		if (url.username === '' && url.password === '') return text;
-		this.#byOrigin.set(url.host, `${decode(url.username)}:${decode(url.password)}`);
+		this.#byOrigin.set(url.origin, `${decode(url.username)}:${decode(url.password)}`);
 		this.addSecret(url.password === '' ? url.username : url.password);
 		url.username = '';
 		url.password = '';
@@ -28,9 +28,9 @@ export class Credentials {
 		for (const word of [secret, decode(secret)]) if (word.length >= MIN_SECRET) this.#secrets.add(word);
 	}
 
-	/** `name:password` for a file, of an index of the same host; undefined when none is known. */
+	/** `name:password` for a file, of an index of the same origin; undefined when none is known. */
 	for(url: string): string | undefined {
-		return this.#byOrigin.get(new URL(url).host);
+		return this.#byOrigin.get(new URL(url).origin);
 	}
 
 	/** The text without what is known to be secret, and without what looks like it. */

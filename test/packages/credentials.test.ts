@@ -1,13 +1,14 @@
 import test from 'ava';
 import {Credentials} from '../../src/packages/credentials.ts';
 
-test('are kept by host, and not in the address', (t) => {
+test('are kept by origin, and not in the address', (t) => {
 	const credentials = new Credentials();
 	t.is(credentials.learn('https://some%40body:p%2Fss@example.org:8443/simple/'), 'https://example.org:8443/simple/');
 	t.is(credentials.learn('https://example.com/simple'), 'https://example.com/simple');
 	t.is(credentials.learn('not an address'), 'not an address');
 	t.is(credentials.for('https://example.org:8443/files/six.whl'), 'some@body:p/ss');
 	t.is(credentials.for('https://example.org/files/six.whl'), undefined);
+	t.is(credentials.for('http://example.org:8443/files/six.whl'), undefined);
 	t.is(credentials.for('https://example.com/six.whl'), undefined);
 });
 
