@@ -83,7 +83,7 @@ export function readImportCost(json: unknown): ImportCost {
 		exclusiveMs: reader.number(value.exclusiveMs, 'exclusiveMs'),
 		inclusiveMs: reader.number(value.inclusiveMs, 'inclusiveMs'),
 		privateMiB: reader.number(value.privateMiB, 'privateMiB'),
-		runs: reader.number(value.runs, 'runs'),
+		runs: reader.count(value.runs, 'runs'),
 	};
 }
 
@@ -133,6 +133,11 @@ class Reader {
 	}
 
 	/** Sorted, each once. */
+	count(value: unknown, where: string): number {
+		this.check(Number.isSafeInteger(value) && (value as number) >= 0, where, 'a whole number from 0', value);
+		return value as number;
+	}
+
 	names(value: unknown, where: string, isName: (name: string) => boolean): readonly string[] {
 		const names = this.list(value, where, maxNames).map((name) => {
 			this.check(typeof name === 'string' && isName(name), where, 'a name', name);

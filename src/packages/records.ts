@@ -1,6 +1,6 @@
 /** The store's own files: what they hold, and how it is read back. They may be damaged: nothing of them is believed unseen. */
 import type {Archive, LockedDistribution} from './lock.ts';
-import type {DistributionMetadata, ImportCost} from './metadata.ts';
+import {type DistributionMetadata, type ImportCost, readImportCost} from './metadata.ts';
 
 /** What is known of an installed package, apart from the list of its files. */
 export type PackageSummary = Omit<DistributionMetadata, 'files' | 'nativeLibraries'> & {
@@ -60,10 +60,11 @@ export function writeCost(cost: ImportCost): string {
 
 export function readCost(text: string): ImportCost | undefined {
 	const value = parse(text);
-	if (value === undefined) return undefined;
-	const {exclusiveMs, inclusiveMs, privateMiB, runs} = value;
-	if (!isNumber(exclusiveMs) || !isNumber(inclusiveMs) || !isNumber(privateMiB) || !isSize(runs)) return undefined;
-	return {exclusiveMs, inclusiveMs, privateMiB, runs};
+	try {
+		return value === undefined ? undefined : readImportCost(value);
+	} catch {
+		return undefined;
+	}
 }
 
 export function writeUser(user: UserRecord): string {
@@ -130,10 +131,6 @@ function isArrayOf<Item>(value: unknown, isItem: (item: unknown) => item is Item
 
 function isText(value: unknown): value is string {
 	return typeof value === 'string';
-}
-
-function isNumber(value: unknown): value is number {
-	return typeof value === 'number' && value >= 0 && Number.isFinite(value);
 }
 
 function isSize(value: unknown): value is number {
