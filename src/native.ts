@@ -157,7 +157,8 @@ export function watch(fd: number, kind: EndpointKind, callback: EndpointCallback
 	return new (addon().Endpoint)(fd, kind, callback, maxFrame);
 }
 
-function isExecutable(file: string): boolean {
+/** Whether this process may execute it. */
+export function isExecutable(file: string): boolean {
 	try {
 		accessSync(file, constants.X_OK);
 		return true;

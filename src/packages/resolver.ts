@@ -1,12 +1,13 @@
 /** Resolves requirements to a lock, by uv or pip in a sandbox; no code of a package runs that has the network. */
 import {createHash} from 'node:crypto';
-import {accessSync, closeSync, constants, openSync, readSync} from 'node:fs';
+import {closeSync, constants, openSync, readSync} from 'node:fs';
 import {chmod, copyFile, link, mkdir, readdir, realpath, rename, rm, stat} from 'node:fs/promises';
 import {delimiter, join} from 'node:path';
 import process from 'node:process';
 import {execa} from 'execa';
 import {dir as temporaryDirectory} from 'tmp-promise';
 import {ForktreeError} from '../errors.ts';
+import {isExecutable} from '../native.ts';
 import type {Interpreter} from '../sandbox/interpreter.ts';
 import {Undo} from '../undo.ts';
 import type {Fetcher} from './fetch.ts';
@@ -199,15 +200,6 @@ async function provide(file: string, cacheDir: string): Promise<string> {
 	await chmod(path, 0o755);
 	await rename(path, folder).catch(async () => rm(path, {recursive: true, force: true})); // somebody else was faster
 	return folder;
-}
-
-function isExecutable(file: string): boolean {
-	try {
-		accessSync(file, constants.X_OK);
-		return true;
-	} catch {
-		return false;
-	}
 }
 
 /** Whether a file is a program itself, rather than a script that looks for one. */

@@ -24,12 +24,12 @@ kernelTest('a folder that was made anew in the place of another is seen by the n
 	const {path: work} = await temporaryDirectory({unsafeCleanup: true});
 	const tools = new ToolSandboxes(interpreter);
 	const source = path.join(work, 'folder');
-	const mounts = [{source, target: '/work'}];
+	const mounts = [{source, target: '/folder'}];
 	try {
 		for (const text of ['one', 'two']) {
 			await mkdir(source);
 			await writeFile(path.join(source, 'file'), text);
-			const both = [1, 2].map(() => tools.run(['cat', '/work/file'], {...limits, mounts}));
+			const both = [1, 2].map(() => tools.run(['cat', '/folder/file'], {...limits, mounts}));
 			t.deepEqual(
 				(await Promise.all(both)).map(({stdout}) => stdout),
 				[text, text],
@@ -47,8 +47,8 @@ kernelTest('what a tool writes to a folder of the host belongs to its own user',
 	await chmod(work, 0o777);
 	const tools = new ToolSandboxes(interpreter);
 	try {
-		const mounts = [{source: work, target: '/work', readonly: false}];
-		await tools.run(['sh', '-c', 'id -u > /work/file'], {...limits, mounts});
+		const mounts = [{source: work, target: '/folder', readonly: false}];
+		await tools.run(['sh', '-c', 'id -u > /folder/file'], {...limits, mounts});
 		t.not((await readFile(path.join(work, 'file'), 'utf8')).trim(), '0');
 	} finally {
 		await tools.close();
