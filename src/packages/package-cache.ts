@@ -389,7 +389,8 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	/** In the background, a package at a time, unless it was measured before. */
 	#measureLater(lock: Lock, set: PackageSet): void {
 		const {signal} = this.#closing;
-		this.#measuring = this.#measuring.then(async () => this.#measureAll(lock, set, {signal})).catch(() => undefined); // a package that was removed meanwhile, or ours that is closed: nobody waits for the figures
+		// A package may be removed meanwhile, or this be closed: nobody waits for the figures.
+		this.#measuring = this.#measuring.then(async () => this.#measureAll(lock, set, {signal})).catch(() => undefined);
 	}
 
 	async #measureAll(lock: Lock, set: PackageSet, step: StepOptions): Promise<void> {
