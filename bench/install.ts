@@ -17,6 +17,7 @@ const requirements = {long: ['pandas', 'scipy', 'matplotlib'], short: ['six', 'p
 const imported = {long: 'import pandas, matplotlib.pyplot', short: 'import six, packaging.version, idna'};
 const handler = 'def f(event):\n    return event\n';
 const manyPackages = 200;
+const firstFunction = 'bench-1';
 
 type Sizes = {readonly deploys: number; readonly installs: number; readonly imports: number; readonly scans: number};
 const long: Sizes = {deploys: 30, installs: 3, imports: 15, scans: 20};
@@ -75,6 +76,13 @@ async function findUv(): Promise<string> {
 	return stdout || 'uv';
 }
 
+/** Of the function that this bench keeps; the state folder has those of other benches as well. */
+function packagesOf(runtime: Runtime): ReadonlySet<string> {
+	const packages = runtime.list().find(({name}) => name === firstFunction)?.packages ?? [];
+	if (packages.length === 0) throw new Error(`expected packages of ${firstFunction}`);
+	return new Set(packages);
+}
+
 async function timed(work: () => Promise<unknown>): Promise<number> {
 	const started = performance.now();
 	await work();
@@ -91,18 +99,23 @@ async function measureDeploys(bench: Bench, runtime: Runtime): Promise<void> {
 	const input = path.join(work, 'requirements.in');
 	await writeFile(input, bench.requirements.join('\n'));
 	let count = 0;
-	// Code that was never there before: what it was resolved to is not known.
-	const deploy = (lines: readonly string[]) => {
+	const deploy = async (lines: readonly string[], isResolved: boolean) => {
 		count += 1;
-		return runtime.deploy(`bench-${count}`, {'f.py': `${handler}# ${count}\n`}, {requirements: lines});
+		// Code that was never there before: what it was resolved to is not known.
+		const code = {'f.py': `${handler}# ${count} of ${Date.now()}\n`};
+		const {resolver, installed} = await runtime.deploy(`bench-${count}`, code, {requirements: lines});
+		if ((resolver !== undefined) !== isResolved)
+			throw new Error(`expected ${isResolved ? 'a' : 'no'} resolver to be asked`);
+		if (count > 1 && installed.length > 0)
+			throw new Error(`expected everything to be there, ${installed.join()} was not`);
 	};
-	await deploy(bench.requirements);
+	await deploy(bench.requirements, true);
 	await runtime.packages.measured();
 	const pins = (await runtime.packages.list())
-		.filter((each) => runtime.list()[0]?.packages.includes(`${each.name}==${each.version}`))
+		.filter((each) => packagesOf(runtime).has(`${each.name}==${each.version}`))
 		.map((each) => `${each.name}==${each.version} --hash=sha256:${each.archive.sha256}`);
-	const locked = async () => timed(() => deploy(pins));
-	const resolving = async () => timed(() => deploy(bench.requirements));
+	const locked = async () => timed(() => deploy(pins, false));
+	const resolving = async () => timed(() => deploy(bench.requirements, true));
 	const floor = async () =>
 		timed(() => execa(uv, ['pip', 'compile', '--quiet', '--python', python.executable, input], {stdout: 'ignore'}));
 	await alternate(2, 0, locked, resolving, floor);
@@ -153,7 +166,7 @@ async function measureImports(bench: Bench, runtime: Runtime): Promise<void> {
 	const options = ['--quiet', '--python', path.join(venv, 'bin', 'python'), '--compile-bytecode'];
 	await execa(uv, ['pip', 'install', ...options, ...bench.requirements]);
 	const minor = python.version.split('.').slice(0, 2).join('.');
-	const own = new Set(runtime.list()[0]?.packages);
+	const own = packagesOf(runtime);
 	const folders = (await runtime.packages.list()).filter((each) => own.has(`${each.name}==${each.version}`));
 	const program = `import sys, time\nsys.path.insert(0, '/packages')\nstarted = time.perf_counter()\n${bench.statement}\nprint((time.perf_counter() - started) * 1000)`;
 	const tools = new ToolSandboxes(python);
