@@ -5,6 +5,7 @@ import process from 'node:process';
 import {setFlagsFromString} from 'node:v8';
 import {runInNewContext} from 'node:vm';
 import {createSandboxPool, type Sandbox, type SandboxPool} from 'forktree';
+import {alternate} from './alternate.ts';
 import {processesOf} from './leftovers.ts';
 import {type Mark, mark, percentile, type Summary, summarize} from './report.ts';
 import type {SandboxFloor} from './sandbox-floor.ts';
@@ -144,13 +145,17 @@ async function createMs(pool: SandboxPool): Promise<number> {
 }
 
 /** The next start beside few and beside many paused sandboxes: few, many, and few again, lest the machine's mood decides. */
-export async function measureScale(stateDir: string, many: number, n: number): Promise<Part> {
+export async function measureScale(stateDir: string, floor: SandboxFloor, many: number, n: number): Promise<Part> {
 	const few = 10;
 	const pool = await openLargePool(stateDir);
 	const series = {few: [] as number[], many: [] as number[]};
-	const measure = async (to: number[], count: number) => {
-		for (let i = 0; i < 10; i += 1) await createMs(pool);
-		for (let i = 0; i < count; i += 1) to.push(await createMs(pool));
+	const floors = {few: [] as number[], many: [] as number[]};
+	const floorMs = async () => (await floor.run('own')).ms;
+	const measure = async (beside: 'few' | 'many', count: number) => {
+		await alternate(10, 0, () => createMs(pool), floorMs);
+		const [ours, theirs] = await alternate(count, 0, () => createMs(pool), floorMs);
+		series[beside].push(...ours);
+		floors[beside].push(...theirs);
 	};
 	const pauseMany = async (count: number) => {
 		const made = await createMany(pool, count, 'none');
@@ -159,22 +164,24 @@ export async function measureScale(stateDir: string, many: number, n: number): P
 	};
 	try {
 		await pauseMany(few);
-		await measure(series.few, n / 2);
+		await measure('few', n / 2);
 		const others = await pauseMany(many - few);
-		await measure(series.many, n);
+		await measure('many', n);
 		await Promise.all(others.map(async (sandbox) => sandbox.destroy()));
-		await measure(series.few, n / 2);
+		await measure('few', n / 2);
 	} finally {
 		await pool.close();
 	}
-	const ratio = percentile(series.many, 50) / percentile(series.few, 50);
+	const ratioOf = (each: typeof series) => percentile(each.many, 50) / percentile(each.few, 50);
 	return {
-		marks: [mark(`create beside ${many} paused sandboxes / beside ${few}`, ratio, '<=', 1.2, '×')],
+		marks: [mark(`create beside ${many} paused sandboxes / beside ${few}`, ratioOf(series), '<=', 1.2, '×')],
 		samples: {
 			[`create, beside ${few} paused`]: summarize(series.few),
 			[`create, beside ${many} paused`]: summarize(series.many),
+			[`floor, beside ${few} paused`]: summarize(floors.few),
+			[`floor, beside ${many} paused`]: summarize(floors.many),
 		},
-		notes: [],
+		notes: [`the floor beside ${many} paused sandboxes / beside ${few}: ${ratioOf(floors).toFixed(3)} ×`],
 	};
 }
 

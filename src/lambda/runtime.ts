@@ -2,7 +2,8 @@
 
 import {createHash, randomBytes} from 'node:crypto';
 import {EventEmitter} from 'node:events';
-import {mkdir, readdir, readFile, rename, rm, writeFile} from 'node:fs/promises';
+import {mkdirSync, renameSync, writeFileSync} from 'node:fs';
+import {mkdir, readdir, readFile, rm} from 'node:fs/promises';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
 import type {CgroupMode} from '../kernel/cgroup.ts';
@@ -353,7 +354,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			const provided = await packages.provide(staged.requirements, {signal: this.#installing.signal, known});
 			undo.push(() => provided.release());
 			const installed = performance.now();
-			await this.#compile(staging, staged);
+			const code = await this.#compile(staging, staged);
+			undo.push(() => code.close());
 			const compileMs = performance.now() - installed;
 			const version = versionOf(staged, settings, provided.set);
 			const manifest = {
@@ -363,7 +365,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 				lock: provided.lock,
 				settings: {...settings, entryFile: entryFile ?? settings.entryFile},
 			};
-			await this.#publish(name, manifest, staging, provided);
+			await this.#publish(name, manifest, {staging, code}, provided);
 			undo.release();
 			this.#tellInstalled(provided);
 			this.emit('deployed', {function: name, version});
@@ -374,13 +376,16 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		}
 	}
 
-	async #compile(staging: string, {pythonFiles}: StagedSource): Promise<void> {
+	/** The locked folder stays one of the same folder when that is moved to its place. */
+	async #compile(staging: string, {pythonFiles}: StagedSource): Promise<LockedFolder> {
 		const {keeper, interpreter, imports, cgroups} = this.#parts;
-		const checked = await LockedFolder.create(keeper, `staging-${path.basename(staging)}`, staging);
+		const code = await LockedFolder.create(keeper, `code-${path.basename(staging)}`, staging);
 		try {
-			await compileCode(staging, pythonFiles, interpreter.cacheTag, await imports.root(), checked, cgroups);
-		} finally {
-			await checked.close();
+			await compileCode(staging, pythonFiles, interpreter.cacheTag, await imports.root(), code, cgroups);
+			return code;
+		} catch (error) {
+			await code.close();
+			throw error;
 		}
 	}
 
@@ -410,21 +415,23 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	}
 
 	/** Moves staged code to its place and switches to it. */
-	async #publish(name: string, manifest: Manifest, staging: string, held: HeldSet): Promise<void> {
+	async #publish(
+		name: string,
+		manifest: Manifest,
+		{staging, code}: {readonly staging: string; readonly code: LockedFolder},
+		held: HeldSet,
+	): Promise<void> {
 		const {state, packages} = this.#parts;
 		const home = state.path('functions', name);
-		await mkdir(home, {recursive: true, mode: 0o755});
-		await rename(staging, path.join(home, manifest.directory));
-		const lambda = await this.#open(name, manifest, held).catch(async (error: unknown) => {
-			await rm(path.join(home, manifest.directory), {recursive: true, force: true});
-			throw error;
-		});
 		const file = this.#manifestFile(name);
-		await writeFile(`${file}.new`, JSON.stringify({...manifest, lock: JSON.parse(writeLock(manifest.lock))}));
-		await rename(`${file}.new`, file);
+		// Synchronous: to leave Node's thread and come back takes longer than each of these.
+		mkdirSync(home, {recursive: true, mode: 0o755});
+		renameSync(staging, path.join(home, manifest.directory));
+		writeFileSync(`${file}.new`, JSON.stringify({...manifest, lock: JSON.parse(writeLock(manifest.lock))}));
+		renameSync(`${file}.new`, file);
 		await packages.setUser(file, held.set);
 		const replaced = this.#functions.get(name);
-		this.#functions.set(name, lambda);
+		this.#add(name, manifest, code, held);
 		if (replaced === undefined) return;
 		const closing = this.#closeFunction(replaced, replaced.settings.limits.timeoutMs)
 			.then(() => removeOtherVersions(home, manifest.directory))
@@ -432,18 +439,12 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		this.#closings.add(closing);
 	}
 
-	/** The function holds its packages from now on. */
-	async #open(name: string, manifest: Manifest, held: HeldSet): Promise<LambdaFunction> {
-		const {keeper, state} = this.#parts;
-		const code = await LockedFolder.create(
-			keeper,
-			`code-${manifest.directory}-${name}`,
-			state.path('functions', name, manifest.directory),
-		);
+	/** The function holds its code and its packages from now on. */
+	#add(name: string, manifest: Manifest, code: LockedFolder, held: HeldSet): void {
 		const settings = {...manifest.settings, name, version: manifest.version, packages: held.set};
 		const lambda = new LambdaFunction(settings, code, this.#host);
 		this.#held.set(lambda, held);
-		return lambda;
+		this.#functions.set(name, lambda);
 	}
 
 	/** Lets its running calls finish, and then its packages go. */
@@ -459,7 +460,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 
 	/** Functions that an earlier runtime deployed in this state folder. */
 	async #loadFunctions(): Promise<void> {
-		const {state, packages} = this.#parts;
+		const {state, packages, keeper} = this.#parts;
 		const home = state.path('functions');
 		await mkdir(home, {recursive: true, mode: 0o755});
 		for (const name of await readdir(home)) {
@@ -474,7 +475,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			// It may be another store than that of the last time.
 			await packages.setUser(this.#manifestFile(name), held.set);
 			await removeOtherVersions(path.join(home, name), manifest.directory);
-			this.#functions.set(name, await this.#open(name, manifest, held));
+			const folder = path.join(home, name, manifest.directory);
+			this.#add(name, manifest, await LockedFolder.create(keeper, `code-${manifest.directory}`, folder), held);
 		}
 	}
 
