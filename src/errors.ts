@@ -16,6 +16,7 @@ export const errorCodes = {
 	InvalidSource:
 		'the thing to deploy, or a base, layer, mount or device of a sandbox, is not usable as one, or is too large',
 	InvalidSyntax: 'a Python file of the function does not compile',
+	InvalidTree: 'the tree of zygotes is not valid; the message names the place',
 	NativeMissing: 'the native addon is neither shipped for this machine nor built',
 	NoMatchingDistribution: 'a required package, or a version of it, does not exist or is not made for this interpreter',
 	NotPermitted: 'the asked isolation needs privileges that this process lacks',

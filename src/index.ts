@@ -73,3 +73,4 @@ export {
 } from './sandbox/sandbox-pool.ts';
 export type {SeccompArgument, SeccompConditions, SeccompProfile, SeccompRule} from './sandbox/seccomp-profile.ts';
 export {type CleanupOptions, type CleanupReport, forceCleanup} from './sandbox/state-dir.ts';
+export {readTree, type TreeNode, writeTree} from './zygote/tree.ts';
