@@ -47,9 +47,9 @@ test('other keys are written in their order, between packages and children', (t)
 	t.is(JSON.stringify(writeTree(readTree(JSON.parse(text)))), text);
 });
 
-test('other keys are copied', (t) => {
+test('other keys are copied, without those that are undefined', (t) => {
 	const direct = ['a'];
-	const tree = readTree({packages: [], direct});
+	const tree = readTree({packages: [], direct, count: undefined});
 	direct.push('b');
 	t.deepEqual(tree.extra, {direct: ['a']});
 });
