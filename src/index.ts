@@ -40,6 +40,7 @@ export {
 } from './lambda/runtime.ts';
 export type {DeploySource} from './lambda/source.ts';
 export type {ChunkStream} from './lambda/stream.ts';
+export type {RecordedCalls} from './lambda/workload.ts';
 export {
 	type DamagedPackage,
 	type GarbageReport,

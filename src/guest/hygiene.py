@@ -54,6 +54,20 @@ def find_numpy_state() -> None:
         pass  # another numpy: it is seeded by its own function
 
 
+def forget_listings(packages: str) -> None:
+    """Makes the import system look again at what is in ``packages``: a leaf may see more there than was imported here."""
+    importers = sys.path_importer_cache
+    for path in [path for path in importers if path == packages or path.startswith(packages + '/')]:
+        finder = importers[path]
+        if finder is None:
+            del importers[path]
+        else:
+            finder.invalidate_caches()
+    metadata = sys.modules.get('importlib.metadata')
+    if metadata is not None:
+        metadata.MetadataPathFinder.invalidate_caches()  # type: ignore[attr-defined]
+
+
 def settle(collapse: Callable[[int, int], int], trim: Callable[[int], int]) -> None:
     """Collects, freezes the collector's heap, gives free memory back, and makes huge pages of what is left.
 

@@ -27,6 +27,7 @@ CONTROL = 3
 LEAF, CHILD_ZYGOTE = ord('L'), ord('Z')
 MAX_FDS = 16
 MAX_TEXT = 65536
+PACKAGES = '/packages'
 
 
 class Request(ctypes.Structure):
@@ -113,6 +114,7 @@ def become(spec: dict) -> None:
     if not report['failed'] and not report['threaded']:
         hygiene.draw_fresh_randomness()  # what was imported now sets itself up here, not in each leaf
         hygiene.find_numpy_state()
+        hygiene.forget_listings(PACKAGES)
         layout.merge_mappings()
         hygiene.settle(native.forktree_collapse, getattr(libc, 'malloc_trim', lambda pad: 0))
     report['importMs'] = (time.monotonic() - started) * 1000
@@ -156,7 +158,7 @@ def enter_child_zygote(unshared: int, mapped: int) -> None:
         os._exit(0)
     check(native.forktree_mount_proc(), 'mount proc')  # process 1 of the new pid namespace
     if request.mount_count:
-        check(native.forktree_attach(request.fds[1], b'/packages'), 'attach packages')
+        check(native.forktree_attach(request.fds[1], PACKAGES.encode()), 'attach packages')
     if os.fork():
         native.forktree_exec_init()
         os._exit(1)
@@ -184,7 +186,7 @@ def main() -> None:
     hygiene.skip_threading_hook()
     check(native.forktree_lock_down(1, has_one_id()), 'lock down')
     layout.make_interpreter_huge()
-    sys.path.append('/packages')
+    sys.path.append(PACKAGES)
     become(json.loads(sys.argv[1]))
     serve()
     leaf.serve()

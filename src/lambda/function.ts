@@ -6,10 +6,9 @@ import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
 import type {Limits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
-import type {ImportCache} from '../zygote/import-cache.ts';
+import type {ForkPlace, ImportCache} from '../zygote/import-cache.ts';
 import {encodeLoad, frameType} from '../zygote/protocol.ts';
 import {pythonLeaf} from '../zygote/python-leaf.ts';
-import type {Zygote} from '../zygote/zygote.ts';
 import {Call, type CallListener, type CallResult, type EncodedEvent, Instance} from './instance.ts';
 import type {JsonValue, Outcome, OutcomeError, OutcomeMemory, StartKind, Timings} from './outcome.ts';
 
@@ -276,8 +275,8 @@ export class LambdaFunction {
 
 	async #startForked(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
 		const asked = performance.now();
-		const {zygote, packages} = await limit.race(this.#host.imports.find(this.settings.packages));
-		return this.#fork(zygote, packages, 'forked', performance.now() - asked, call, limit, release);
+		const place = await limit.race(this.#host.imports.find(this.settings.packages));
+		return this.#fork(place, 'forked', performance.now() - asked, call, limit, release);
 	}
 
 	async #startCold(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
@@ -293,7 +292,8 @@ export class LambdaFunction {
 			release();
 		};
 		try {
-			return await this.#fork(zygote, undefined, 'cold', performance.now() - asked, call, limit, releaseBoth);
+			const place = {zygote, packages: undefined, preloaded: []};
+			return await this.#fork(place, 'cold', performance.now() - asked, call, limit, releaseBoth);
 		} catch (error) {
 			zygote.release();
 			throw error;
@@ -301,8 +301,7 @@ export class LambdaFunction {
 	}
 
 	async #fork(
-		zygote: Zygote,
-		packages: LockedFolder | undefined,
+		{zygote, packages, preloaded}: ForkPlace,
 		start: StartKind,
 		zygoteMs: number,
 		call: Call,
@@ -321,7 +320,7 @@ export class LambdaFunction {
 		});
 		// All that the start needs is made while the zygote forks: then nothing is left to do but to wait.
 		let isBorn = false;
-		const instance = new Instance(leaf, limits, () => {
+		const instance = new Instance(leaf, limits, preloaded, () => {
 			this.#instances.delete(instance);
 			if (!isBorn) return; // whoever started it is told, and gives back what was reserved
 			release();
@@ -398,7 +397,8 @@ class CallRecord {
 			},
 			logs: {stdout: call.stdout.text, stderr: call.stderr.text},
 			limitsHit: Instance.limitsHit(call),
-			sandbox: this.#instance?.leaf.id ?? '',
+			sandbox: instance?.leaf.id ?? '',
+			preloaded: instance?.preloaded ?? [],
 		};
 	}
 }

@@ -96,6 +96,8 @@ function decodeError(payload: FramePayload): OutcomeError {
 /** Owns a sandbox. */
 export class Instance {
 	readonly leaf: Leaf;
+	/** Packages that its zygote had imported, as `name==version`. */
+	readonly preloaded: readonly string[];
 	readonly #limits: Limits;
 	readonly #onEnd: (end: LeafEnd) => void;
 	#waiting: Waiting | undefined;
@@ -104,8 +106,9 @@ export class Instance {
 	#ended = false;
 
 	/** @param onEnd called once when the sandbox has ended and everything is given back */
-	constructor(leaf: Leaf, limits: Limits, onEnd: (end: LeafEnd) => void) {
+	constructor(leaf: Leaf, limits: Limits, preloaded: readonly string[], onEnd: (end: LeafEnd) => void) {
 		this.leaf = leaf;
+		this.preloaded = preloaded;
 		this.#limits = limits;
 		this.#onEnd = onEnd;
 		leaf.listen({

@@ -1,6 +1,9 @@
 /** Options that users give, resolved once into types without optional fields. */
+import {readFileSync} from 'node:fs';
 import {totalmem} from 'node:os';
+import {ForktreeError} from '../errors.ts';
 import {defaultLimits, type Limits} from '../sandbox/limits.ts';
+import {readTree, type TreeNode} from '../zygote/tree.ts';
 import {
 	checkBoolean,
 	checkConcurrency,
@@ -25,6 +28,13 @@ export type RuntimeOptions = {
 	readonly python?: string;
 	/** MiB that all sandboxes together may be allowed to use. By default three quarters of the machine's memory. */
 	readonly memoryBudgetMb?: number;
+	/**
+	 * The plan of zygotes: the path of a JSON file, or what is in one. Functions are forked from the node that saves most of their
+	 * imports. By default each function's set of packages gets a node of its own.
+	 */
+	readonly tree?: string | object;
+	/** Whether sets of packages that the tree has too little for get nodes of their own meanwhile; by default true. */
+	readonly promote?: boolean;
 };
 
 export type ResolvedRuntimeOptions = {
@@ -33,6 +43,8 @@ export type ResolvedRuntimeOptions = {
 	readonly offline: boolean;
 	readonly python: string | undefined;
 	readonly memoryBudgetMb: number;
+	readonly tree: TreeNode | undefined;
+	readonly promote: boolean;
 };
 
 /** Options of `deploy`; they win over the function's `ol.yaml`. */
@@ -66,10 +78,29 @@ function checkText(value: unknown, label: string): string | undefined {
 	return value;
 }
 
-function checkFlag(value: unknown, label: string): boolean {
-	if (value === undefined) return false;
+function checkFlag(value: unknown, label: string, byDefault: boolean): boolean {
+	if (value === undefined) return byDefault;
 	if (typeof value !== 'boolean') throw new TypeError(`${label}: expected true or false`);
 	return value;
+}
+
+function openTree(value: unknown): TreeNode | undefined {
+	if (value === undefined) return undefined;
+	if (typeof value === 'string') return readTreeFile(value);
+	if (typeof value !== 'object' || value === null) throw new TypeError('tree: expected a path or an object');
+	return readTree(value);
+}
+
+/** @throws {ForktreeError} `InvalidTree` also when there is no such file, or it is no JSON */
+function readTreeFile(file: string): TreeNode {
+	let value: unknown;
+	try {
+		value = JSON.parse(readFileSync(file, 'utf8'));
+	} catch (error) {
+		const reason = error instanceof Error ? error.message : String(error);
+		throw new ForktreeError('InvalidTree', `tree: expected a JSON file: ${reason}`, {cause: error});
+	}
+	return readTree(value);
 }
 
 function checkKnown(options: unknown, known: readonly string[], label: string): void {
@@ -81,9 +112,10 @@ function checkKnown(options: unknown, known: readonly string[], label: string): 
 	}
 }
 
-/** @throws {TypeError} or {RangeError} naming the option, what was expected and what it got */
+/** @throws {TypeError} or {RangeError} naming the option, what was expected and what it got; {ForktreeError} `InvalidTree` */
 export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeOptions {
-	checkKnown(options, ['stateDir', 'packagesDir', 'offline', 'python', 'memoryBudgetMb'], 'createRuntime options');
+	const known = ['stateDir', 'packagesDir', 'offline', 'python', 'memoryBudgetMb', 'tree', 'promote'];
+	checkKnown(options, known, 'createRuntime options');
 	const memoryBudgetMb = options.memoryBudgetMb ?? Math.floor((totalmem() / 1024 / 1024) * 0.75);
 	if (typeof memoryBudgetMb !== 'number') throw new TypeError('memoryBudgetMb: expected a number of MiB');
 	if (!(memoryBudgetMb > 0 && Number.isFinite(memoryBudgetMb))) {
@@ -92,9 +124,11 @@ export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeO
 	return {
 		stateDir: checkText(options.stateDir, 'stateDir'),
 		packagesDir: checkText(options.packagesDir, 'packagesDir'),
-		offline: checkFlag(options.offline, 'offline'),
+		offline: checkFlag(options.offline, 'offline', false),
 		python: checkText(options.python, 'python'),
 		memoryBudgetMb,
+		tree: openTree(options.tree),
+		promote: checkFlag(options.promote, 'promote', true),
 	};
 }
 

@@ -69,6 +69,8 @@ type Common = {
 	readonly limitsHit: readonly LimitHit[];
 	/** Which sandbox it ran in. */
 	readonly sandbox: string;
+	/** Packages that its zygote had imported before, as `name==version`. */
+	readonly preloaded: readonly string[];
 };
 
 /** The handler answered. */

@@ -3,7 +3,7 @@
 import {createHash, randomBytes} from 'node:crypto';
 import {EventEmitter} from 'node:events';
 import {mkdirSync, renameSync, writeFileSync} from 'node:fs';
-import {mkdir, readdir, readFile, rm} from 'node:fs/promises';
+import {mkdir, readdir, readFile, rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
 import type {CgroupMode} from '../kernel/cgroup.ts';
@@ -29,6 +29,7 @@ import {
 import type {JsonValue, Outcome, StartKind} from './outcome.ts';
 import {type DeploySource, type StagedSource, stageSource} from './source.ts';
 import {ChunkStream} from './stream.ts';
+import {type RecordedCalls, Workload} from './workload.ts';
 
 /** How long `close()` and `remove()` wait for running calls before they end them. */
 const drainDeadlineMs = 10_000;
@@ -116,6 +117,7 @@ type Parts = SandboxHost & {
 	readonly interpreter: Interpreter;
 	readonly imports: ImportCache;
 	readonly packages: PackageCache;
+	readonly workload: Workload;
 };
 
 /**
@@ -149,6 +151,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			onCreated: (event) => {
 				this.emit('created', event);
 				if (event.start === 'forked') this.emit('forked', {function: event.function, sandbox: event.sandbox});
+				const lambda = this.#functions.get(event.function);
+				if (lambda !== undefined) this.#parts.workload.note(lambda.settings.packages);
 			},
 			onDestroyed: (event) => this.emit('destroyed', event),
 		};
@@ -216,9 +220,22 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		);
 	}
 
-	/** Makes the zygote that the function's starts fork from, so that the next start is as fast as the later ones. */
-	async prewarm(name: string): Promise<void> {
-		await this.#find(name).prewarm();
+	/**
+	 * Makes the zygote that the function's starts fork from, so that the next start is as fast as the later ones.
+	 * @param name by default all zygotes that deployed functions can be forked from are made, one after the other
+	 */
+	async prewarm(name?: string): Promise<void> {
+		this.#checkOpen();
+		await (name === undefined ? this.#parts.imports.prewarm() : this.#find(name).prewarm());
+	}
+
+	/**
+	 * Which sets of packages were started how often by this runtime, with what their imports cost: what a tree is fitted to.
+	 * With a state folder it is kept there as `calls.json` when the runtime is closed.
+	 */
+	recordedCalls(): RecordedCalls {
+		this.#checkOpen();
+		return this.#parts.workload.recorded();
 	}
 
 	/** Deployed functions, by name. */
@@ -445,6 +462,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		const lambda = new LambdaFunction(settings, code, this.#host);
 		this.#held.set(lambda, held);
 		this.#functions.set(name, lambda);
+		if (settings.zygote) this.#parts.imports.use(held.set);
 	}
 
 	/** Lets its running calls finish, and then its packages go. */
@@ -494,6 +512,10 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	}
 }
 
+async function keepCalls(file: string, recorded: RecordedCalls): Promise<void> {
+	if (recorded.calls.length > 0) await writeFile(file, JSON.stringify(recorded));
+}
+
 function versionOf(staged: StagedSource, settings: object, packages: PackageSet): string {
 	const identity = [staged.digest, JSON.stringify(settings), packages.key].join('\0');
 	return createHash('sha256').update(identity).digest('hex').slice(0, 16);
@@ -513,14 +535,21 @@ async function buildParts(
 	emit: (event: keyof RuntimeEvents, detail: unknown) => void,
 ): Promise<Parts> {
 	const interpreter = await findInterpreter(options.python);
-	const {stateDir, memoryBudgetMb} = options;
+	const {stateDir, memoryBudgetMb, tree, promote} = options;
 	const host = await openSandboxHost({stateDir, memoryBudgetMb, managed: false}, undo);
+	const {packagesDir: dir = host.state.path('packages'), offline} = options;
+	const packages = await PackageCache.open({dir, offline}, interpreter);
+	undo.push(() => packages.close());
+	const workload = new Workload((folder) => packages.describe(folder));
 	const imports = new ImportCache({
 		keeper: host.keeper,
 		interpreter,
 		ids: host.ids,
 		liveness: host.liveness,
 		budget: host.budget,
+		tree,
+		promote: promote && tree !== undefined,
+		costOf: (folder) => workload.costOf(folder),
 		events: {
 			zygoteCreated: (detail) => emit('zygoteCreated', detail),
 			zygoteDestroyed: (detail) => emit('zygoteDestroyed', detail),
@@ -528,10 +557,12 @@ async function buildParts(
 		},
 	});
 	undo.push(() => imports.close());
-	const {packagesDir: dir = host.state.path('packages'), offline} = options;
-	const packages = await PackageCache.open({dir, offline}, interpreter);
-	undo.push(() => packages.close());
-	return {...host, interpreter, imports, packages};
+	packages.on('measured', () => {
+		workload.forgetUnmeasured();
+		imports.reweigh();
+	});
+	undo.push(() => keepCalls(host.state.path('calls.json'), workload.recorded()));
+	return {...host, interpreter, imports, packages, workload};
 }
 
 /**

@@ -293,6 +293,11 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 		await this.#run(() => this.#store.removeUser(userOf(manifest)));
 	}
 
+	/** Used by runtimes: what is known of a folder of a set; undefined when it is there no more. */
+	describe(folder: string): Pick<PackageInfo, 'requires' | 'cost'> | undefined {
+		return this.#store.describe(folder);
+	}
+
 	/** Waits until everything that was installed has been measured. */
 	async measured(): Promise<void> {
 		this.#checkOpen();

@@ -259,6 +259,13 @@ export class PackageStore {
 		return {name, version, archive, requires, modules, cost: readCostOf(this.#layout, id)};
 	}
 
+	/** What is known of a folder of a set; undefined when it is there no more. */
+	describe(folder: string): Pick<PackageInfo, 'requires' | 'cost'> | undefined {
+		const id = this.#idOf(folder);
+		const found = readInstalled(this.#layout, id);
+		return isUsable(found) ? {requires: found.summary.requires, cost: readCostOf(this.#layout, id)} : undefined;
+	}
+
 	/** All that is known of a distribution's versions, or of one. Several archives of a version are several. */
 	async info(name: string, version?: string): Promise<PackageDetails[]> {
 		const {packages} = await this.#read();

@@ -1,8 +1,6 @@
-/**
- * The import cache: a root zygote, and below it one node a package set, made on first use.
- * A function is only ever forked from a zygote whose packages are its own set or none (the subset rule).
- */
+/** The import cache: a root zygote, and below it the nodes of the plan, each made when it is first needed. */
 
+import {ForktreeError} from '../errors.ts';
 import {withDeadline} from '../kernel/deadline.ts';
 import {readMemory} from '../kernel/memory.ts';
 import type {PackageSet} from '../packages/package-store.ts';
@@ -12,17 +10,26 @@ import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import {LockedFolder} from '../sandbox/mounts.ts';
 import {planRoot} from '../sandbox/rootfs.ts';
 import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
+import {type CostOf, type PlanNode, ZygotePlan} from './plan.ts';
 import type {ZygoteSpec} from './protocol.ts';
+import type {TreeNode} from './tree.ts';
 import {Zygote} from './zygote.ts';
 
 /**
- * Ids for the root zygote and all below; a node's; a cold start's. A root that died keeps its ids for as long as anything
- * forked from it lives, so there is room for a few roots.
+ * Ids for the root zygote and all below; for each node by itself, at most and at least; for a cold start. A root that died keeps its
+ * ids for as long as anything forked from it lives, so there is room for two.
  */
-const rootIds = 2 ** 19;
-const nodeIds = 2 ** 13;
+const rootIds = 3 * 2 ** 19;
+const nodeIds = {most: 2 ** 13, least: 2048};
 const coldIds = 2048;
 const endDeadlineMs = 5000;
+/**
+ * A set gets a node of its own when its starts have imported so much that a zygote could have had, and twice what its making
+ * takes: a set that is never asked for again costs no more than it did (as in the ski-rental problem).
+ */
+const promotionMs = 100;
+/** How often the process of a node of the tree may die while it is made, before its parent has to do for all. */
+const maxDeaths = 2;
 
 /** What the cache tells about. */
 export type ImportCacheEvents = {
@@ -45,18 +52,36 @@ export type ImportCacheOptions = {
 	readonly events: ImportCacheEvents;
 	/** Charged for what zygotes use. */
 	readonly budget: MemoryBudget;
+	/** The plan; without one, each function's set is a node. */
+	readonly tree: TreeNode | undefined;
+	/** Whether sets that the tree leaves much to import of get nodes of their own, in the background. */
+	readonly promote: boolean;
+	readonly costOf: CostOf;
 };
 
-/** A place to fork from, and whether the packages have still to be attached in the leaf. */
-export type ForkPlace = {readonly zygote: Zygote; readonly packages: LockedFolder | undefined};
+/** A place to fork from, and the packages if they have still to be attached in the leaf. */
+export type ForkPlace = {
+	readonly zygote: Zygote;
+	readonly packages: LockedFolder | undefined;
+	/** What is imported already, as `name==version`. */
+	readonly preloaded: readonly string[];
+};
 
+/** What is alive of a node of the plan. */
 type Node = {
+	readonly plan: PlanNode;
+	readonly preloaded: readonly string[];
 	zygote: Promise<Zygote> | undefined;
 	/** The one that `zygote` became; word of another's end is no word of this one's. */
 	live: Zygote | undefined;
 	/** Modules that are left to the handler: their import failed here, or left a thread behind. */
 	readonly excluded: Map<string, 'failed' | 'threaded'>;
-	lastUse: number;
+	/** For whom room is made first: see {@link ImportCache.evictOne}. */
+	priority: number;
+	uses: number;
+	/** Deaths while it was made, one after the other. */
+	deaths: number;
+	importMs: number;
 	megabytes: number;
 };
 
@@ -66,36 +91,54 @@ class ImportTrouble extends Error {}
 /** Owns the zygotes and the package folders they see. */
 export class ImportCache {
 	readonly #options: ImportCacheOptions;
+	readonly #plan: ZygotePlan;
 	readonly #ids: IdAllocator;
-	readonly #nodes = new Map<string, Node>();
+	readonly #nodes = new Map<PlanNode, Node>();
 	readonly #folders = new Map<string, Promise<LockedFolder>>();
 	/** All whose processes may be alive. */
 	readonly #zygotes = new Set<Zygote>();
+	/** Milliseconds that starts spent on imports, by the set's key; infinite: it was promoted, or that failed. */
+	readonly #missedMs = new Map<string, number>();
+	#promoting: Promise<void> = Promise.resolve();
 	#root: Promise<Zygote> | undefined;
-	#useCount = 0;
+	/** The priority of what was evicted last: what was not used since then ages by it. */
+	#age = 0;
 	#closed = false;
 
 	constructor(options: ImportCacheOptions) {
 		this.#options = options;
+		this.#plan = new ZygotePlan(options.tree, options.costOf);
 		this.#ids = new IdAllocator(options.ids);
+	}
+
+	/** A function with these packages can be asked for; {@link forget} says when it can't any more. */
+	use(set: PackageSet): void {
+		this.#plan.use(set);
+	}
+
+	/** Costs of packages have changed. */
+	reweigh(): void {
+		this.#plan.reweigh();
 	}
 
 	/** The best place to fork a function with these packages from; makes it if need be. */
 	async find(set: PackageSet): Promise<ForkPlace> {
-		const packages = await this.#folder(set);
-		const node = this.#node(set);
-		node.lastUse = ++this.#useCount;
-		if (node.excluded.size < modulesOf(set).length) {
-			node.zygote ??= this.#makeNode(set, node, packages);
-			const made = node.zygote;
-			try {
-				return {zygote: await made, packages: undefined};
-			} catch (error) {
-				if (node.zygote === made) node.zygote = undefined;
-				if (!(error instanceof ImportTrouble)) throw error;
-			}
+		if (this.#options.promote) this.#notePromotion(set);
+		for (let plan = this.#plan.find(set); plan !== undefined; plan = plan.parent) {
+			const node = this.#node(plan);
+			const zygote = await this.#live(node);
+			if (zygote === undefined) continue;
+			node.uses += 1;
+			node.priority = this.#age + (node.uses * node.importMs) / Math.max(1, node.megabytes);
+			const isWhole = plan.set.folders.length === set.folders.length;
+			return {zygote, packages: isWhole ? undefined : await this.#folder(set), preloaded: node.preloaded};
 		}
-		return {zygote: await this.root(), packages};
+		return {zygote: await this.root(), packages: await this.#folder(set), preloaded: []};
+	}
+
+	/** Makes every node of the plan, one after the other. */
+	async prewarm(): Promise<void> {
+		for (const plan of this.#plan.nodes()) if (!this.#closed) await this.#live(this.#node(plan));
 	}
 
 	/** A fresh interpreter for one start; its owner lets it go. */
@@ -123,29 +166,36 @@ export class ImportCache {
 		}
 	}
 
-	/** Modules of this set that are imported in the sandbox instead of a zygote, and why. */
+	/** Modules of this set that are imported in the sandbox although a zygote was to have them, and why. */
 	importedInSandbox(set: PackageSet): ReadonlyMap<string, 'failed' | 'threaded'> {
-		return this.#nodes.get(set.key)?.excluded ?? new Map();
+		const excluded = new Map<string, 'failed' | 'threaded'>();
+		for (let plan = this.#plan.find(set); plan !== undefined; plan = plan.parent) {
+			for (const [module, reason] of this.#nodes.get(plan)?.excluded ?? []) excluded.set(module, reason);
+		}
+		return excluded;
 	}
 
 	/**
-	 * Lets the least recently used node go; sandboxes forked from it live on.
+	 * Lets a node go; sandboxes forked from it live on. It is the one whose making again would take the fewest milliseconds for each
+	 * MiB and use, counted with age (greedy-dual-size-frequency: Cherkasova, HPL-98-69R1), and none that has nodes below it.
 	 * @returns the MiB that it had of its own; undefined when there is no node
 	 */
 	async evictOne(): Promise<number | undefined> {
-		const live = [...this.#nodes.values()].filter((node) => node.zygote !== undefined);
-		const victim = live.sort((a, b) => a.lastUse - b.lastUse)[0];
-		const zygote = await victim?.zygote?.catch(() => undefined);
-		if (victim === undefined || zygote === undefined) return undefined;
-		victim.zygote = undefined;
-		victim.live = undefined;
-		zygote.release();
+		const live = [...this.#nodes.values()].filter((node) => node.live !== undefined);
+		const parents = new Set(live.map(({plan}) => plan.parent));
+		const victim = live.filter(({plan}) => !parents.has(plan)).sort((a, b) => a.priority - b.priority)[0];
+		if (victim === undefined) return undefined;
+		this.#age = victim.priority;
+		this.#letGo(victim);
 		return victim.megabytes;
 	}
 
 	/** Zygotes that are alive now. */
 	async list(): Promise<Array<{packages: string; modules: readonly string[]; pid: number | undefined}>> {
-		const made = [['', this.#root] as const, ...[...this.#nodes].map(([key, node]) => [key, node.zygote] as const)];
+		const made = [
+			['', this.#root] as const,
+			...[...this.#nodes.values()].map(({plan, zygote}) => [plan.set.key, zygote] as const),
+		];
 		const zygotes = await Promise.all(
 			made.map(async ([packages, zygote]) => ({packages, zygote: await zygote?.catch(() => undefined)})),
 		);
@@ -155,20 +205,53 @@ export class ImportCache {
 	}
 
 	/** Gives up what it has for packages that no function uses any more. */
-	async forget({key}: PackageSet): Promise<void> {
-		const [made, locked] = [this.#nodes.get(key)?.zygote, this.#folders.get(key)];
-		this.#nodes.delete(key);
-		this.#folders.delete(key);
-		const zygote = await made?.catch(() => undefined);
-		const folder = await locked?.catch(() => undefined);
-		zygote?.release();
-		await folder?.close();
+	async forget(set: PackageSet): Promise<void> {
+		this.#missedMs.delete(set.key);
+		const useless = this.#plan.forget(set);
+		const keys = [set.key];
+		for (const plan of useless) {
+			const node = this.#nodes.get(plan);
+			this.#nodes.delete(plan);
+			await node?.zygote?.catch(() => undefined);
+			if (node !== undefined) this.#letGo(node);
+			keys.push(plan.set.key);
+		}
+		for (const key of new Set(keys)) {
+			const locked = this.#folders.get(key);
+			this.#folders.delete(key);
+			const folder = await locked?.catch(() => undefined);
+			await folder?.close();
+		}
+	}
+
+	#notePromotion(set: PackageSet): void {
+		const missing = this.#plan.missingMs(set);
+		const missed = (this.#missedMs.get(set.key) ?? 0) + missing;
+		const isDue = missed >= Math.max(promotionMs, 2 * missing) && missed < Number.POSITIVE_INFINITY;
+		this.#missedMs.set(set.key, isDue ? Number.POSITIVE_INFINITY : missed);
+		if (isDue) this.#promoting = this.#promoting.then(() => this.#promote(set)).catch(() => undefined);
+	}
+
+	/** Nobody is sent to the new node before it is there. */
+	async #promote(set: PackageSet): Promise<void> {
+		if (this.#closed || this.#options.budget.isShort) return;
+		const node = this.#node(this.#plan.propose(set));
+		const zygote = await this.#live(node);
+		if (zygote !== undefined && this.#plan.adopt(node.plan)) return;
+		this.#letGo(node);
+		this.#nodes.delete(node.plan);
+	}
+
+	#letGo(node: Node): void {
+		node.live?.release();
+		node.zygote = undefined;
+		node.live = undefined;
 	}
 
 	/** Kills every zygote. */
 	async close(): Promise<void> {
 		this.#closed = true;
-		const zygotes = [this.#root, ...[...this.#nodes.values()].map((node) => node.zygote)];
+		const zygotes = [this.#root, ...[...this.#nodes.values()].map(({zygote}) => zygote)];
 		await Promise.all(zygotes.map(async (zygote) => (await zygote?.catch(() => undefined))?.kill()));
 		// What is still alive then ends with the liveness pipe.
 		const ended = Promise.all([...this.#zygotes].map((zygote) => zygote.ended()));
@@ -177,13 +260,31 @@ export class ImportCache {
 		await Promise.all(folders.map((folder) => (folder.status === 'fulfilled' ? folder.value.close() : undefined)));
 	}
 
-	#node(set: PackageSet): Node {
-		let node = this.#nodes.get(set.key);
+	#node(plan: PlanNode): Node {
+		let node = this.#nodes.get(plan);
 		if (node === undefined) {
-			node = {zygote: undefined, live: undefined, excluded: new Map(), lastUse: 0, megabytes: 0};
-			this.#nodes.set(set.key, node);
+			const preloaded = plan.set.distributions.map(({name, version}) => `${name}==${version}`);
+			const excluded = new Map();
+			const counts = {priority: 0, uses: 0, deaths: 0, importMs: 0, megabytes: 0};
+			node = {plan, preloaded, zygote: undefined, live: undefined, excluded, ...counts};
+			this.#nodes.set(plan, node);
 		}
 		return node;
+	}
+
+	/** Its zygote, made if need be; undefined when it can't be one, so that its parent has to do. */
+	async #live(node: Node): Promise<Zygote | undefined> {
+		if (modulesOf(node).length === 0 || (node.deaths >= maxDeaths && !node.plan.isOwn)) return undefined;
+		node.zygote ??= this.#make(node);
+		const made = node.zygote;
+		try {
+			return await made;
+		} catch (error) {
+			if (node.zygote === made) node.zygote = undefined;
+			if (error instanceof ImportTrouble) return undefined;
+			node.deaths += 1;
+			throw error;
+		}
 	}
 
 	async #folder(set: PackageSet): Promise<LockedFolder | undefined> {
@@ -225,31 +326,70 @@ export class ImportCache {
 	}
 
 	/** A module that leaves a thread behind is left out and the node made again; one that raises fails the making. */
-	async #makeNode(set: PackageSet, node: Node, packages: LockedFolder | undefined): Promise<Zygote> {
+	async #make(node: Node): Promise<Zygote> {
+		const {plan} = node;
+		const packages = await this.#folder(plan.set);
 		for (;;) {
-			const modules = modulesOf(set).filter((module) => !node.excluded.has(module));
-			if (modules.length === 0) throw new ImportTrouble();
-			const root = await this.root();
-			const zygote = this.#track(await root.forkZygote({modules}, packages, nodeIds));
+			if (modulesOf(node).length === 0) throw new ImportTrouble();
+			const {zygote, modules} = await this.#fork(node, packages);
 			const {failed, threaded, importMs} = zygote.report;
 			for (const {module, traceback} of failed) {
-				node.excluded.set(module, 'failed');
-				this.#options.events.importFailed({packages: set.key, module, traceback});
+				this.#exclude(plan, module, 'failed');
+				this.#options.events.importFailed({packages: plan.set.key, module, traceback});
 			}
-			for (const module of threaded) node.excluded.set(module, 'threaded');
+			for (const module of threaded) this.#exclude(plan, module, 'threaded');
 			if (failed.length === 0 && threaded.length === 0) {
 				const release = this.#charge(zygote, node);
 				node.live = zygote;
-				this.#watch(zygote, set.key, () => {
-					if (node.live === zygote) node.zygote = undefined;
+				node.deaths = 0;
+				node.importMs = importMs;
+				this.#watch(zygote, plan.set.key, () => {
+					if (node.live === zygote) this.#letGo(node);
 					release();
 				});
-				this.#options.events.zygoteCreated({packages: set.key, modules, importMs});
+				this.#options.events.zygoteCreated({packages: plan.set.key, modules, importMs});
 				return zygote;
 			}
 			zygote.release();
 			if (failed.length > 0) throw new ImportTrouble();
 		}
+	}
+
+	/** Leaves a module to the handlers, in the node of the path that was to import it. */
+	#exclude(last: PlanNode, module: string, reason: 'failed' | 'threaded'): void {
+		for (let plan: PlanNode | undefined = last; plan !== undefined; plan = plan.parent) {
+			if (plan.added.some(({modules}) => modules.includes(module))) this.#node(plan).excluded.set(module, reason);
+		}
+	}
+
+	/** From the nearest ancestor that is alive and has ids left; what that lacks of the path is imported. */
+	async #fork(node: Node, packages: LockedFolder | undefined): Promise<{zygote: Zygote; modules: string[]}> {
+		const modules = modulesOf(node);
+		const ids = this.#idsOf(node.plan);
+		for (let plan = node.plan.parent; plan !== undefined; plan = plan.parent) {
+			const ancestor = this.#node(plan);
+			if (ancestor.live !== undefined) {
+				try {
+					return {zygote: this.#track(await ancestor.live.forkZygote({modules}, packages, ids)), modules};
+				} catch (error) {
+					if (!isAncestorTrouble(error)) throw error;
+				}
+			}
+			modules.unshift(...modulesOf(ancestor));
+		}
+		const root = await this.root();
+		try {
+			return {zygote: this.#track(await root.forkZygote({modules}, packages, ids)), modules};
+		} catch (error) {
+			if (error instanceof RangeError) throw new ImportTrouble(); // its parent has to do until others have ended
+			throw error;
+		}
+	}
+
+	/** For itself and all that the tree has below it: id maps are written once. */
+	#idsOf(plan: PlanNode): number {
+		const each = Math.floor(rootIds / 2 / (this.#plan.treeSize + 1));
+		return Math.max(nodeIds.least, Math.min(nodeIds.most, each)) * (this.#plan.countBelow(plan) + 1);
 	}
 
 	#charge(zygote: Zygote, node: Node): () => void {
@@ -266,6 +406,12 @@ export class ImportCache {
 	}
 }
 
-function modulesOf(set: PackageSet): string[] {
-	return set.distributions.flatMap((distribution) => distribution.modules);
+/** What it imports beyond its parent. */
+function modulesOf({plan, excluded}: Node): string[] {
+	return plan.added.flatMap(({modules}) => modules).filter((module) => !excluded.has(module));
+}
+
+/** It died meanwhile, or has no ids left for such a node: another one can be forked from. */
+function isAncestorTrouble(error: unknown): boolean {
+	return error instanceof RangeError || (error instanceof ForktreeError && error.code === 'ZygoteFailed');
 }

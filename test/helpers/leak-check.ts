@@ -4,7 +4,7 @@ import path from 'node:path';
 import type {ExecutionContext} from 'ava';
 
 /** What a closed state folder may hold. */
-const keptInStateDir = ['bases', 'functions', 'packages'];
+const keptInStateDir = ['bases', 'calls.json', 'functions', 'packages'];
 
 function lines(file: string): string[] {
 	return readFileSync(file, 'utf8').split('\n').filter(Boolean);

@@ -1,5 +1,6 @@
 import test from 'ava';
 import fc from 'fast-check';
+import {ForktreeError} from '../../src/errors.ts';
 import {limitNames, parseConfig} from '../../src/lambda/config.ts';
 import {
 	checkDeployOptions,
@@ -46,7 +47,9 @@ function resolved<T>(t: {true(value: boolean, message: string): void}, names: Re
 	try {
 		return resolve();
 	} catch (error) {
-		t.true((error instanceof TypeError || error instanceof RangeError) && names.test(error.message), String(error));
+		const isTree = error instanceof ForktreeError && error.code === 'InvalidTree';
+		const isOption = error instanceof TypeError || error instanceof RangeError;
+		t.true(isTree || (isOption && names.test(error.message)), String(error));
 		return undefined;
 	}
 }
@@ -61,16 +64,20 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 		python: anyText,
 		memoryBudgetMb: anyNumber,
 		offline: mostly(fc.boolean()),
+		promote: mostly(fc.boolean()),
+		tree: mostly(fc.constant({packages: [], children: [{packages: ['a==1']}]})),
 	});
 	fc.assert(
 		fc.property(options, (given) => {
-			const names = /^(createRuntime options|stateDir|packagesDir|python|memoryBudgetMb|offline): /;
+			const names = /^(createRuntime options|stateDir|packagesDir|python|memoryBudgetMb|offline|promote|tree): /;
 			const settings = resolved(t, names, () => resolveRuntimeOptions(given as never));
 			if (settings === undefined) return;
-			const {memoryBudgetMb, offline, ...texts} = settings;
+			const {memoryBudgetMb, offline, promote, tree, ...texts} = settings;
 			t.deepEqual(Object.keys(texts).sort(), ['packagesDir', 'python', 'stateDir']);
 			t.true(Object.values(texts).every((text) => text === undefined || (typeof text === 'string' && text !== '')));
 			t.is(typeof offline, 'boolean');
+			t.is(typeof promote, 'boolean');
+			t.true(tree === undefined || tree.packages.length === 0);
 			t.true(Number.isFinite(memoryBudgetMb) && memoryBudgetMb > 0);
 		}),
 		parameters,
