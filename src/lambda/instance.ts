@@ -39,6 +39,12 @@ export class Call {
 		this.stderr = new OutputSink(limits.outputMb * mebibyte, listener.onStderr);
 		this.listener = listener;
 	}
+
+	/** Begins with what was printed before. */
+	follow({stdout, stderr}: Call): void {
+		this.stdout.follow(stdout);
+		this.stderr.follow(stderr);
+	}
 }
 
 type Waiting = {

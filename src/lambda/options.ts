@@ -15,6 +15,7 @@ import {
 } from './config.ts';
 
 const defaultConcurrency = 32;
+const defaultSpares = 4;
 
 /** Options of `createRuntime`. */
 export type RuntimeOptions = {
@@ -60,6 +61,11 @@ export type DeployOptions = {
 	readonly concurrency?: number;
 	/** False: every start is a fresh interpreter, which shares neither memory layout nor hash seed with others. */
 	readonly zygote?: boolean;
+	/**
+	 * The most sandboxes that are started ahead, their module loaded, while fresh ones are asked for again and again; 4 by default, 0
+	 * for none. Each serves one call, or none.
+	 */
+	readonly spares?: number;
 };
 
 /** A function's settings, apart from its packages. */
@@ -70,6 +76,7 @@ export type ResolvedSettings = {
 	readonly concurrency: number;
 	readonly zygote: boolean;
 	readonly entryFile: string;
+	readonly spares: number;
 };
 
 function checkText(value: unknown, label: string): string | undefined {
@@ -81,6 +88,13 @@ function checkText(value: unknown, label: string): string | undefined {
 function checkFlag(value: unknown, label: string, byDefault: boolean): boolean {
 	if (value === undefined) return byDefault;
 	if (typeof value !== 'boolean') throw new TypeError(`${label}: expected true or false`);
+	return value;
+}
+
+function checkSpares(value: unknown): number {
+	if (typeof value !== 'number') throw new TypeError('spares: expected a number');
+	if (!Number.isInteger(value) || value < 0 || value > 64)
+		throw new RangeError(`spares: expected 0 to 64, got ${value}`);
 	return value;
 }
 
@@ -148,12 +162,13 @@ export function resolveSettings(options: DeployOptions, config: FunctionConfig):
 		concurrency: pick(options.concurrency, checkConcurrency, 'concurrency') ?? config.concurrency ?? defaultConcurrency,
 		zygote: pick(options.zygote, checkBoolean, 'zygote') ?? config.zygote ?? true,
 		entryFile: config.entryFile,
+		spares: options.spares === undefined ? defaultSpares : checkSpares(options.spares),
 	};
 }
 
 /** Checks what can be before anything is staged; answers the entry file that the options name, if they do. */
 export function checkDeployOptions(options: DeployOptions): string | undefined {
-	checkKnown(options, ['env', 'limits', 'requirements', 'reuse', 'concurrency', 'zygote'], 'deploy options');
+	checkKnown(options, ['env', 'limits', 'requirements', 'reuse', 'concurrency', 'zygote', 'spares'], 'deploy options');
 	const {requirements} = options;
 	if (
 		requirements !== undefined &&

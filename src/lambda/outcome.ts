@@ -7,6 +7,9 @@ export type JsonValue = null | boolean | number | string | readonly JsonValue[] 
 /** Where the interpreter came from: fresh, forked from a zygote, or an idle instance again. */
 export type StartKind = 'cold' | 'forked' | 'warm';
 
+/** What was started ahead for a call: a child of its zygote, or an instance with its module loaded. */
+export type SpareKind = 'node' | 'function';
+
 /** Why a call failed, in the guest's own words where it has any. */
 export type OutcomeError = {
 	readonly code: OutcomeCode;
@@ -62,6 +65,8 @@ export type LimitHit = 'stdout' | 'stderr';
 
 type Common = {
 	readonly start: StartKind;
+	/** Undefined: its sandbox was started when it was asked for, or had been used before. */
+	readonly spare: SpareKind | undefined;
 	readonly timings: Timings;
 	readonly memory: OutcomeMemory;
 	/** What the handler printed in this call. */

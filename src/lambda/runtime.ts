@@ -16,7 +16,7 @@ import {LockedFolder} from '../sandbox/mounts.ts';
 import {Undo} from '../undo.ts';
 import {ImportCache} from '../zygote/import-cache.ts';
 import {compileCode} from './compile.ts';
-import {encodeEvent, type FunctionHost, type FunctionSettings, LambdaFunction} from './function.ts';
+import {encodeEvent, LambdaFunction} from './function.ts';
 import {checkName} from './name.ts';
 import {
 	checkDeployOptions,
@@ -28,6 +28,7 @@ import {
 } from './options.ts';
 import type {JsonValue, Outcome, StartKind} from './outcome.ts';
 import {type DeploySource, type StagedSource, stageSource} from './source.ts';
+import type {FunctionHost, FunctionSettings} from './starter.ts';
 import {ChunkStream} from './stream.ts';
 import {type RecordedCalls, Workload} from './workload.ts';
 
@@ -67,6 +68,8 @@ export type RuntimeStats = {
 		readonly name: string;
 		readonly running: number;
 		readonly idle: number;
+		/** Instances that were started ahead, or are being started. */
+		readonly spares: number;
 		readonly waiting: number;
 	}>;
 	readonly zygotes: ReadonlyArray<{
@@ -151,9 +154,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			onCreated: (event) => {
 				this.emit('created', event);
 				if (event.start === 'forked') this.emit('forked', {function: event.function, sandbox: event.sandbox});
-				const lambda = this.#functions.get(event.function);
-				if (lambda !== undefined) this.#parts.workload.note(lambda.settings.packages);
 			},
+			onStart: (packages) => parts.workload.note(packages),
 			onDestroyed: (event) => this.emit('destroyed', event),
 		};
 	}
@@ -498,9 +500,12 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		}
 	}
 
-	/** Ends idle instances, then zygotes, until enough is freed or none is left. */
+	/** Ends spares, then idle instances, then zygotes, until enough is freed or none is left. */
 	async #makeRoom(missingMb: number): Promise<void> {
 		let missing = missingMb;
+		for (const lambda of this.#functions.values()) {
+			while (missing > 0 && lambda.evictSpare()) missing -= lambda.settings.limits.memoryMb;
+		}
 		for (const lambda of this.#functions.values()) {
 			while (missing > 0 && lambda.evictIdle()) missing -= lambda.settings.limits.memoryMb;
 		}

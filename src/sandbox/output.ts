@@ -31,6 +31,11 @@ export class OutputSink {
 		}
 	}
 
+	/** Begins with what another one has. */
+	follow(earlier: OutputSink): void {
+		if (earlier.#text !== '') this.push(Buffer.from(earlier.#text));
+	}
+
 	/** Nothing more comes: what is left of a character that was begun is no character. */
 	end(): void {
 		if (!this.cut && this.#decoder !== undefined) this.#add(this.#decoder.end());

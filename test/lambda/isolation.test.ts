@@ -28,7 +28,7 @@ async function answersTogether(
 	during?: () => void,
 ): Promise<unknown[]> {
 	const {runtime} = fixture();
-	const name = await fixture().deploy(code);
+	const name = await fixture().deploy(code, {spares: 0});
 	let printed = 0;
 	let go: () => void;
 	const all = new Promise<void>((resolve) => {

@@ -85,7 +85,7 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 });
 
 function isComplete(settings: ResolvedSettings): boolean {
-	const {environment, limits, reuse, concurrency, zygote, entryFile, ...others} = settings;
+	const {environment, limits, reuse, concurrency, zygote, entryFile, spares, ...others} = settings;
 	return (
 		Object.keys(others).length === 0 &&
 		Object.entries(environment).every(([name, value]) => /^\w+$/.test(name) && typeof value === 'string') &&
@@ -95,7 +95,9 @@ function isComplete(settings: ResolvedSettings): boolean {
 		Number.isSafeInteger(concurrency) &&
 		concurrency > 0 &&
 		typeof zygote === 'boolean' &&
-		entryFile.endsWith('.py')
+		entryFile.endsWith('.py') &&
+		spares >= 0 &&
+		spares <= 64
 	);
 }
 
@@ -116,8 +118,9 @@ test('any options of a function are resolved or refused by name', (t) => {
 		reuse: mostly(fc.boolean()),
 		concurrency: anyNumber,
 		zygote: mostly(fc.boolean()),
+		spares: mostly(fc.integer({min: 0, max: 64})),
 	});
-	const names = /^(deploy options|env|limits|requirements|reuse|concurrency|zygote)\b|^unknown key "limits\./;
+	const names = /^(deploy options|env|limits|requirements|reuse|concurrency|zygote|spares)\b|^unknown key "limits\./;
 	fc.assert(
 		fc.property(options, (given) => {
 			const entryFile = resolved(t, names, () => checkDeployOptions(given as never) ?? 'f.py');
@@ -141,6 +144,7 @@ test('what is left out comes from ol.yaml, and else from the defaults', (t) => {
 		limits: {...defaultLimits, memoryMb: 5, processes: 7},
 		reuse: true,
 		concurrency: 4,
+		spares: 4,
 		zygote: false,
 		entryFile: 'f.py',
 	});

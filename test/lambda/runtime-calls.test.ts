@@ -418,7 +418,7 @@ kernelTest('a call goes on with the version that it began with', async (t) => {
 
 kernelTest('created comes before destroyed for every sandbox, and each comes once', async (t) => {
 	const {runtime} = fixture();
-	const name = await fixture().deploy(echo, {reuse: false});
+	const name = await fixture().deploy(echo, {reuse: false, spares: 0});
 	const events: string[] = [];
 	const note = (kind: string) => (event: {function: string; sandbox: string}) => {
 		if (event.function === name) events.push(`${kind} ${event.sandbox}`);

@@ -28,7 +28,7 @@ kernelTest(
 		for (const group of groups) t.false(existsSync(group), group);
 		t.is(value(t, await runtime.invoke('idle', 'again')), 'again');
 		await runtime.close();
-		t.deepEqual((await readdir(host.stateDir)).sort(), ['functions', 'packages']);
+		t.deepEqual((await readdir(host.stateDir)).sort(), ['calls.json', 'functions', 'packages']);
 	},
 );
 

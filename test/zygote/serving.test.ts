@@ -161,7 +161,7 @@ kernelTest('a node that dies is made again, by its ancestors that live; its sand
 
 kernelTest('a set that is started again and again gets a node of its own, and no call waits for that', async (t) => {
 	const {runtime} = await makeRuntime(t, {tree});
-	await runtime.deploy('often', {'f.py': code}, {requirements: ['tree_low', 'tree_slow'], reuse: false});
+	await runtime.deploy('often', {'f.py': code}, {requirements: ['tree_low', 'tree_slow'], reuse: false, spares: 0});
 	await runtime.packages.measured();
 	const created: string[][] = [];
 	const promoted = new Promise<void>((resolve) => {

@@ -1,0 +1,173 @@
+/** Starts instances of one function: forked from a zygote, or cold. */
+import {performance} from 'node:perf_hooks';
+import {ForktreeError, SyscallError} from '../errors.ts';
+import type {PackageSet} from '../packages/package-store.ts';
+import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
+import type {Limits} from '../sandbox/limits.ts';
+import type {MemoryBudget} from '../sandbox/memory-budget.ts';
+import type {LockedFolder} from '../sandbox/mounts.ts';
+import type {ForkPlace, ImportCache} from '../zygote/import-cache.ts';
+import {encodeLoad, frameType} from '../zygote/protocol.ts';
+import {pythonLeaf} from '../zygote/python-leaf.ts';
+import {CallEnded, type CallLimit, outcomeError} from './call-limit.ts';
+import {type Call, type CallResult, Instance} from './instance.ts';
+import type {SpareKind, StartKind, Timings} from './outcome.ts';
+
+/** Room for a frame beyond its payload's limit: error reports, births. */
+const frameSlack = 512 * 1024;
+
+/** How often a start is tried while zygotes die under it. */
+const maxForks = 3;
+
+/** What a function is, resolved: no optional fields. */
+export type FunctionSettings = {
+	readonly name: string;
+	readonly version: string;
+	readonly entryFile: string;
+	readonly environment: Readonly<Record<string, string>>;
+	readonly limits: Limits;
+	/** Whether an instance serves more than one call. */
+	readonly reuse: boolean;
+	/** Calls that run at once; more wait. */
+	readonly concurrency: number;
+	/** False: each start is a fresh interpreter, which shares nothing with siblings. */
+	readonly zygote: boolean;
+	readonly packages: PackageSet;
+	/** The most instances that are started ahead. */
+	readonly spares: number;
+};
+
+/** What functions are made of and share. */
+export type FunctionHost = {
+	readonly budget: MemoryBudget;
+	readonly cgroups: CgroupPool;
+	readonly imports: ImportCache;
+	/** Frees idle instances or zygotes of anyone. */
+	makeRoom(missingMb: number): void;
+	/** A call needs a fresh sandbox with these packages. */
+	readonly onStart: (packages: PackageSet) => void;
+	readonly onCreated: (event: {function: string; sandbox: string; start: StartKind}) => void;
+	readonly onDestroyed: (event: {function: string; sandbox: string}) => void;
+};
+
+/** Milliseconds of a start. */
+export type Phases = Pick<Timings, 'zygoteMs' | 'prepareMs' | 'forkMs' | 'isolateMs' | 'loadMs'>;
+
+/** A new instance, and how loading its handler went. */
+export type Started = {
+	readonly instance: Instance;
+	readonly start: StartKind;
+	/** Undefined when it was started ahead. */
+	readonly phases: Phases | undefined;
+	readonly loaded: CallResult;
+	readonly spare: SpareKind | undefined;
+};
+
+/** Knows all instances that it started and that have not ended. */
+export class Starter {
+	readonly instances = new Set<Instance>();
+	readonly #settings: FunctionSettings;
+	readonly #code: LockedFolder;
+	readonly #host: FunctionHost;
+
+	constructor(settings: FunctionSettings, code: LockedFolder, host: FunctionHost) {
+		this.#settings = settings;
+		this.#code = code;
+		this.#host = host;
+	}
+
+	/**
+	 * A new instance, its module loaded or not. A zygote that dies meanwhile is made again.
+	 * @param release gives back the memory that was reserved for it: when it has ended, or could not be started
+	 * @throws {ForktreeError} what forktree itself failed at; {CallEnded} when the limit ended it
+	 */
+	async start(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
+		try {
+			if (!this.#settings.zygote) return await this.#startCold(call, limit, release);
+			for (let attempt = 1; ; attempt += 1) {
+				try {
+					return await this.#startForked(call, limit, release);
+				} catch (error) {
+					if (!(error instanceof ForktreeError) || error.code !== 'ZygoteFailed' || attempt === maxForks) throw error;
+				}
+			}
+		} catch (error) {
+			release();
+			if (error instanceof SyscallError) throw new CallEnded(outcomeError('StartFailed', error.message));
+			throw error;
+		}
+	}
+
+	async #startForked(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
+		const asked = performance.now();
+		const place = await limit.race(this.#host.imports.find(this.#settings.packages));
+		return this.#fork(place, 'forked', performance.now() - asked, call, limit, release);
+	}
+
+	async #startCold(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
+		const asked = performance.now();
+		const making = this.#host.imports.cold(this.#settings.packages);
+		const zygote = await limit.race(making).catch((error: unknown) => {
+			void making.then((late) => late.release()).catch(() => undefined);
+			throw error;
+		});
+		// Kept until its only leaf has ended: before Linux 6.15 nobody else knows how that ended.
+		const releaseBoth = () => {
+			zygote.release();
+			release();
+		};
+		try {
+			const place = {zygote, packages: undefined, preloaded: []};
+			return await this.#fork(place, 'cold', performance.now() - asked, call, limit, releaseBoth);
+		} catch (error) {
+			zygote.release();
+			throw error;
+		}
+	}
+
+	async #fork(
+		{zygote, packages, preloaded}: ForkPlace,
+		start: StartKind,
+		zygoteMs: number,
+		call: Call,
+		limit: CallLimit,
+		release: () => void,
+	): Promise<Started> {
+		const {name, limits, entryFile, environment} = this.#settings;
+		const load = encodeLoad(entryFile, environment);
+		const {leaf, born} = await zygote.forkLeaf({
+			...pythonLeaf(this.#code, packages),
+			takeCgroup: () => this.#host.cgroups.take({...limits, swapMb: 0}),
+			scratchMb: limits.scratchMb,
+			openFiles: limits.openFiles,
+			maxFrame: limits.resultMb * 1024 * 1024 + frameSlack,
+			greet: (made) => made.send(frameType.load, load),
+		});
+		// All that the start needs is made while the zygote forks: then nothing is left to do but to wait.
+		let isBorn = false;
+		const instance = new Instance(leaf, limits, preloaded, () => {
+			this.instances.delete(instance);
+			if (!isBorn) return; // whoever started it is told, and gives back what was reserved
+			release();
+			this.#host.onDestroyed({function: name, sandbox: leaf.id});
+		});
+		this.instances.add(instance);
+		const birth = born().then((timings) => {
+			isBorn = true;
+			this.#host.onCreated({function: name, sandbox: leaf.id, start});
+			return timings;
+		});
+		const loading = instance.answer(call);
+		limit.guard(instance);
+		const [{prepareMs, forkMs, isolateMs, bornAtMs}, loaded] = await Promise.all([birth, loading]);
+		setImmediate(() => {
+			if (start === 'forked') zygote.refill();
+			this.#host.cgroups.refill({...limits, swapMb: 0});
+			this.#code.refill();
+			packages?.refill();
+		});
+		const loadMs = performance.now() - bornAtMs;
+		const phases = {zygoteMs, prepareMs, forkMs, isolateMs, loadMs};
+		return {instance, start, phases, loaded, spare: undefined};
+	}
+}

@@ -1,0 +1,151 @@
+import type {ExecutionContext} from 'ava';
+import type {DeployOptions, Outcome} from '../../src/index.ts';
+import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
+import {failure, makeRuntime, py, useRuntime, value} from '../helpers/runtime.ts';
+
+const fixture = useRuntime();
+
+/** Counts calls of one sandbox, and says which one it is. */
+const counting = py`
+	import os, sys
+	print('loading')
+	print('warning', file=sys.stderr)
+	me = os.urandom(8).hex()
+	count = 0
+	def f(event):
+		global count
+		count += 1
+		print(event)
+		return [me, count]
+`;
+
+function spares(name: string): Promise<number> {
+	return fixture()
+		.runtime.stats()
+		.then(({functions}) => functions.find((each) => each.name === name)?.spares ?? 0);
+}
+
+/** Calls it until a spare answers; the spare is made after a call, and is taken while it is being made as well. */
+async function untilSpare(t: ExecutionContext, name: string, event = 'again'): Promise<Outcome> {
+	for (let i = 0; i < 5; i += 1) {
+		const outcome = await fixture().runtime.invoke(name, event);
+		if (outcome.spare === 'function') return outcome;
+		await new Promise(setImmediate);
+	}
+	throw t.fail('expected a spare to answer');
+}
+
+async function hot(t: ExecutionContext, code = counting, options: DeployOptions = {}): Promise<string> {
+	const name = await fixture().deploy(code, {reuse: false, ...options});
+	await untilSpare(t, name);
+	return name;
+}
+
+kernelTest('a function that was started once has no spare, one that is started again has', async (t) => {
+	const name = await fixture().deploy(counting, {reuse: false});
+	t.is((await fixture().runtime.invoke(name, 'first')).spare, undefined);
+	t.is(await spares(name), 0);
+	await fixture().runtime.invoke(name, 'second');
+	await new Promise(setImmediate);
+	t.is(await spares(name), 1);
+	const outcome = await fixture().runtime.invoke(name, 'third');
+	t.is(outcome.spare, 'function');
+	t.is(outcome.start, 'forked');
+});
+
+kernelTest('a spare serves one call, and its outcome is that of any fresh sandbox', async (t) => {
+	const name = await hot(t);
+	const seen = new Set<unknown>();
+	for (let i = 0; i < 10; i += 1) {
+		const outcome = await fixture().runtime.invoke(name, i);
+		const [me, count] = value(t, outcome) as [string, number];
+		t.is(count, 1);
+		seen.add(me);
+		t.deepEqual(outcome.logs, {stdout: `loading\n${i}\n`, stderr: 'warning\n'});
+	}
+	t.is(seen.size, 10);
+});
+
+kernelTest('what its module printed is heard by whoever listens to the call', async (t) => {
+	const name = await hot(t);
+	const heard: string[] = [];
+	await new Promise(setImmediate);
+	const outcome = await fixture().runtime.invoke(name, 'event', {onStdout: (text) => heard.push(text)});
+	t.is(outcome.spare, 'function');
+	t.is(heard.join(''), 'loading\nevent\n');
+});
+
+kernelTest('many calls at once get spares and other fresh sandboxes, each its own', async (t) => {
+	const name = await hot(t);
+	const outcomes = await Promise.all(Array.from({length: 20}, (_, i) => fixture().runtime.invoke(name, i)));
+	t.is(new Set(outcomes.map((outcome) => (value(t, outcome) as unknown[])[0])).size, 20);
+	t.true(outcomes.every(({start}) => start === 'forked'));
+});
+
+kernelTest('with spares 0 none is made', async (t) => {
+	const name = await fixture().deploy(counting, {reuse: false, spares: 0});
+	for (let i = 0; i < 4; i += 1) t.is((await fixture().runtime.invoke(name, i)).spare, undefined);
+	t.is(await spares(name), 0);
+});
+
+kernelTest('a function that keeps its instances has spares for bursts', async (t) => {
+	const name = await fixture().deploy(counting);
+	for (let i = 0; i < 2; i += 1) {
+		await Promise.all([fixture().runtime.invoke(name, 1), fixture().runtime.invoke(name, 2)]);
+		await new Promise(setImmediate);
+	}
+	t.true((await spares(name)) >= 1);
+	const outcomes = await Promise.all(Array.from({length: 4}, (_, i) => fixture().runtime.invoke(name, i)));
+	t.true(outcomes.filter(({start}) => start === 'warm').length >= 2);
+	t.true(outcomes.some(({spare}) => spare === 'function'));
+});
+
+kernelTest('a spare that died is passed over', async (t) => {
+	const code = py`
+		import os, threading, time
+		def f(event):
+			return event
+		if os.path.exists('/handler/die'):
+			threading.Timer(0.01, lambda: os._exit(1)).start()
+	`;
+	const name = await fixture().deploy({'f.py': code, die: ''}, {reuse: false});
+	for (let i = 0; i < 10; i += 1) {
+		const outcome = await fixture().runtime.invoke(name, i);
+		if (outcome.ok) t.is(outcome.value, i);
+		else t.is(failure(t, outcome).code, 'Exited');
+	}
+});
+
+kernelTest('what goes wrong in the module is told to the call', async (t) => {
+	const code = py`
+		import os
+		if os.urandom(1)[0] >= 0:
+			raise ValueError('always')
+	`;
+	const name = await fixture().deploy(code, {reuse: false});
+	for (let i = 0; i < 4; i += 1) {
+		const error = failure(t, await fixture().runtime.invoke(name, null));
+		t.is(error.code, 'ImportFailed');
+		t.is(error.message, 'always');
+	}
+});
+
+kernelTest('spares give way to calls that need their memory', async (t) => {
+	const {runtime} = await makeRuntime(t, {memoryBudgetMb: 128});
+	const limits = {memoryMb: 32};
+	await runtime.deploy('hot', {'f.py': counting}, {reuse: false, limits});
+	await runtime.deploy('large', {'f.py': 'def f(event):\n\treturn event\n'}, {limits: {memoryMb: 96}});
+	for (let i = 0; i < 4; i += 1) {
+		t.true((await runtime.invoke('hot', i)).ok);
+		await new Promise(setImmediate);
+	}
+	t.true(((await runtime.stats()).functions.find(({name}) => name === 'hot')?.spares ?? 0) >= 1);
+	t.is(value(t, await runtime.invoke('large', 1, {timeoutMs: 5000})), 1);
+});
+
+kernelTest('a new version is never served by a spare of the old one', async (t) => {
+	const name = await hot(t);
+	await new Promise(setImmediate);
+	await fixture().runtime.deploy(name, {'f.py': 'def f(event):\n\treturn "new"\n'}, {reuse: false});
+	t.is(value(t, await fixture().runtime.invoke(name, 1)), 'new');
+});
