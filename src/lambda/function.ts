@@ -19,6 +19,8 @@ export type CallOptions = CallListener & {
 /** An instance that can take an event at once: idle, or a spare, which has what its module printed. */
 type Ready = {readonly instance: Instance; readonly printed: Call | undefined};
 
+type Idle = {readonly instance: Instance; readonly sinceMs: number; readonly priority: number};
+
 /** Owns its instances. */
 export class LambdaFunction {
 	readonly settings: FunctionSettings;
@@ -26,7 +28,11 @@ export class LambdaFunction {
 	readonly #code: LockedFolder;
 	readonly #starter: Starter;
 	readonly #spares: Spares;
-	readonly #idle: Instance[] = [];
+	/** What waits longest comes first, and with it what goes first. */
+	readonly #idle: Idle[] = [];
+	#uses = 0;
+	/** What its last start took. */
+	#startMs = 0;
 	readonly #queue: Array<() => void> = [];
 	#running = 0;
 	#closed = false;
@@ -58,6 +64,7 @@ export class LambdaFunction {
 	 */
 	async invoke(event: EncodedEvent, options: CallOptions): Promise<Outcome> {
 		const asked = performance.now();
+		this.#uses += 1;
 		// A ready instance gets its event at once: what the call needs besides is made while the handler runs.
 		const ready = options.signal?.aborted === true ? undefined : this.#enterReady();
 		ready?.instance.hand(event, options);
@@ -151,7 +158,10 @@ export class LambdaFunction {
 		const makeRoom = (missingMb: number) => this.#host.makeRoom(missingMb);
 		const {memoryMb} = this.settings.limits;
 		const release = await budget.reserve(memoryMb, limit.remainingMs, makeRoom, limit.signal);
-		return this.#starter.start(call, limit, release);
+		const began = performance.now();
+		const started = await this.#starter.start(call, limit, release);
+		this.#startMs = performance.now() - began;
+		return started;
 	}
 
 	#noteStart(): void {
@@ -169,12 +179,23 @@ export class LambdaFunction {
 		return this.#spares.evict();
 	}
 
+	/** The priority of the idle instance that would go first, see {@link Ageing}; undefined when there is none. */
+	get evictable(): number | undefined {
+		return this.#idle[0]?.priority;
+	}
+
 	/** Ends one idle instance; false when there is none. */
 	evictIdle(): boolean {
 		const victim = this.#idle.shift();
 		if (victim === undefined) return false;
-		void victim.destroy();
+		this.#host.ageing.noteEvicted(victim.priority);
+		void victim.instance.destroy();
 		return true;
+	}
+
+	/** Ends what has been idle since before then. */
+	evictIdleSince(sinceMs: number): void {
+		while ((this.#idle[0]?.sinceMs ?? sinceMs) < sinceMs) this.evictIdle();
 	}
 
 	/** Takes no new calls, lets running ones finish until the deadline, then ends them. */
@@ -230,8 +251,8 @@ export class LambdaFunction {
 	}
 
 	#takeReady(): Ready | undefined {
-		for (let instance = this.#idle.pop(); instance !== undefined; instance = this.#idle.pop()) {
-			if (instance.usable) return {instance, printed: undefined};
+		for (let idle = this.#idle.pop(); idle !== undefined; idle = this.#idle.pop()) {
+			if (idle.instance.usable) return {instance: idle.instance, printed: undefined};
 		}
 		const spare = this.#spares.takeReady();
 		if (spare === undefined) return undefined;
@@ -241,13 +262,18 @@ export class LambdaFunction {
 
 	#leave(instance: Instance | undefined): void {
 		const keep = this.settings.reuse && !this.#closed && !this.#host.budget.isShort;
-		if (instance?.usable === true && keep) this.#idle.push(instance);
+		if (instance?.usable === true && keep) this.#keep(instance);
 		else if (instance !== undefined) void instance.destroy();
 		this.#running -= 1;
 		this.#queue.shift()?.();
 		if (this.#running === 0) this.#settleDrained?.();
 		// When whoever waits for this call has been told.
 		setImmediate(() => this.#spares.refill());
+	}
+
+	#keep(instance: Instance): void {
+		const priority = this.#host.ageing.priority(this.#uses, this.#startMs, this.settings.limits.memoryMb);
+		this.#idle.push({instance, sinceMs: performance.now(), priority});
 	}
 }
 

@@ -14,6 +14,17 @@ import {
 	optionError,
 } from './config.ts';
 
+const runtimeOptions: ReadonlyArray<keyof RuntimeOptions> = [
+	'stateDir',
+	'packagesDir',
+	'offline',
+	'python',
+	'memoryBudgetMb',
+	'tree',
+	'promote',
+	'instanceIdleMs',
+	'zygoteIdleMs',
+];
 const defaultConcurrency = 32;
 const defaultSpares = 4;
 
@@ -36,6 +47,10 @@ export type RuntimeOptions = {
 	readonly tree?: string | object;
 	/** Whether sets of packages that the tree has too little for get nodes of their own meanwhile; by default true. */
 	readonly promote?: boolean;
+	/** Milliseconds after which an instance that nobody called is ended; ten minutes by default. */
+	readonly instanceIdleMs?: number;
+	/** Milliseconds after which a zygote that nothing was forked from is ended; an hour by default. */
+	readonly zygoteIdleMs?: number;
 };
 
 export type ResolvedRuntimeOptions = {
@@ -46,6 +61,8 @@ export type ResolvedRuntimeOptions = {
 	readonly memoryBudgetMb: number;
 	readonly tree: TreeNode | undefined;
 	readonly promote: boolean;
+	readonly instanceIdleMs: number;
+	readonly zygoteIdleMs: number;
 };
 
 /** Options of `deploy`; they win over the function's `ol.yaml`. */
@@ -91,6 +108,15 @@ function checkFlag(value: unknown, label: string, byDefault: boolean): boolean {
 	return value;
 }
 
+function checkIdle(value: unknown, label: string, byDefault: number): number {
+	if (value === undefined) return byDefault;
+	if (typeof value !== 'number') throw new TypeError(`${label}: expected a number of milliseconds`);
+	// What a timer can wait for.
+	if (!(value >= 1 && value < 2 ** 31))
+		throw new RangeError(`${label}: expected 1 to 2^31 - 1 milliseconds, got ${value}`);
+	return value;
+}
+
 function checkSpares(value: unknown): number {
 	if (typeof value !== 'number') throw new TypeError('spares: expected a number');
 	if (!Number.isInteger(value) || value < 0 || value > 64)
@@ -128,8 +154,7 @@ function checkKnown(options: unknown, known: readonly string[], label: string): 
 
 /** @throws {TypeError} or {RangeError} naming the option, what was expected and what it got; {ForktreeError} `InvalidTree` */
 export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeOptions {
-	const known = ['stateDir', 'packagesDir', 'offline', 'python', 'memoryBudgetMb', 'tree', 'promote'];
-	checkKnown(options, known, 'createRuntime options');
+	checkKnown(options, runtimeOptions, 'createRuntime options');
 	const memoryBudgetMb = options.memoryBudgetMb ?? Math.floor((totalmem() / 1024 / 1024) * 0.75);
 	if (typeof memoryBudgetMb !== 'number') throw new TypeError('memoryBudgetMb: expected a number of MiB');
 	if (!(memoryBudgetMb > 0 && Number.isFinite(memoryBudgetMb))) {
@@ -143,6 +168,8 @@ export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeO
 		memoryBudgetMb,
 		tree: openTree(options.tree),
 		promote: checkFlag(options.promote, 'promote', true),
+		instanceIdleMs: checkIdle(options.instanceIdleMs, 'instanceIdleMs', 10 * 60_000),
+		zygoteIdleMs: checkIdle(options.zygoteIdleMs, 'zygoteIdleMs', 60 * 60_000),
 	};
 }
 

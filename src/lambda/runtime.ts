@@ -10,6 +10,7 @@ import type {CgroupMode} from '../kernel/cgroup.ts';
 import {abiOf, type Lock, readLock, writeLock} from '../packages/lock.ts';
 import {PackageCache, type PackagesReport, type ProvidedPackages} from '../packages/package-cache.ts';
 import type {HeldSet, PackageSet} from '../packages/package-store.ts';
+import {Ageing} from '../sandbox/ageing.ts';
 import {checkHost, openSandboxHost, type SandboxHost} from '../sandbox/host.ts';
 import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
 import {LockedFolder} from '../sandbox/mounts.ts';
@@ -34,6 +35,8 @@ import {type RecordedCalls, Workload} from './workload.ts';
 
 /** How long `close()` and `remove()` wait for running calls before they end them. */
 const drainDeadlineMs = 10_000;
+/** How often what is idle for too long is looked for, at the least. */
+const maxSweepMs = 30_000;
 
 /** Options of one call. */
 export type InvokeOptions = {
@@ -121,6 +124,8 @@ type Parts = SandboxHost & {
 	readonly imports: ImportCache;
 	readonly packages: PackageCache;
 	readonly workload: Workload;
+	readonly ageing: Ageing;
+	readonly idle: Pick<ResolvedRuntimeOptions, 'instanceIdleMs' | 'zygoteIdleMs'>;
 };
 
 /**
@@ -140,6 +145,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	readonly #closings = new Set<Promise<void>>();
 	/** Ends installations, which may take minutes, when it closes. */
 	readonly #installing = new AbortController();
+	readonly #sweeping: NodeJS.Timeout;
 	#closed: Promise<void> | undefined;
 
 	private constructor(parts: Parts, undo: Undo) {
@@ -148,9 +154,10 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		this.#undo = undo;
 		this.#host = {
 			budget: parts.budget,
+			ageing: parts.ageing,
 			cgroups: parts.cgroups,
 			imports: parts.imports,
-			makeRoom: (missingMb) => void this.#makeRoom(missingMb),
+			makeRoom: (missingMb) => this.#makeRoom(missingMb),
 			onCreated: (event) => {
 				this.emit('created', event);
 				if (event.start === 'forked') this.emit('forked', {function: event.function, sandbox: event.sandbox});
@@ -158,6 +165,9 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			onStart: (packages) => parts.workload.note(packages),
 			onDestroyed: (event) => this.emit('destroyed', event),
 		};
+		const {instanceIdleMs, zygoteIdleMs} = parts.idle;
+		const sweepMs = Math.min(maxSweepMs, instanceIdleMs, zygoteIdleMs);
+		this.#sweeping = setInterval(() => this.#evictIdle(), sweepMs).unref();
 	}
 
 	/** The install cache. */
@@ -292,6 +302,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	}
 
 	async #close(): Promise<void> {
+		clearInterval(this.#sweeping);
 		this.#installing.abort();
 		await Promise.allSettled(this.#changes.values());
 		const closing = [...this.#functions.values()].map((lambda) => this.#closeFunction(lambda, drainDeadlineMs));
@@ -500,20 +511,33 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		}
 	}
 
-	/** Ends spares, then idle instances, then zygotes, until enough is freed or none is left. */
-	async #makeRoom(missingMb: number): Promise<void> {
+	/** Ends spares, then idle instances and zygotes in the order of {@link Ageing}, until enough is freed or none is left. */
+	#makeRoom(missingMb: number): void {
 		let missing = missingMb;
-		for (const lambda of this.#functions.values()) {
+		const functions = [...this.#functions.values()];
+		for (const lambda of functions) {
 			while (missing > 0 && lambda.evictSpare()) missing -= lambda.settings.limits.memoryMb;
 		}
-		for (const lambda of this.#functions.values()) {
-			while (missing > 0 && lambda.evictIdle()) missing -= lambda.settings.limits.memoryMb;
-		}
 		while (missing > 0) {
-			const freed = await this.#parts.imports.evictOne();
-			if (freed === undefined) return;
-			missing -= freed;
+			const idle = functions.filter(({evictable}) => evictable !== undefined);
+			const [first] = idle.sort((a, b) => (a.evictable ?? 0) - (b.evictable ?? 0));
+			const node = this.#parts.imports.evictable;
+			if (first?.evictable !== undefined && first.evictable <= (node ?? first.evictable)) {
+				first.evictIdle();
+				missing -= first.settings.limits.memoryMb;
+			} else {
+				const freed = this.#parts.imports.evictOne();
+				if (freed === undefined) return;
+				missing -= freed;
+			}
 		}
+	}
+
+	#evictIdle(): void {
+		const {instanceIdleMs, zygoteIdleMs} = this.#parts.idle;
+		const nowMs = performance.now();
+		for (const lambda of this.#functions.values()) lambda.evictIdleSince(nowMs - instanceIdleMs);
+		this.#parts.imports.evictIdle(nowMs - zygoteIdleMs);
 	}
 }
 
@@ -545,6 +569,7 @@ async function buildParts(
 	const {packagesDir: dir = host.state.path('packages'), offline} = options;
 	const packages = await PackageCache.open({dir, offline}, interpreter);
 	undo.push(() => packages.close());
+	const ageing = new Ageing();
 	const workload = new Workload((folder) => packages.describe(folder));
 	const imports = new ImportCache({
 		keeper: host.keeper,
@@ -552,6 +577,7 @@ async function buildParts(
 		ids: host.ids,
 		liveness: host.liveness,
 		budget: host.budget,
+		ageing,
 		tree,
 		promote: promote && tree !== undefined,
 		costOf: (folder) => workload.costOf(folder),
@@ -567,7 +593,7 @@ async function buildParts(
 		imports.reweigh();
 	});
 	undo.push(() => keepCalls(host.state.path('calls.json'), workload.recorded()));
-	return {...host, interpreter, imports, packages, workload};
+	return {...host, interpreter, imports, packages, workload, ageing, idle: options};
 }
 
 /**

@@ -2,6 +2,7 @@
 import {performance} from 'node:perf_hooks';
 import {ForktreeError, SyscallError} from '../errors.ts';
 import type {PackageSet} from '../packages/package-store.ts';
+import type {Ageing} from '../sandbox/ageing.ts';
 import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
 import type {Limits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
@@ -40,6 +41,7 @@ export type FunctionSettings = {
 /** What functions are made of and share. */
 export type FunctionHost = {
 	readonly budget: MemoryBudget;
+	readonly ageing: Ageing;
 	readonly cgroups: CgroupPool;
 	readonly imports: ImportCache;
 	/** Frees idle instances or zygotes of anyone. */

@@ -4,6 +4,7 @@ import {ForktreeError} from '../errors.ts';
 import {withDeadline} from '../kernel/deadline.ts';
 import {readMemory} from '../kernel/memory.ts';
 import type {PackageSet} from '../packages/package-store.ts';
+import type {Ageing} from '../sandbox/ageing.ts';
 import type {Interpreter} from '../sandbox/interpreter.ts';
 import type {Keeper} from '../sandbox/keeper.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
@@ -52,6 +53,7 @@ export type ImportCacheOptions = {
 	readonly events: ImportCacheEvents;
 	/** Charged for what zygotes use. */
 	readonly budget: MemoryBudget;
+	readonly ageing: Ageing;
 	/** The plan; without one, each function's set is a node. */
 	readonly tree: TreeNode | undefined;
 	/** Whether sets that the tree leaves much to import of get nodes of their own, in the background. */
@@ -76,9 +78,11 @@ type Node = {
 	live: Zygote | undefined;
 	/** Modules that are left to the handler: their import failed here, or left a thread behind. */
 	readonly excluded: Map<string, 'failed' | 'threaded'>;
-	/** For whom room is made first: see {@link ImportCache.evictOne}. */
+	/** See {@link Ageing}. */
 	priority: number;
 	uses: number;
+	/** When it was used last, as `performance.now()` counts. */
+	usedMs: number;
 	/** Deaths while it was made, one after the other. */
 	deaths: number;
 	importMs: number;
@@ -101,8 +105,6 @@ export class ImportCache {
 	readonly #missedMs = new Map<string, number>();
 	#promoting: Promise<void> = Promise.resolve();
 	#root: Promise<Zygote> | undefined;
-	/** The priority of what was evicted last: what was not used since then ages by it. */
-	#age = 0;
 	#closed = false;
 
 	constructor(options: ImportCacheOptions) {
@@ -129,7 +131,8 @@ export class ImportCache {
 			const zygote = await this.#live(node);
 			if (zygote === undefined) continue;
 			node.uses += 1;
-			node.priority = this.#age + (node.uses * node.importMs) / Math.max(1, node.megabytes);
+			node.usedMs = performance.now();
+			node.priority = this.#options.ageing.priority(node.uses, node.importMs, node.megabytes);
 			const isWhole = plan.set.folders.length === set.folders.length;
 			return {zygote, packages: isWhole ? undefined : await this.#folder(set), preloaded: node.preloaded};
 		}
@@ -175,19 +178,39 @@ export class ImportCache {
 		return excluded;
 	}
 
+	/** The priority of the node that would go first; none goes before those below it. Undefined when there is none. */
+	get evictable(): number | undefined {
+		return this.#victim()?.priority;
+	}
+
 	/**
-	 * Lets a node go; sandboxes forked from it live on. It is the one whose making again would take the fewest milliseconds for each
-	 * MiB and use, counted with age (greedy-dual-size-frequency: Cherkasova, HPL-98-69R1), and none that has nodes below it.
+	 * Lets that node go; sandboxes forked from it live on.
 	 * @returns the MiB that it had of its own; undefined when there is no node
 	 */
-	async evictOne(): Promise<number | undefined> {
-		const live = [...this.#nodes.values()].filter((node) => node.live !== undefined);
-		const parents = new Set(live.map(({plan}) => plan.parent));
-		const victim = live.filter(({plan}) => !parents.has(plan)).sort((a, b) => a.priority - b.priority)[0];
+	evictOne(): number | undefined {
+		const victim = this.#victim();
 		if (victim === undefined) return undefined;
-		this.#age = victim.priority;
+		this.#options.ageing.noteEvicted(victim.priority);
 		this.#letGo(victim);
 		return victim.megabytes;
+	}
+
+	/** Lets nodes go that were not used since then, and have none below them. */
+	evictIdle(sinceMs: number): void {
+		for (const node of this.#leaves()) if (node.usedMs < sinceMs) this.#letGo(node);
+	}
+
+	#victim(): Node | undefined {
+		return this.#leaves().sort((a, b) => a.priority - b.priority)[0];
+	}
+
+	/** Nodes that are alive and have no live ones below them. */
+	#leaves(): Node[] {
+		const live = [...this.#nodes.values()].filter((node) => node.live !== undefined);
+		const parents = new Set<PlanNode | undefined>();
+		for (const {plan} of live)
+			for (let above = plan.parent; above !== undefined; above = above.parent) parents.add(above);
+		return live.filter(({plan}) => !parents.has(plan));
 	}
 
 	/** Zygotes that are alive now. */
@@ -265,7 +288,7 @@ export class ImportCache {
 		if (node === undefined) {
 			const preloaded = plan.set.distributions.map(({name, version}) => `${name}==${version}`);
 			const excluded = new Map();
-			const counts = {priority: 0, uses: 0, deaths: 0, importMs: 0, megabytes: 0};
+			const counts = {priority: 0, uses: 0, usedMs: performance.now(), deaths: 0, importMs: 0, megabytes: 0};
 			node = {plan, preloaded, zygote: undefined, live: undefined, excluded, ...counts};
 			this.#nodes.set(plan, node);
 		}

@@ -65,18 +65,22 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 		memoryBudgetMb: anyNumber,
 		offline: mostly(fc.boolean()),
 		promote: mostly(fc.boolean()),
+		instanceIdleMs: anyNumber,
+		zygoteIdleMs: anyNumber,
 		tree: mostly(fc.constant({packages: [], children: [{packages: ['a==1']}]})),
 	});
 	fc.assert(
 		fc.property(options, (given) => {
-			const names = /^(createRuntime options|stateDir|packagesDir|python|memoryBudgetMb|offline|promote|tree): /;
+			const names =
+				/^(createRuntime options|stateDir|packagesDir|python|memoryBudgetMb|offline|promote|tree|instanceIdleMs|zygoteIdleMs): /;
 			const settings = resolved(t, names, () => resolveRuntimeOptions(given as never));
 			if (settings === undefined) return;
-			const {memoryBudgetMb, offline, promote, tree, ...texts} = settings;
+			const {memoryBudgetMb, offline, promote, tree, instanceIdleMs, zygoteIdleMs, ...texts} = settings;
 			t.deepEqual(Object.keys(texts).sort(), ['packagesDir', 'python', 'stateDir']);
 			t.true(Object.values(texts).every((text) => text === undefined || (typeof text === 'string' && text !== '')));
 			t.is(typeof offline, 'boolean');
 			t.is(typeof promote, 'boolean');
+			for (const idleMs of [instanceIdleMs, zygoteIdleMs]) t.true(idleMs >= 1 && idleMs < 2 ** 31);
 			t.true(tree === undefined || tree.packages.length === 0);
 			t.true(Number.isFinite(memoryBudgetMb) && memoryBudgetMb > 0);
 		}),

@@ -536,3 +536,14 @@ kernelTest('what was deployed is there for the next runtime of the same state fo
 	t.is(second.list()[0]?.limits.timeoutMs, 1234);
 	t.is(value(t, await second.invoke('kept', 'again')), 'again');
 });
+
+kernelTest('what nobody called for long is ended, and comes again when it is called', async (t) => {
+	const {runtime} = await makeRuntime(t, {instanceIdleMs: 50});
+	await runtime.deploy('idle', {'f.py': echo});
+	const destroyed = new Promise((resolve) => runtime.once('destroyed', resolve));
+	t.is(value(t, await runtime.invoke('idle', 1)), 1);
+	await destroyed;
+	t.is((await runtime.stats()).functions[0]?.idle, 0);
+	const again = await runtime.invoke('idle', 2);
+	t.deepEqual([value(t, again), again.start], [2, 'forked']);
+});

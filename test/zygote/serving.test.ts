@@ -188,3 +188,32 @@ kernelTest('what was started how often is recorded, with what each package needs
 	t.deepEqual(closures['tree-low==1.0'], [['tree-low==1.0']]);
 	t.true((costs['tree-low==1.0']?.ms ?? -1) > 0);
 });
+
+kernelTest(
+	'a zygote that nothing was forked from for long is ended, after those below it, and made again',
+	async (t) => {
+		const {runtime} = await makeRuntime(t, {tree, zygoteIdleMs: 100});
+		const ended: string[] = [];
+		const all = new Promise<void>((resolve) => {
+			runtime.on('zygoteDestroyed', ({packages}) => {
+				ended.push(packages);
+				if (ended.length === 2) resolve();
+			});
+		});
+		const created: Array<{packages: string; modules: readonly string[]}> = [];
+		runtime.on('zygoteCreated', (event) => created.push(event));
+		for (const requirements of [['tree_low'], ['tree_low', 'tree_mid']]) {
+			await runtime.deploy(`f${requirements.length}`, {'f.py': code}, {requirements, reuse: false});
+			await runtime.invoke(`f${requirements.length}`, []);
+		}
+		await all;
+		t.deepEqual(
+			ended,
+			created
+				.slice(0, 2)
+				.map(({packages}) => packages)
+				.reverse(),
+		);
+		t.deepEqual(value(t, await runtime.invoke('f2', ['tree_low', 'tree_mid'])), ['tree_low', 'tree_mid']);
+	},
+);
