@@ -43,7 +43,7 @@
 		{
 			"target_name": "launcher",
 			"type": "executable",
-			"sources": ["native/guest/program.cc", "native/guest/launcher.cc", "native/guest/supervisor.cc", "native/guest/freestanding.cc"],
+			"sources": ["native/guest/program.cc", "native/guest/launcher.cc", "native/guest/setup.cc", "native/guest/supervisor.cc", "native/guest/freestanding.cc"],
 			"cflags": ["-ffreestanding", "-fno-stack-protector", "-fcf-protection=none", "-fno-pie"],
 			"ldflags": ["-nostdlib", "-static", "-no-pie"],
 			"ldflags!": ["-rdynamic"]
@@ -52,7 +52,7 @@
 			# A plain shared library without Node-API; node-gyp names every loadable module .node.
 			"target_name": "guest",
 			"type": "loadable_module",
-			"sources": ["native/guest/guest.cc", "native/guest/launcher.cc", "native/guest/memory.cc", "native/guest/freestanding.cc"],
+			"sources": ["native/guest/guest.cc", "native/guest/launcher.cc", "native/guest/setup.cc", "native/guest/spare.cc", "native/guest/memory.cc", "native/guest/freestanding.cc"],
 			"cflags": ["-ffreestanding", "-fno-stack-protector", "-fcf-protection=none", "-fPIC", "-fvisibility=default"],
 			"ldflags": ["-nostdlib"],
 			"ldflags!": ["-rdynamic"]

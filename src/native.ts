@@ -14,6 +14,7 @@ export type NativeEndpoint = {
 	sendFrame(type: number, payload: Uint8Array | string, fds?: readonly number[]): number;
 	follow(endpoints: readonly NativeEndpoint[]): void;
 	refuseFds(): void;
+	acceptFrames(maxFrame: number): void;
 	pause(): void;
 	resume(): void;
 	drain(): void;

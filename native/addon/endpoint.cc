@@ -49,8 +49,9 @@ Napi::Function Endpoint::Define(Napi::Env env) {
   return DefineClass(env, "Endpoint",
                      {InstanceMethod("send", &Endpoint::Send), InstanceMethod("sendFrame", &Endpoint::SendFrame),
                       InstanceMethod("follow", &Endpoint::Follow), InstanceMethod("refuseFds", &Endpoint::RefuseFds),
-                      InstanceMethod("pause", &Endpoint::Pause), InstanceMethod("resume", &Endpoint::Resume),
-                      InstanceMethod("drain", &Endpoint::Drain), InstanceMethod("close", &Endpoint::Close)});
+                      InstanceMethod("acceptFrames", &Endpoint::AcceptFrames), InstanceMethod("pause", &Endpoint::Pause),
+                      InstanceMethod("resume", &Endpoint::Resume), InstanceMethod("drain", &Endpoint::Drain),
+                      InstanceMethod("close", &Endpoint::Close)});
 }
 
 Endpoint::Endpoint(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Endpoint>(info) {
@@ -337,6 +338,12 @@ void Endpoint::WritePending() {
 // From now on fds that the other side sends are dropped by the kernel.
 Napi::Value Endpoint::RefuseFds(const Napi::CallbackInfo& info) {
   accept_fds_ = false;
+  return info.Env().Undefined();
+}
+
+// acceptFrames(maxFrame): from the next frame on.
+Napi::Value Endpoint::AcceptFrames(const Napi::CallbackInfo& info) {
+  decoder_.Accept(static_cast<size_t>(info[0].As<Napi::Number>().Int64Value()));
   return info.Env().Undefined();
 }
 

@@ -37,6 +37,7 @@ class Endpoint : public Napi::ObjectWrap<Endpoint> {
   Napi::Value SendFrame(const Napi::CallbackInfo& info);
   Napi::Value Follow(const Napi::CallbackInfo& info);
   Napi::Value RefuseFds(const Napi::CallbackInfo& info);
+  Napi::Value AcceptFrames(const Napi::CallbackInfo& info);
   Napi::Value Pause(const Napi::CallbackInfo& info);
   Napi::Value Resume(const Napi::CallbackInfo& info);
   Napi::Value Drain(const Napi::CallbackInfo& info);

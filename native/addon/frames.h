@@ -29,6 +29,9 @@ class FrameDecoder {
 
   explicit FrameDecoder(size_t max_size = 0) : max_size_(max_size) {}
 
+  // Changes the largest size that is accepted, from the next frame on.
+  void Accept(size_t max_size) { max_size_ = max_size; }
+
   // Takes bytes as they came. They must stay where they are until Next() has answered that it needs more.
   void Push(const char* bytes, size_t size) {
     if (buffer_.empty()) {

@@ -13,7 +13,7 @@ fi
 seconds=$1
 shift
 targets=("$@")
-if [ "$#" -eq 0 ]; then targets=(frames message plan); fi
+if [ "$#" -eq 0 ]; then targets=(frames hand_over message plan); fi
 
 cxx=${CXX:-clang++}
 if ! command -v "$cxx" >/dev/null; then

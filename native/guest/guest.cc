@@ -15,6 +15,12 @@ int forktree_become_zygote() { return static_cast<int>(BecomeLauncher()); }
 // Answers as ServeLauncher() does.
 int forktree_serve(Request* request, const ForkParts* parts) { return static_cast<int>(ServeLauncher(request, *parts)); }
 
+// In a spare, after forktree_serve(): answers once it is a sandbox.
+int forktree_park(Request* room) {
+  ParkSpare(room);
+  return 0;
+}
+
 int forktree_close_fds(Request* request) {
   CloseFds(request);
   return 0;

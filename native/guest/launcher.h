@@ -11,12 +11,12 @@ constexpr int kMaxText = 65536;
 // folder of its own in /tmp.
 enum : u32 { kNoStreams = 1, kSharedNetwork = 2, kNoFilter = 4, kWorkFolder = 8 };
 
-// Requests: fork a leaf; make network namespaces ahead. Any other is the program's own.
-enum : u32 { kLeaf = 'L', kRefill = 'N' };
+// Requests: fork a leaf; fork a spare, which waits for the rest; make network namespaces ahead. Any other is the program's own.
+enum : u32 { kLeaf = 'L', kSpare = 'S', kRefill = 'N' };
 
 // What the host asks for. The first words and the text are the message; zygote.py mirrors this layout. Of a leaf the text
 // is NUL-terminated words: options of /tmp (empty: none), host name, working folder, and a target for each mount. Its fds:
-// channel, stdout and stderr, mounts, cgroups.
+// channel, stdout and stderr, mounts, cgroups. A spare has of these only the host name, and no mounts.
 struct Request {
   u32 op, id, uid, flags, mount_count, range_start, range_count, open_files;
   int fd_count;
@@ -42,9 +42,13 @@ long LockDown(bool install_filter, bool one_id);
 // Own fds only, own namespaces remembered, and the host told who it is and where its leaves' births are told.
 long BecomeLauncher();
 
-// Answers the host's requests, and reports ended leaves meanwhile. Returns in a leaf that is set up (kLeaf), in the
-// launcher for requests that are not answered here (the op), when the host has let go (0), or with -errno.
+// Answers the host's requests, and reports ended leaves meanwhile. Returns in a leaf that is set up (kLeaf), in a spare that
+// has to call ParkSpare() (kSpare), in the launcher for requests that are not answered here (the op), when the host has let go (0), or with -errno.
 long ServeLauncher(Request* request, const ForkParts& parts);
+
+// In a spare, when it is as ready as it can be: waits on its channel until the host hands it over, and is then set up. The
+// request gives room to read into. Without a host, and when a step fails, it does not return.
+void ParkSpare(Request* room);
 
 void CloseFds(Request* request);
 long SetCapabilities(u64 keep);

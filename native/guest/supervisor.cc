@@ -1,5 +1,6 @@
 #include "supervisor.h"
 
+#include "channel.h"
 #include "kernel.h"
 #include "launcher.h"
 #include "syscalls.h"
@@ -9,7 +10,6 @@ namespace {
 constexpr u32 kMaxFrame = 1 << 20;
 constexpr int kMaxRuns = 256;
 constexpr int kMaxWords = 16384;
-constexpr u32 kHeader = 5;
 constexpr int kStreams = 3;
 
 // Types of frames, as in src/sandbox/supervisor-protocol.ts.
@@ -53,10 +53,8 @@ struct {
 } runs[kMaxRuns];
 
 struct {
-  u32 size;
-  unsigned char type;
-  int fds[kStreams];
-  int fd_count;
+  FrameHead head;
+  FrameFds streams;
   char bytes[kMaxFrame + 1];
 } frame;
 
@@ -69,44 +67,11 @@ char* words[kMaxWords + 2];
 
 void Send(const void* data, u64 size) { Syscall(__NR_sendto, kControl, Word(data), static_cast<long>(size), 0x4000 /* MSG_NOSIGNAL */); }
 
-void CloseFrameFds() {
-  for (int i = 0; i < frame.fd_count; i++) Syscall(__NR_close, frame.fds[i]);
-  frame.fd_count = 0;
-}
-
-// Reads exactly that much; the fds come with the first byte of a frame. False: the host has gone.
-bool ReadExactly(char* to, u64 size) {
-  while (size > 0) {
-    IoVec vector = {to, size};
-    struct {
-      ControlHeader header;
-      int fds[kStreams + 1];
-    } control = {};
-    MsgHdr message = {nullptr, 0, &vector, 1, &control, sizeof control, 0};
-    long got = Syscall(__NR_recvmsg, kControl, Word(&message), MSG_CMSG_CLOEXEC);
-    if (got == -EINTR) continue;
-    if (got <= 0) return false;
-    if (message.control_size >= sizeof(ControlHeader) && control.header.type == SCM_RIGHTS) {
-      CloseFrameFds();
-      frame.fd_count = static_cast<int>((control.header.size - sizeof(ControlHeader)) / sizeof(int));
-      if (frame.fd_count > kStreams) return false;
-      for (int i = 0; i < frame.fd_count; i++) frame.fds[i] = control.fds[i];
-    }
-    to += got;
-    size -= static_cast<u64>(got);
-  }
-  return true;
-}
-
 bool ReadFrame() {
-  unsigned char header[kHeader];
-  if (!ReadExactly(reinterpret_cast<char*>(header), kHeader)) return false;
-  frame.size = static_cast<u32>(header[0]) | static_cast<u32>(header[1]) << 8 | static_cast<u32>(header[2]) << 16 |
-               static_cast<u32>(header[3]) << 24;
-  frame.type = header[4];
-  if (frame.size > kMaxFrame) return false;
-  if (!ReadExactly(frame.bytes, frame.size)) return false;
-  frame.bytes[frame.size] = 0;
+  if (!ReadFrameHead(&frame.head, &frame.streams)) return false;
+  if (frame.head.size > kMaxFrame || !ReadExactly(frame.bytes, frame.head.size, &frame.streams)) return false;
+  if (frame.streams.count > kStreams) return false;
+  frame.bytes[frame.head.size] = 0;
   return true;
 }
 
@@ -167,7 +132,7 @@ Failure PlaceStreams() {
   constexpr int kDuplicate = 1030;  // F_DUPFD_CLOEXEC
   int aside[kStreams];
   for (int i = 0; i < kStreams; i++) {
-    long moved = Syscall(__NR_fcntl, frame.fds[i], kDuplicate, kStreams);
+    long moved = Syscall(__NR_fcntl, frame.streams.fds[i], kDuplicate, kStreams);
     if (moved < 0) return {kPlace, moved};  // the limit of open files is too low even for this
     aside[i] = static_cast<int>(moved);
   }
@@ -194,7 +159,7 @@ Failure Become(const Run& run, char** arguments, char** variables, const char* f
     struct {
       u16 size;
       const char* instructions;
-    } program = {static_cast<u16>(run.filter_size / 8), frame.bytes + frame.size - run.filter_size};
+    } program = {static_cast<u16>(run.filter_size / 8), frame.bytes + frame.head.size - run.filter_size};
     long installed = Syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, Word(&program));
     if (installed < 0) return {kFilter, installed};
   }
@@ -202,7 +167,7 @@ Failure Become(const Run& run, char** arguments, char** variables, const char* f
 }
 
 void TellFailure(u32 id, u32 step, long error) {
-  RunFailed failed = {sizeof failed - kHeader, kRunFailed, id, step, static_cast<u32>(-error)};
+  RunFailed failed = {sizeof failed - kFrameHeader, kRunFailed, id, step, static_cast<u32>(-error)};
   Send(&failed, sizeof failed);
 }
 
@@ -210,7 +175,7 @@ void TellFailure(u32 id, u32 step, long error) {
 int CutWords(u32 wanted) {
   if (wanted > kMaxWords) return -1;
   u32 count = 0;
-  u32 end = frame.size - reinterpret_cast<Run*>(frame.bytes)->filter_size;
+  u32 end = frame.head.size - reinterpret_cast<Run*>(frame.bytes)->filter_size;
   for (u32 at = sizeof(Run); at < end && count < wanted; at += static_cast<u32>(Length(frame.bytes + at)) + 1) {
     words[count++] = frame.bytes + at;
   }
@@ -241,7 +206,7 @@ void StartRun() {
   int slot = 0;
   while (slot < kMaxRuns && runs[slot].pid != 0) slot++;
   u32 wanted = 1 + run.argument_count + run.variable_count;
-  if (frame.size < sizeof(Run) + run.filter_size || frame.fd_count != kStreams || run.argument_count == 0 || CutWords(wanted) < 0) {
+  if (frame.head.size < sizeof(Run) + run.filter_size || frame.streams.count != kStreams || run.argument_count == 0 || CutWords(wanted) < 0) {
     return TellFailure(run.id, kRead, -EPROTO);
   }
   if (slot == kMaxRuns) return TellFailure(run.id, kFork, -EAGAIN_ERROR);
@@ -262,7 +227,7 @@ void StartRun() {
 
 void KillRun() {
   Kill kill = *reinterpret_cast<Kill*>(frame.bytes);
-  if (frame.size < sizeof(Kill)) return;
+  if (frame.head.size < sizeof(Kill)) return;
   if (kill.id == 0) Syscall(__NR_kill, -1, kill.signal);
   for (auto& run : runs) {
     if (run.pid != 0 && run.id == kill.id) Syscall(__NR_kill, -run.pid, kill.signal);
@@ -287,7 +252,7 @@ void Reap() {
     for (auto& run : runs) {
       if (run.pid != pid) continue;
       run.pid = 0;
-      Exited exited = {sizeof exited - kHeader, kExited, run.id, static_cast<u32>(status), Microseconds(usage.user),
+      Exited exited = {sizeof exited - kFrameHeader, kExited, run.id, static_cast<u32>(status), Microseconds(usage.user),
                        Microseconds(usage.system), static_cast<u64>(usage.peak_kib),
                        (IsFull("/tmp") ? kScratchFull : 0) | (IsFull("/") ? kRootFull : 0)};
       Send(&exited, sizeof exited);
@@ -317,8 +282,8 @@ void Supervise() {
     Reap();
     if (waits[0].revents == 0) continue;
     if (!ReadFrame()) Exit(0);
-    if (frame.type == kRun) StartRun();
-    if (frame.type == kKill) KillRun();
-    CloseFrameFds();
+    if (frame.head.type == kRun) StartRun();
+    if (frame.head.type == kKill) KillRun();
+    CloseFrameFds(&frame.streams);
   }
 }

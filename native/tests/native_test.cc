@@ -32,6 +32,7 @@
 #include "../addon/groups.h"
 #include "../addon/process.h"
 #include "../addon/tree.h"
+#include "../guest/hand_over.h"
 #include "../keeper/keeper.h"
 
 extern char** environ;
@@ -758,6 +759,28 @@ void CheckSeals(const std::string& home) {
 
 }  // namespace
 
+void CheckHandOvers() {
+  const std::string head("\x40\0\0\0\x02\0\0\0", 8);
+  auto cut = [](const std::string& payload, unsigned mounts, HandOver* got) {
+    const std::vector<char> exact(payload.begin(), payload.end());  // reading beyond it is noticed
+    return CutHandOver(exact.data(), exact.size(), mounts, got);
+  };
+  const std::string words("size=1k\0/handler\0/a\0/b\0", 23), whole = head + words;
+  std::vector<char> kept(whole.begin(), whole.end());
+  HandOver got = {};
+  Check(CutHandOver(kept.data(), kept.size(), 2, &got), "hand-over: is cut");
+  Check(got.open_files == 64 && got.mount_count == 2, "hand-over: its numbers");
+  Check(std::string(got.scratch) == "size=1k" && std::string(got.folder) == "/handler", "hand-over: its words");
+  Check(std::string(got.targets) == "/a" && std::string(got.targets + 3) == "/b", "hand-over: a target for each mount");
+  Check(!cut(whole, 1, &got), "hand-over: more mounts than fds are refused");
+  Check(!cut(head + std::string("\0/\0/a\0", 6), 2, &got), "hand-over: a missing target is refused");
+  Check(!cut(whole + std::string("/c\0", 3), 2, &got), "hand-over: a target too many is refused");
+  Check(!cut(whole.substr(0, whole.size() - 1), 2, &got), "hand-over: a word without an end is refused");
+  Check(!cut(head.substr(0, 7), 2, &got) && !cut("", 0, &got), "hand-over: half a head is refused");
+  const std::string bare("\x40\0\0\0\0\0\0\0\0/\0", 11);
+  Check(cut(bare, 0, &got), "hand-over: without mounts and /tmp");
+}
+
 int main(int count, char** arguments) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   if (count == 2 && strcmp(arguments[1], "--probe") == 0) return Probe();
@@ -768,6 +791,7 @@ int main(int count, char** arguments) {
   }
   CheckLocks();
   CheckFrames();
+  CheckHandOvers();
   {
     Folder folder;
     CheckGroups(folder.path);

@@ -1,7 +1,7 @@
 """A leaf: loads a handler, then answers events on descriptor 3 until its end of file.
 
 Frames both ways: length (4 bytes, little-endian, without the header), type (1 byte), payload. The types are those of
-protocol.ts.
+protocol.ts, and for a spare's of launch-protocol.ts.
 """
 
 import gc
@@ -23,6 +23,7 @@ CHUNK = 1 << 16  # below malloc's threshold for mapping memory anew at each read
 HANDLER = '/handler'
 LOAD, EVENT_JSON, EVENT_BYTES, COMPILE, LIVE_EVENT_JSON, LIVE_EVENT_BYTES = 16, 17, 18, 19, 20, 21
 LOADED, FAILED, RESULT_JSON, RESULT_BYTES, ERROR, CHUNK_JSON, CHUNK_BYTES, CHUNKS_END, COMPILED = 2, 131, 132, 5, 134, 135, 8, 9, 10
+PARKED = 139
 MAX_TEXT = 64 * 1024
 FORKTREE = os.path.dirname(__file__)
 
@@ -56,9 +57,8 @@ PLAIN_TYPES = frozenset((dict, list, str, int, float, bool, type(None), bytes))
 def serve() -> NoReturn:
     """Never returns: what comes above this on the stack belongs to the zygote."""
     try:
-        hygiene.is_starting = False
-        hygiene.after_start()
-        hygiene.draw_fresh_randomness()
+        if hygiene.is_starting:
+            start()
         kind, body = receive()
         if kind == COMPILE:
             compile_files(json.loads(body))
@@ -67,6 +67,13 @@ def serve() -> NoReturn:
     except BaseException as error:  # a defect of ours, or the handler broke the interpreter
         fail('ProtocolError', error)
     os._exit(1)
+
+
+def start() -> None:
+    """What a process that was just forked does first; a spare before it is handed over."""
+    hygiene.is_starting = False
+    hygiene.after_start()
+    hygiene.draw_fresh_randomness()
 
 
 def receive() -> tuple[int, bytes]:

@@ -24,7 +24,7 @@ from . import hygiene, leaf
 from .layout import libc, native
 
 CONTROL = 3
-LEAF, CHILD_ZYGOTE = ord('L'), ord('Z')
+LEAF, SPARE, CHILD_ZYGOTE = ord('L'), ord('S'), ord('Z')
 MAX_FDS = 16
 MAX_TEXT = 65536
 PACKAGES = '/packages'
@@ -171,6 +171,11 @@ def serve() -> None:
     while True:
         op = native.forktree_serve(request_ref, fork_parts_ref)
         if op == LEAF:
+            return
+        if op == SPARE:
+            leaf.start()
+            leaf.send(leaf.PARKED)
+            native.forktree_park(request_ref)
             return
         if op == CHILD_ZYGOTE:
             if fork_zygote():

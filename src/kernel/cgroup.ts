@@ -220,7 +220,7 @@ export class Cgroup {
 	/** Control files that stay open between uses. */
 	readonly #open = new Map<string, number>();
 	readonly #memory: Hierarchy;
-	readonly #limits: CgroupLimits | undefined;
+	#limits: CgroupLimits | undefined;
 
 	private constructor({hierarchies, limits}: GroupPlan, joins: readonly number[]) {
 		this.#hierarchies = hierarchies;
@@ -373,7 +373,35 @@ export class Cgroup {
 		}
 	}
 
-	/** Sets the limit that it was made with. */
+	/**
+	 * Sets other limits; only what differs is written.
+	 * @throws {SyscallError} for example when more memory is used than is to be allowed; then some may be set
+	 */
+	setLimits(limits: CgroupLimits): void {
+		const old = this.#limits as CgroupLimits;
+		for (const hierarchy of this.#hierarchies) {
+			for (const controller of hierarchy.controllers) {
+				const before = new Map(settings(hierarchy.version, controller, old));
+				const changed = settings(hierarchy.version, controller, limits).filter(
+					([file, value]) => before.get(file) !== value,
+				);
+				// On v1 the limit of memory may at no time exceed that of memory and swap, which is named after it.
+				if (limits.memoryMb + limits.swapMb > old.memoryMb + old.swapMb) changed.reverse();
+				for (const [file, value] of changed) this.#set(hierarchy, file, value);
+			}
+		}
+		this.#limits = limits;
+	}
+
+	#set(hierarchy: Hierarchy, file: string, value: string): void {
+		try {
+			this.#write(hierarchy, file, value);
+		} catch (error) {
+			if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || !optionalFiles.has(file)) throw error;
+		}
+	}
+
+	/** Sets its own limit again. */
 	restoreMemory(): void {
 		this.#limitMemory((this.#limits as CgroupLimits).memoryMb);
 	}

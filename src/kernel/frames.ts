@@ -29,20 +29,31 @@ export type FrameListener = {
 /** Owns one end of a socket. */
 export class FrameChannel {
 	readonly #endpoint: NativeEndpoint;
+	#maxSize: number;
 
 	/** @param maxSize the largest payload that is accepted, in bytes */
 	constructor(fd: number, maxSize: number, listener: FrameListener) {
+		this.#maxSize = maxSize;
 		this.#endpoint = watch(
 			fd,
 			'frames',
 			(event, data, _fds, type) => {
 				if (event === 0) listener.frame(type, data as FramePayload);
 				else if (event !== 3) listener.broken(undefined);
-				else listener.broken(new FrameError(`expected a frame of at most ${maxSize} bytes, got one of ${data}`, type));
+				else {
+					const message = `expected a frame of at most ${this.#maxSize} bytes, got one of ${data}`;
+					listener.broken(new FrameError(message, type));
+				}
 			},
 			maxSize,
 		);
 		this.#endpoint.refuseFds(); // the kernel drops those that the other side sends
+	}
+
+	/** Sets the largest payload that is accepted from the next frame on, in bytes. */
+	accept(maxSize: number): void {
+		this.#maxSize = maxSize;
+		this.#endpoint.acceptFrames(maxSize);
 	}
 
 	/** Sends a frame; what can't be sent now is sent when there is room. The fds stay the caller's. @returns why it can't be sent at all, if so */

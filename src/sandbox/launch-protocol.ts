@@ -17,7 +17,7 @@ const leafSteps = [
 	'install seccomp filter',
 ] as const;
 
-/** How a leaf's set-up went; its pidfd comes with it. */
+/** How a leaf's set-up went; its pidfd comes with it. Of a spare that was handed over: how the rest of it went, without one. */
 export type Birth = {
 	readonly id: number;
 	/** The step that failed, if one did. */
@@ -70,6 +70,20 @@ export type LeafRequest = {
 	readonly workFolder: boolean;
 };
 
+/** Asks for a leaf that waits for the rest. */
+export type SpareRequest = Pick<LeafRequest, 'id' | 'uid' | 'hostname' | 'streams' | 'ownNetwork' | 'filter'>;
+
+/** The rest. */
+export type HandOverRequest = Pick<LeafRequest, 'openFiles' | 'scratch' | 'folder' | 'targets'>;
+
+/** Types of frames between the host and a spare; those of protocol.ts are others. From 128 on: text. */
+export const spareFrame = {
+	/** To it: become a sandbox. fds: mounts. */
+	handOver: 24,
+	/** From it: it waits to be handed over. */
+	parked: 139,
+} as const;
+
 type Head = {op: string; id?: number; uid?: number; flags?: number; mounts?: number; openFiles?: number};
 
 function encode(
@@ -85,16 +99,32 @@ function encode(
 
 const noRange: IdRange = {start: 0, count: 0};
 
+function encodeFlags({streams, ownNetwork, filter}: SpareRequest): number {
+	return (
+		(streams ? 0 : leafFlags.noStreams) | (ownNetwork ? 0 : leafFlags.sharedNetwork) | (filter ? 0 : leafFlags.noFilter)
+	);
+}
+
 /** fds: channel, stdout and stderr if there are any, mounts, cgroups. */
 export function encodeLeafRequest(leaf: LeafRequest): Buffer {
-	const flags =
-		(leaf.streams ? 0 : leafFlags.noStreams) |
-		(leaf.ownNetwork ? 0 : leafFlags.sharedNetwork) |
-		(leaf.filter ? 0 : leafFlags.noFilter) |
-		(leaf.workFolder ? leafFlags.workFolder : 0);
+	const flags = encodeFlags(leaf) | (leaf.workFolder ? leafFlags.workFolder : 0);
 	const text = [leaf.scratch ?? '', leaf.hostname, leaf.folder, ...leaf.targets, ''].join('\0');
 	const {id, uid, openFiles} = leaf;
 	return encode({op: 'L', id, uid, flags, mounts: leaf.targets.length, openFiles}, noRange, text);
+}
+
+/** fds: as of a leaf without mounts. */
+export function encodeSpareRequest(spare: SpareRequest): Buffer {
+	const {id, uid, hostname} = spare;
+	return encode({op: 'S', id, uid, flags: encodeFlags(spare)}, noRange, `\0${hostname}\0`);
+}
+
+/** The payload of the frame. */
+export function encodeHandOver({openFiles, scratch, folder, targets}: HandOverRequest): Buffer {
+	const head = Buffer.alloc(8);
+	head.writeUInt32LE(openFiles, 0);
+	head.writeUInt32LE(targets.length, 4);
+	return Buffer.concat([head, Buffer.from([scratch ?? '', folder, ...targets, ''].join('\0'))]);
 }
 
 /** Asks for a child zygote with ids of its own. fds: control socket, and the packages' mount if there is one. */

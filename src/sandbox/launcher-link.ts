@@ -7,6 +7,7 @@ import {openProcess, type Process, type ProcessEnd, readWaitStatus} from '../ker
 import {closeFd, type NativeEndpoint, watch} from '../native.ts';
 import {type Birth, decodeBirth, decodeLauncherMessage} from './launch-protocol.ts';
 import {Leaf, type LeafParts} from './leaf.ts';
+import type {ExpectedLeaf} from './leaf-birth.ts';
 
 const bornDeadlineMs = 10_000;
 const readyDeadlineMs = 120_000;
@@ -19,11 +20,16 @@ type PendingLeaf = {
 	/** How its birth went, once that is known. */
 	birth: Birth | undefined;
 	isBorn: boolean;
+	/** It is a spare, or was one: its birth may be told once more until it is given back. */
+	readonly isSpare: boolean;
 	/** Somebody waits for its birth, who is to be woken by it. */
 	isAwaited: boolean;
 	hasEnded: boolean;
-	readonly late: NodeJS.Timeout;
+	late: NodeJS.Timeout;
 };
+
+/** What a leaf is at first. */
+export type LeafKind = 'leaf' | 'spare';
 
 /** Owns the socket, and the pidfds of the launcher and of its init. */
 export class LauncherLink {
@@ -98,28 +104,55 @@ export class LauncherLink {
 		parts: Omit<LeafParts, 'askBirth'>,
 		channel: number,
 		maxFrame: number,
-	): {readonly leaf: Leaf; readonly birth: Birth | undefined} {
+		kind: LeafKind,
+	): ExpectedLeaf {
 		let ended!: (end: ProcessEnd) => void;
 		const status = new Promise<ProcessEnd>((resolve) => {
 			ended = resolve;
 		});
 		const askBirth = (state: 'maybe' | 'later') => this.#askBirth(id, state);
-		const leaf = new Leaf({...parts, askBirth}, channel, maxFrame);
-		const late = setTimeout(() => {
-			this.#askBirth(id, 'maybe', `a fork took longer than ${bornDeadlineMs} ms`);
-		}, bornDeadlineMs);
+		const isSpare = kind === 'spare';
+		const releaseId = () => {
+			parts.releaseId();
+			if (isSpare) this.#forget(id);
+		};
+		const leaf = new Leaf({...parts, releaseId, askBirth}, channel, maxFrame);
 		const pending: PendingLeaf = {
 			leaf,
 			status,
 			ended,
 			birth: undefined,
 			isBorn: false,
+			isSpare,
 			isAwaited: false,
 			hasEnded: false,
-			late,
+			late: this.#expectBirth(id),
 		};
 		this.#pending.set(id, pending);
 		return pending;
+	}
+
+	#expectBirth(id: number): NodeJS.Timeout {
+		const words = `a fork took longer than ${bornDeadlineMs} ms`;
+		return setTimeout(() => this.#askBirth(id, 'maybe', words), bornDeadlineMs);
+	}
+
+	/** Has the birth of a spare told once more, as that of what it is handed over as. */
+	expectHandOver(id: number, maxFrame: number): ExpectedLeaf {
+		const spare = this.#pending.get(id);
+		if (spare?.isBorn !== true) throw new ForktreeError('ZygoteFailed', 'a spare had ended before it was used');
+		spare.isBorn = false;
+		spare.isAwaited = false;
+		spare.birth = undefined;
+		spare.late = this.#expectBirth(id);
+		spare.leaf.handOver(maxFrame);
+		return spare;
+	}
+
+	/** A spare was given back. */
+	#forget(id: number): void {
+		this.#pending.delete(id);
+		if (this.#reason !== undefined) this.#closeBirths();
 	}
 
 	/** Looks whether a leaf was born. `maybe`: if not, it won't be; `later`: it is waited for. */
@@ -148,6 +181,9 @@ export class LauncherLink {
 		if (failedStep !== undefined) {
 			process?.close();
 			this.#settleBirth(birth.id, leaf, {error: new SyscallError(failedStep, -errno, getSystemErrorName(-errno))});
+		} else if (leaf.leaf.isAttached) {
+			process?.close();
+			this.#settleBirth(birth.id, leaf, 'handed over');
 		} else if (process === undefined) {
 			this.#settleBirth(birth.id, leaf, {error: new ForktreeError('ZygoteFailed', 'a leaf came without its pidfd')});
 		} else {
@@ -155,21 +191,22 @@ export class LauncherLink {
 		}
 	}
 
-	#settleBirth(id: number, leaf: PendingLeaf, result: {process: Process} | {error: Error}): void {
+	#settleBirth(id: number, leaf: PendingLeaf, result: {process: Process} | {error: Error} | 'handed over'): void {
 		clearTimeout(leaf.late);
 		leaf.isBorn = true;
-		if ('process' in result) leaf.leaf.attach(result.process, leaf.status);
+		if (result === 'handed over') leaf.leaf.confirm();
+		else if ('process' in result) leaf.leaf.attach(result.process, leaf.status);
 		else leaf.leaf.failBirth(result.error);
-		if (leaf.hasEnded) this.#pending.delete(id);
+		if (leaf.hasEnded && !leaf.isSpare) this.#pending.delete(id);
 		if (this.#reason !== undefined) this.#closeBirths();
 		else if (leaf.isAwaited && ![...this.#pending.values()].some((other) => other.isAwaited && !other.isBorn)) {
 			this.#births?.pause();
 		}
 	}
 
-	/** Once the zygote has ended: when no birth is waited for any more. */
+	/** Once the zygote has ended: when no birth is waited for any more, and none can be told again. */
 	#closeBirths(): void {
-		if ([...this.#pending.values()].every((leaf) => leaf.isBorn)) this.#births?.close();
+		if ([...this.#pending.values()].every((leaf) => leaf.isBorn && !leaf.isSpare)) this.#births?.close();
 		else this.#births?.resume();
 	}
 
@@ -178,7 +215,7 @@ export class LauncherLink {
 		if (leaf === undefined) return;
 		leaf.ended(end);
 		leaf.hasEnded = true;
-		if (leaf.isBorn) this.#pending.delete(id);
+		if (leaf.isBorn && !leaf.isSpare) this.#pending.delete(id);
 	}
 
 	#receive(data: Buffer, fds: readonly number[]): void {
@@ -224,7 +261,7 @@ export class LauncherLink {
 		for (const [id, leaf] of this.#pending) {
 			leaf.ended({type: 'unknown'});
 			leaf.hasEnded = true;
-			if (leaf.isBorn) this.#pending.delete(id);
+			if (leaf.isBorn && !leaf.isSpare) this.#pending.delete(id);
 		}
 		this.#closeBirths();
 		this.#settleGone(error);

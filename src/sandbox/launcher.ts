@@ -1,19 +1,23 @@
 /** A process in a root of its own that forks leaves: a zygote, or the launcher of programs. */
 import {fchownSync} from 'node:fs';
-import {constants} from 'node:os';
-import process from 'node:process';
-import {ForktreeError, SyscallError} from '../errors.ts';
-import type {Cgroup} from '../kernel/cgroup.ts';
+import {ForktreeError} from '../errors.ts';
+import {withDeadline} from '../kernel/deadline.ts';
 import type {Process} from '../kernel/process.ts';
 import {closeFd, pipe, socketPair} from '../native.ts';
 import {Undo} from '../undo.ts';
 import type {Keeper, RootPlan} from './keeper.ts';
-import {encodeLeafRequest, encodeRefillRequest} from './launch-protocol.ts';
-import {LauncherLink} from './launcher-link.ts';
-import type {Leaf} from './leaf.ts';
-import type {LockedFolder} from './mounts.ts';
+import {encodeLeafRequest, encodeRefillRequest, encodeSpareRequest, spareFrame} from './launch-protocol.ts';
+import {LauncherLink, type LeafKind} from './launcher-link.ts';
+import {
+	type ExpectedLeaf,
+	encodeScratch,
+	type LeafBirth,
+	type LeafSpec,
+	takeMounts,
+	waitForBirth,
+} from './leaf-birth.ts';
 import {OutputPipe, OutputSink} from './output.ts';
-import {scratchOptions} from './scratch.ts';
+import {Spare, type SpareSpec} from './spare.ts';
 import {IdAllocator, type IdRange} from './uid-range.ts';
 
 /** Inside, ids below this are the launcher's own and the system's; sandboxes get the ones from here on. */
@@ -21,56 +25,9 @@ const firstLeafId = 1000;
 /** How many places wait ready: one start takes one, and it is made again afterwards. */
 const readyPlaces = 2;
 const maxErrorBytes = 16 * 1024;
-
-/** A folder and where a leaf sees it; of what is not there no mount is made. */
-export type LeafMount = {readonly folder: LockedFolder; readonly target: string};
-
-/** What a leaf gets. */
-export type LeafSpec = {
-	readonly mounts: readonly LeafMount[];
-	readonly takeCgroup: () => Cgroup | Promise<Cgroup>;
-	/** Its uid and gid, as the launcher counts; undefined: one of its own. */
-	readonly uid: number | undefined;
-	/** Size of its /tmp, in MiB; undefined: it has none that is writable. */
-	readonly scratchMb: number | undefined;
-	readonly hostname: string;
-	/** Working folder. */
-	readonly folder: string;
-	readonly openFiles: number;
-	/** Whether it gets a network namespace of its own, with loopback; else it has its launcher's. */
-	readonly ownNetwork: boolean;
-	/** Whether the strict seccomp filter is installed. */
-	readonly filter: boolean;
-	/** Whether it gets the folder /tmp/work; needs a /tmp. */
-	readonly workFolder: boolean;
-	/** The largest frame accepted from it, in bytes. */
-	readonly maxFrame: number;
-	/** Called with the leaf before it is forked: what it is sent now, it finds when it looks. */
-	readonly greet: (leaf: Leaf) => void;
-};
-
-/** Milliseconds of a leaf's start. */
-export type ForkTimings = {
-	/** Cgroup, sockets and mounts on the host. */
-	readonly prepareMs: number;
-	/** From asking the launcher to the child's first moment. */
-	readonly forkMs: number;
-	/** Its set-up, until the filter is installed. */
-	readonly isolateMs: number;
-	/** When it was set up, as `performance.now()` counts. */
-	readonly bornAtMs: number;
-};
-
-/** A leaf that was asked for. */
-export type LeafBirth = {
-	/** From now on its owner destroys it. */
-	readonly leaf: Leaf;
-	/**
-	 * Waits for its birth; of a leaf that was not born everything is given back.
-	 * @throws {ForktreeError} `ZygoteFailed`; {SyscallError} when a step of its set-up failed
-	 */
-	born(): Promise<ForkTimings>;
-};
+/** What a spare says before it is handed over is short. */
+const maxSpareFrame = 64 * 1024;
+const parkDeadlineMs = 30_000;
 
 /** What a leaf needs whatever it runs: an id, and both ends of its channel, and of stdout and stderr if it has those. */
 type Place = {
@@ -82,9 +39,6 @@ type Place = {
 	/** Its ends, in the order of the request. */
 	readonly theirs: readonly number[];
 };
-
-/** What to add to `performance.now()` for CLOCK_MONOTONIC, in milliseconds. */
-const monotonicOffsetMs = Number(process.hrtime.bigint()) / 1e6 - performance.now();
 
 let lastLeaf = 0;
 
@@ -215,55 +169,73 @@ export class Launcher {
 	 */
 	async forkLeaf(spec: LeafSpec): Promise<LeafBirth> {
 		const startedMs = performance.now();
+		const mounts = await takeMounts(spec.mounts);
+		try {
+			const request = (id: number, uid: number) =>
+				encodeLeafRequest({
+					...spec,
+					id,
+					uid,
+					scratch: encodeScratch(spec.scratchMb),
+					targets: spec.mounts.map(({target}) => target),
+					streams: this.#streams,
+				});
+			const {expected, askedMs} = await this.#ask(spec, 'leaf', request, mounts);
+			spec.greet(expected.leaf);
+			return {leaf: expected.leaf, born: async () => waitForBirth(expected, startedMs, askedMs)};
+		} finally {
+			for (const fd of mounts) closeFd(fd);
+		}
+	}
+
+	/**
+	 * Makes a leaf ahead, which waits for what it is for. Until then it runs only the launcher's own code.
+	 * @returns it, once it waits
+	 * @throws {ForktreeError} `ZygoteFailed`; {SyscallError} when a step of its set-up failed
+	 */
+	async forkSpare(spec: SpareSpec): Promise<Spare> {
+		const startedMs = performance.now();
+		const request = (id: number, uid: number) => encodeSpareRequest({...spec, id, uid, streams: this.#streams});
+		const {id, expected, askedMs} = await this.#ask({...spec, maxFrame: maxSpareFrame}, 'spare', request, []);
+		const {leaf} = expected;
+		const parked = leaf.answer(spareFrame.parked);
+		try {
+			await withDeadline(parked, parkDeadlineMs, () => new ForktreeError('ZygoteFailed', 'a spare did not get ready'));
+		} catch (error) {
+			await waitForBirth(expected, startedMs, askedMs); // which tells better
+			await leaf.destroy();
+			throw error;
+		}
+		return new Spare(leaf, (maxFrame) => this.link.expectHandOver(id, maxFrame));
+	}
+
+	/** Sends the request that is made for a place and a group. What the launcher does not get of it is given back. */
+	async #ask(
+		spec: Pick<LeafSpec, 'uid' | 'takeCgroup' | 'maxFrame'>,
+		kind: LeafKind,
+		request: (id: number, uid: number) => Buffer,
+		mounts: readonly number[],
+	): Promise<{readonly id: number; readonly expected: ExpectedLeaf; readonly askedMs: number}> {
 		const undo = new Undo();
 		try {
 			const {uid, release, channel, outputs, theirs} = this.#takePlace(spec.uid);
 			undo.push(release, () => [channel, ...outputs, ...theirs].forEach(closeFd));
-			const mounts = await takeMounts(spec, undo);
 			const taken = spec.takeCgroup();
 			const cgroup = taken instanceof Promise ? await taken : taken; // a turn costs more than all of this
 			undo.push(() => cgroup.remove());
 			lastLeaf += 1;
 			const id = lastLeaf;
-			const {openFiles, hostname, folder, ownNetwork, filter, workFolder, scratchMb} = spec;
-			const request = encodeLeafRequest({
-				id,
-				uid,
-				openFiles,
-				hostname,
-				folder,
-				ownNetwork,
-				filter,
-				workFolder,
-				scratch: scratchMb === undefined ? undefined : scratchOptions(scratchMb, '1777'),
-				targets: spec.mounts.map(({target}) => target),
-				streams: this.#streams,
-			});
 			const askedMs = performance.now();
-			this.link.send(request, [...theirs, ...mounts, ...cgroup.joins]);
+			this.link.send(request(id, uid), [...theirs, ...mounts, ...cgroup.joins]);
 			// What the host needs besides is made while the launcher forks.
 			undo.release();
 			const [stdout, stderr] = outputs.map((output) => new OutputPipe(output));
 			const streams = stdout === undefined || stderr === undefined ? undefined : {stdout, stderr};
 			const parts = {id: String(id), cgroup, streams, owner: this.firstHostId + uid, releaseId: release};
-			const expected = this.link.expectLeaf(id, parts, channel, spec.maxFrame);
-			spec.greet(expected.leaf);
+			const expected = this.link.expectLeaf(id, parts, channel, spec.maxFrame, kind);
 			cgroup.closeJoins();
-			for (const fd of [...theirs, ...mounts]) closeFd(fd);
-			return {
-				leaf: expected.leaf,
-				born: async () => {
-					await waitForBirth(expected.leaf);
-					const firstMs = (expected.birth?.beganMs ?? 0) - monotonicOffsetMs;
-					const bornAtMs = (expected.birth?.endedMs ?? 0) - monotonicOffsetMs;
-					return {
-						prepareMs: askedMs - startedMs,
-						forkMs: firstMs - askedMs,
-						isolateMs: bornAtMs - firstMs,
-						bornAtMs,
-					};
-				},
-			};
+			for (const fd of theirs) closeFd(fd);
+			return {id, expected, askedMs};
 		} catch (error) {
 			await undo.run();
 			throw error;
@@ -321,25 +293,6 @@ export class Launcher {
 	kill(): void {
 		this.link.kill();
 	}
-}
-
-async function waitForBirth(leaf: Leaf): Promise<void> {
-	try {
-		await leaf.birth;
-	} catch (error) {
-		const {oomKills} = await leaf.destroy();
-		if (oomKills === 0) throw error;
-		const hint = 'its memory limit is too small (limits.memoryMb)';
-		throw new SyscallError('set up the sandbox', -constants.errno.ENOMEM, 'ENOMEM', undefined, hint);
-	}
-}
-
-/** Clones of the folders that the leaf attaches, in order. */
-async function takeMounts(spec: LeafSpec, undo: Undo): Promise<number[]> {
-	const mounts: number[] = [];
-	undo.push(() => mounts.forEach(closeFd));
-	for (const {folder} of spec.mounts) mounts.push(await folder.take());
-	return mounts;
 }
 
 /** Pipes and sockets for a leaf whose id on the host is `owner`. */

@@ -1,4 +1,5 @@
 /** One live sandbox: its channel, its output, its process, its cgroup and its uid, owned together and ended together. */
+import {ForktreeError} from '../errors.ts';
 import type {Cgroup, CgroupMemory} from '../kernel/cgroup.ts';
 import {withDeadline} from '../kernel/deadline.ts';
 import {FrameChannel, type FrameError, type FramePayload} from '../kernel/frames.ts';
@@ -41,6 +42,9 @@ export type LeafListener = {
 	broken(error: FrameError | undefined): void;
 };
 
+/** An answer that somebody waits for. */
+type Asked = {readonly type: number; settle(payload: FramePayload): void; fail(): void};
+
 const endDeadlineMs = 10_000;
 /** How long the zygote's word on an exit status is waited for. */
 const statusDeadlineMs = 2000;
@@ -52,13 +56,14 @@ const unknownEnd: ProcessEnd = {type: 'unknown'};
  */
 export class Leaf {
 	readonly id: string;
-	/** Settles when it runs; rejects when it could not be made. */
-	readonly birth: Promise<void>;
 	readonly #parts: LeafParts;
 	readonly #channel: FrameChannel;
 	#process: Process | undefined;
+	#birth!: Promise<void>;
 	#settleBirth!: {resolve(): void; reject(error: Error): void};
 	#listener: LeafListener | undefined;
+	/** Answers that are waited for, in order. */
+	readonly #asked: Asked[] = [];
 	#isKnown = false;
 	/** Its channel broke, or it was never born. */
 	#isBroken = false;
@@ -72,24 +77,59 @@ export class Leaf {
 	constructor(parts: LeafParts, channel: number, maxFrame: number) {
 		this.id = parts.id;
 		this.#parts = parts;
-		this.birth = new Promise((resolve, reject) => {
-			this.#settleBirth = {resolve, reject};
-		});
-		this.birth.catch(() => undefined); // also when nobody waits for it
+		this.#expectBirth();
 		this.#channel = new FrameChannel(channel, maxFrame, {
-			frame: (type, payload) => {
-				if (!this.#isKnown) this.#parts.askBirth('maybe');
-				this.#listener?.frame(type, payload);
-			},
+			frame: (type, payload) => this.#take(type, payload),
 			broken: (error) => {
 				this.#isBroken = true;
 				if (!this.#isKnown) this.#parts.askBirth('maybe');
+				for (const {fail} of this.#asked.splice(0)) fail();
 				this.#listener?.broken(error);
 			},
 		});
 		if (parts.streams !== undefined) {
 			this.#channel.follow([parts.streams.stdout.endpoint, parts.streams.stderr.endpoint]);
 		}
+	}
+
+	#expectBirth(): void {
+		this.#isKnown = false;
+		this.#birth = new Promise((resolve, reject) => {
+			this.#settleBirth = {resolve, reject};
+		});
+		this.#birth.catch(() => undefined); // also when nobody waits for it
+	}
+
+	#take(type: number, payload: FramePayload): void {
+		// What a spare was asked it may answer when it was handed over, and is not yet what it is to become.
+		const isAsked = this.#asked[0]?.type === type;
+		if (isAsked ? this.#process === undefined : !this.#isKnown) this.#parts.askBirth('maybe');
+		if (isAsked) this.#asked.shift()?.settle(payload);
+		else this.#listener?.frame(type, payload);
+	}
+
+	/** Settles when it runs; rejects when it could not be made. Of a spare that was handed over: when it is that sandbox. */
+	get birth(): Promise<void> {
+		return this.#birth;
+	}
+
+	/** It is to become what it was forked for: its birth is told once more. @param maxFrame from now on, in bytes */
+	handOver(maxFrame: number): void {
+		this.#expectBirth();
+		this.#channel.accept(maxFrame);
+	}
+
+	/**
+	 * The payload of the frame of that type by which it answers something; its listener does not hear of it. Answers come in the
+	 * order in which they are waited for.
+	 * @throws {ForktreeError} `ZygoteFailed` when it ends before
+	 */
+	async answer(type: number): Promise<FramePayload> {
+		return new Promise((settle, reject) => {
+			const fail = () => reject(new ForktreeError('ZygoteFailed', 'a leaf ended before it answered'));
+			if (this.#isBroken) fail();
+			else this.#asked.push({type, settle, fail});
+		});
 	}
 
 	/** Has its birth told when it comes, for a leaf that does not speak by itself. */
@@ -136,6 +176,16 @@ export class Leaf {
 	attach(process: Process, status: Promise<ProcessEnd>): void {
 		this.#process = process;
 		this.#status = status;
+		this.confirm();
+	}
+
+	/** Whether its process is known. */
+	get isAttached(): boolean {
+		return this.#process !== undefined;
+	}
+
+	/** A process that is known has become what it was to become. */
+	confirm(): void {
 		this.#isKnown = true;
 		this.#settleBirth.resolve();
 	}
@@ -178,8 +228,10 @@ export class Leaf {
 	}
 
 	async #destroy(byItself: boolean): Promise<LeafEnd> {
-		this.awaitBirth();
-		await this.birth.catch(() => undefined);
+		if (this.#process === undefined) {
+			this.awaitBirth();
+			await this.birth.catch(() => undefined);
+		}
 		const process = this.#process;
 		const {cgroup, streams, releaseId} = this.#parts;
 		// The first process is process 1 of its pid namespace: with it the kernel kills everyone in there.
@@ -191,6 +243,7 @@ export class Leaf {
 				() => new Error(`sandbox ${this.id} was killed and did not end`),
 			);
 		}
+		if (!this.#isKnown) this.#parts.askBirth('maybe'); // handed over, and not heard of since
 		streams?.stdout.drain();
 		streams?.stderr.drain();
 		const end = {process: byItself ? await this.#readEnd() : unknownEnd, byItself, oomKills: cgroup.oomKills()};

@@ -3,8 +3,10 @@ import fc from 'fast-check';
 import {
 	decodeBirth,
 	decodeLauncherMessage,
+	encodeHandOver,
 	encodeLeafRequest,
 	encodeRefillRequest,
+	encodeSpareRequest,
 	encodeZygoteRequest,
 } from '../../src/sandbox/launch-protocol.ts';
 import {fuzzParameters} from '../helpers/fuzz.ts';
@@ -37,6 +39,17 @@ test('a request is eight words and text', (t) => {
 	t.deepEqual(words(zygote), ['Z'.charCodeAt(0), 0, 0, 0, 1, 7, 9, 0]);
 	t.is(zygote.toString('utf8', 32), '{"modules":[]}');
 	t.deepEqual(words(encodeRefillRequest()), ['N'.charCodeAt(0), 0, 0, 0, 0, 0, 0, 0]);
+});
+
+test('a spare is asked for without what it is for, which a hand-over has', (t) => {
+	const spare = encodeSpareRequest(leaf);
+	t.deepEqual(words(spare), ['S'.charCodeAt(0), 5, 1000, 0, 0, 0, 0, 0]);
+	t.is(spare.toString('utf8', 32), '\0h\0');
+	t.is(words(encodeSpareRequest({...leaf, filter: false, ownNetwork: false}))[3], 6);
+	const handOver = encodeHandOver(leaf);
+	t.deepEqual([handOver.readUInt32LE(0), handOver.readUInt32LE(4)], [64, 2]);
+	t.is(handOver.toString('utf8', 8), 'size=1k\0/\0/a\0/b\0');
+	t.is(encodeHandOver({...leaf, scratch: undefined, targets: []}).toString('utf8', 8), '\0/\0');
 });
 
 for (const [title, change, flags] of [

@@ -1,0 +1,87 @@
+// A leaf's set-up, in two halves: what does not depend on whom it is for, and what does. A leaf that was asked for with all
+// that it gets takes both at once; a spare waits between them.
+#pragma once
+#include "kernel.h"
+#include "launcher.h"
+
+// Steps of the set-up; launch-protocol.ts names them in the same order.
+enum LeafStep : u32 {
+  kNoStep,
+  kJoinCgroups,
+  kPlaceFds,
+  kUnshare,
+  kJoinNetwork,
+  kMountProc,
+  kMountScratch,
+  kAttachMounts,
+  kSetHostname,
+  kLimitFiles,
+  kDropPrivileges,
+  kInstallFilter,
+};
+
+struct Failure {
+  u32 step;
+  long error;
+};
+
+#define STEP(step, call)                                     \
+  do {                                                       \
+    long step_result = (call);                               \
+    if (step_result < 0) return Failure{step, step_result}; \
+  } while (0)
+
+// What a leaf says of its set-up, with its pidfd if all went well. By a socket that all leaves of a zygote share and the
+// host looks at when it hears of one: it is not woken by a birth, which on a busy machine would take the leaf's core. A spare
+// says it twice: when it can be killed, and, without a pidfd, when it is a sandbox.
+struct Born {
+  u32 id, step, error, padding;
+  u64 began, ended;  // CLOCK_MONOTONIC nanoseconds
+};
+
+// Descriptors besides those that a leaf keeps: first where they were received, then where they were placed. Where `streams`
+// is not -1 stdout and stderr wait there, and 1 and 2 lead nowhere.
+struct Needs {
+  int births, net, first_mount, mount_count, streams;
+};
+
+// What is given to a leaf in the second half. `targets` has a NUL-terminated word for each of `mounts`.
+struct Outfit {
+  u32 uid, open_files;
+  bool work_folder;
+  const char *scratch, *folder, *targets;  // options of /tmp (empty: none), working folder
+  const int* mounts;
+  int mount_count, streams;
+};
+
+// What a spare knows of itself when it waits.
+struct WaitingSpare {
+  u32 id, uid;
+  bool wants_filter;
+  int births, streams;
+};
+extern WaitingSpare waiting_spare;
+
+// What a zygote keeps: it forks and isolates with it.
+constexpr u64 kZygoteCapabilities =
+    1UL << CAP_SYS_ADMIN | 1UL << CAP_SETUID | 1UL << CAP_SETGID | 1UL << CAP_SETPCAP | 1UL << CAP_NET_ADMIN;
+
+// Cgroups first (what follows is charged there), then its descriptors, namespaces, the network while the capabilities are
+// there, proc while the template's is visible.
+Failure EnterNamespaces(const Request& request, const char* hostname, Needs* needs);
+
+// Mounts, limits, and the end of its privileges.
+Failure TakeOn(const Outfit& outfit);
+
+// Tells the host how it went; a failure ends the leaf.
+void TellBorn(Born* born, Failure failure, int births, int pidfd);
+
+// The last step: the filter, if it is wanted and no step has failed, word to the host, and only the leaf's own descriptors.
+void Finish(Born* born, Failure failure, bool wants_filter, int births, int pidfd);
+
+long LoopbackUp();
+long Limit(int resource, u64 most);
+long InstallZygoteFilter();
+long SendWithFds(int socket, void* data, u64 size, const int* fds, u64 count);
+const char* NextWord(const char* word);
+u64 Now();

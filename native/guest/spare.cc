@@ -1,0 +1,31 @@
+// A spare: a leaf that was forked and partly set up before anybody asked for it. Until it is handed over it runs only its
+// zygote's code, with the zygote's capabilities inside the zygote's user namespace and behind the zygote's filter.
+#include "channel.h"
+#include "hand_over.h"
+#include "setup.h"
+
+namespace {
+
+// Types of frames, as in launch-protocol.ts.
+enum : unsigned char { kHandOver = 24 };
+
+[[noreturn]] void End() {  // the host sees it as the end of the channel
+  for (;;) Syscall(__NR_exit_group, 1);
+}
+
+}  // namespace
+
+void ParkSpare(Request* room) {
+  FrameHead head;
+  FrameFds mounts = {};
+  if (!ReadFrameHead(&head, &mounts)) End();
+  const u64 began = Now();
+  HandOver given = {};
+  if (head.type != kHandOver || head.size > kMaxText || !ReadExactly(room->text, head.size, &mounts)) End();
+  if (!CutHandOver(room->text, head.size, static_cast<u32>(mounts.count), &given)) End();
+  const WaitingSpare& self = waiting_spare;
+  Born born = {self.id, kNoStep, 0, 0, began, 0};
+  Failure failure = TakeOn({self.uid, given.open_files, false, given.scratch, given.folder, given.targets, mounts.fds,
+                            mounts.count, self.streams});
+  Finish(&born, failure, self.wants_filter, self.births, -1);
+}
