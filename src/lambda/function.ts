@@ -2,11 +2,11 @@
 import {performance} from 'node:perf_hooks';
 import {ForktreeError} from '../errors.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
+import {Spares} from '../sandbox/spares.ts';
 import {CallEnded, CallLimit} from './call-limit.ts';
 import {CallRecord} from './call-record.ts';
 import {Call, type CallListener, type EncodedEvent, type Instance} from './instance.ts';
 import type {JsonValue, Outcome, StartKind} from './outcome.ts';
-import {Spares} from './spares.ts';
 import {type FunctionHost, type FunctionSettings, type Started, Starter} from './starter.ts';
 
 /** How a call is made. */
@@ -16,8 +16,10 @@ export type CallOptions = CallListener & {
 	readonly memoryDetails: boolean;
 };
 
-/** An instance that can take an event at once: idle, or a spare, which has what its module printed. */
-type Ready = {readonly instance: Instance; readonly printed: Call | undefined};
+/** A spare: an instance with its module loaded, and what that printed. It serves one call, or none. */
+type Loaded = {readonly instance: Instance; readonly printed: Call};
+/** An instance that can take an event at once: an idle one, or a spare. */
+type Ready = Loaded | {readonly instance: Instance; readonly printed: undefined};
 
 type Idle = {readonly instance: Instance; readonly sinceMs: number; readonly priority: number};
 
@@ -27,7 +29,7 @@ export class LambdaFunction {
 	readonly #host: FunctionHost;
 	readonly #code: LockedFolder;
 	readonly #starter: Starter;
-	readonly #spares: Spares;
+	readonly #spares: Spares<Loaded>;
 	/** What waits longest comes first, and with it what goes first. */
 	readonly #idle: Idle[] = [];
 	#uses = 0;
@@ -44,12 +46,14 @@ export class LambdaFunction {
 		this.#host = host;
 		this.#starter = new Starter(settings, code, host);
 		this.#spares = new Spares({
-			settings,
+			most: settings.spares,
 			reserve: () => {
 				const {memoryMb} = settings.limits;
 				return host.budget.hasRoom(memoryMb) ? host.budget.charge(memoryMb) : undefined;
 			},
-			start: (call, limit, release) => this.#starter.start(call, limit, release),
+			make: (release) => this.#makeSpare(release),
+			isUsable: ({instance}) => instance.usable,
+			dispose: ({instance}) => instance.destroy(),
 		});
 	}
 
@@ -138,17 +142,17 @@ export class LambdaFunction {
 		return this.settings.zygote ? 'forked' : 'cold';
 	}
 
-	/** A spare that is still in the making is further than a start that begins now. */
 	async #takeSpare(call: Call, limit: CallLimit): Promise<Started | undefined> {
 		this.#noteStart();
-		const spare = this.#spares.take();
-		if (spare === undefined) return undefined;
-		const instance = await limit.race(spare.made).catch((error: unknown) => {
-			void spare.made.then((late) => late?.destroy());
+		const taken = this.#spares.take();
+		const spare = await limit.race(Promise.resolve(taken)).catch((error: unknown) => {
+			void taken?.then((late) => late?.instance.destroy());
 			throw error;
 		});
-		if (instance?.usable !== true) return undefined;
-		call.follow(spare.call);
+		if (spare === undefined) return undefined;
+		const {instance, printed} = spare;
+		if (!instance.usable) return undefined;
+		call.follow(printed);
 		limit.guard(instance);
 		return {instance, start: this.#startKind, phases: undefined, loaded: {ok: true, value: null}, spare: 'function'};
 	}
@@ -159,7 +163,7 @@ export class LambdaFunction {
 		const {memoryMb} = this.settings.limits;
 		const release = await budget.reserve(memoryMb, limit.remainingMs, makeRoom, limit.signal);
 		const began = performance.now();
-		const started = await this.#starter.start(call, limit, release);
+		const started = await this.#starter.start(call, limit, release, true);
 		this.#startMs = performance.now() - began;
 		return started;
 	}
@@ -255,9 +259,24 @@ export class LambdaFunction {
 			if (idle.instance.usable) return {instance: idle.instance, printed: undefined};
 		}
 		const spare = this.#spares.takeReady();
-		if (spare === undefined) return undefined;
-		this.#noteStart();
-		return {instance: spare.instance, printed: spare.call};
+		if (spare !== undefined) this.#noteStart();
+		return spare;
+	}
+
+	/** What goes wrong here goes wrong again for the next call, which is told. */
+	async #makeSpare(release: () => void): Promise<Loaded | undefined> {
+		const printed = new Call(this.settings.limits, {});
+		const limit = new CallLimit(this.settings.limits.timeoutMs, undefined);
+		try {
+			const {instance, loaded} = await this.#starter.start(printed, limit, release, false);
+			if (loaded.ok) return {instance, printed};
+			await instance.destroy();
+			return undefined;
+		} catch {
+			return undefined;
+		} finally {
+			limit.close();
+		}
 	}
 
 	#leave(instance: Instance | undefined): void {

@@ -518,6 +518,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		for (const lambda of functions) {
 			while (missing > 0 && lambda.evictSpare()) missing -= lambda.settings.limits.memoryMb;
 		}
+		for (let freed = 1; missing > 0 && freed > 0; missing -= freed) freed = this.#parts.imports.evictSpare();
 		while (missing > 0) {
 			const idle = functions.filter(({evictable}) => evictable !== undefined);
 			const [first] = idle.sort((a, b) => (a.evictable ?? 0) - (b.evictable ?? 0));
@@ -577,6 +578,7 @@ async function buildParts(
 		ids: host.ids,
 		liveness: host.liveness,
 		budget: host.budget,
+		cgroups: host.cgroups,
 		ageing,
 		tree,
 		promote: promote && tree !== undefined,

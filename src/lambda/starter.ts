@@ -4,9 +4,11 @@ import {ForktreeError, SyscallError} from '../errors.ts';
 import type {PackageSet} from '../packages/package-store.ts';
 import type {Ageing} from '../sandbox/ageing.ts';
 import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
+import type {Leaf} from '../sandbox/leaf.ts';
 import type {Limits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
+import type {Spare} from '../sandbox/spare.ts';
 import type {ForkPlace, ImportCache} from '../zygote/import-cache.ts';
 import {encodeLoad, frameType} from '../zygote/protocol.ts';
 import {pythonLeaf} from '../zygote/python-leaf.ts';
@@ -81,14 +83,15 @@ export class Starter {
 	/**
 	 * A new instance, its module loaded or not. A zygote that dies meanwhile is made again.
 	 * @param release gives back the memory that was reserved for it: when it has ended, or could not be started
+	 * @param takesSpare whether a child of the zygote may be used that was forked ahead
 	 * @throws {ForktreeError} what forktree itself failed at; {CallEnded} when the limit ended it
 	 */
-	async start(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
+	async start(call: Call, limit: CallLimit, release: () => void, takesSpare: boolean): Promise<Started> {
 		try {
 			if (!this.#settings.zygote) return await this.#startCold(call, limit, release);
 			for (let attempt = 1; ; attempt += 1) {
 				try {
-					return await this.#startForked(call, limit, release);
+					return await this.#startForked(call, limit, release, takesSpare);
 				} catch (error) {
 					if (!(error instanceof ForktreeError) || error.code !== 'ZygoteFailed' || attempt === maxForks) throw error;
 				}
@@ -100,10 +103,15 @@ export class Starter {
 		}
 	}
 
-	async #startForked(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
+	async #startForked(call: Call, limit: CallLimit, release: () => void, takesSpare: boolean): Promise<Started> {
 		const asked = performance.now();
 		const place = await limit.race(this.#host.imports.find(this.#settings.packages));
-		return this.#fork(place, 'forked', performance.now() - asked, call, limit, release);
+		const taking = takesSpare ? place.takeSpare() : Promise.resolve(undefined);
+		const spare = await limit.race(taking).catch((error: unknown) => {
+			void taking.then((late) => late?.leaf.destroy());
+			throw error;
+		});
+		return this.#fork(place, spare, 'forked', performance.now() - asked, call, limit, release);
 	}
 
 	async #startCold(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
@@ -119,8 +127,8 @@ export class Starter {
 			release();
 		};
 		try {
-			const place = {zygote, packages: undefined, preloaded: []};
-			return await this.#fork(place, 'cold', performance.now() - asked, call, limit, releaseBoth);
+			const place = {zygote, packages: undefined, preloaded: [], refill: () => undefined};
+			return await this.#fork(place, undefined, 'cold', performance.now() - asked, call, limit, releaseBoth);
 		} catch (error) {
 			zygote.release();
 			throw error;
@@ -128,7 +136,8 @@ export class Starter {
 	}
 
 	async #fork(
-		{zygote, packages, preloaded}: ForkPlace,
+		{zygote, packages, preloaded, refill}: Omit<ForkPlace, 'takeSpare'>,
+		spare: Spare | undefined,
 		start: StartKind,
 		zygoteMs: number,
 		call: Call,
@@ -137,14 +146,17 @@ export class Starter {
 	): Promise<Started> {
 		const {name, limits, entryFile, environment} = this.#settings;
 		const load = encodeLoad(entryFile, environment);
-		const {leaf, born} = await zygote.forkLeaf({
+		const groupLimits = {...limits, swapMb: 0};
+		const spec = {
 			...pythonLeaf(this.#code, packages),
-			takeCgroup: () => this.#host.cgroups.take({...limits, swapMb: 0}),
 			scratchMb: limits.scratchMb,
 			openFiles: limits.openFiles,
 			maxFrame: limits.resultMb * 1024 * 1024 + frameSlack,
-			greet: (made) => made.send(frameType.load, load),
-		});
+			greet: (made: Leaf) => made.send(frameType.load, load),
+		};
+		const takeCgroup = () => this.#host.cgroups.take(groupLimits);
+		const asking = spare?.handOver({...spec, limits: groupLimits}) ?? zygote.forkLeaf({...spec, takeCgroup});
+		const {leaf, born} = await asking;
 		// All that the start needs is made while the zygote forks: then nothing is left to do but to wait.
 		let isBorn = false;
 		const instance = new Instance(leaf, limits, preloaded, () => {
@@ -163,13 +175,13 @@ export class Starter {
 		limit.guard(instance);
 		const [{prepareMs, forkMs, isolateMs, bornAtMs}, loaded] = await Promise.all([birth, loading]);
 		setImmediate(() => {
-			if (start === 'forked') zygote.refill();
-			this.#host.cgroups.refill({...limits, swapMb: 0});
+			refill();
+			if (spare === undefined) this.#host.cgroups.refill(groupLimits);
 			this.#code.refill();
 			packages?.refill();
 		});
 		const loadMs = performance.now() - bornAtMs;
 		const phases = {zygoteMs, prepareMs, forkMs, isolateMs, loadMs};
-		return {instance, start, phases, loaded, spare: undefined};
+		return {instance, start, phases, loaded, spare: spare === undefined ? undefined : 'node'};
 	}
 }

@@ -5,14 +5,19 @@ import {withDeadline} from '../kernel/deadline.ts';
 import {readMemory} from '../kernel/memory.ts';
 import type {PackageSet} from '../packages/package-store.ts';
 import type {Ageing} from '../sandbox/ageing.ts';
+import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
 import type {Interpreter} from '../sandbox/interpreter.ts';
 import type {Keeper} from '../sandbox/keeper.ts';
+import {defaultLimits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import {LockedFolder} from '../sandbox/mounts.ts';
 import {planRoot} from '../sandbox/rootfs.ts';
+import type {Spare} from '../sandbox/spare.ts';
+import {Spares} from '../sandbox/spares.ts';
 import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
 import {type CostOf, type PlanNode, ZygotePlan} from './plan.ts';
 import type {ZygoteSpec} from './protocol.ts';
+import {pythonSpare} from './python-leaf.ts';
 import type {TreeNode} from './tree.ts';
 import {Zygote} from './zygote.ts';
 
@@ -31,6 +36,11 @@ const endDeadlineMs = 5000;
 const promotionMs = 100;
 /** How often the process of a node of the tree may die while it is made, before its parent has to do for all. */
 const maxDeaths = 2;
+/** Children of one node that are forked ahead, at most, and the MiB that each counts with until it is handed over. */
+const maxSpares = 4;
+const spareMb = 2;
+/** Until a spare is handed over; then it gets those of its function. */
+const spareLimits = {...defaultLimits, swapMb: 0};
 
 /** What the cache tells about. */
 export type ImportCacheEvents = {
@@ -54,6 +64,7 @@ export type ImportCacheOptions = {
 	/** Charged for what zygotes use. */
 	readonly budget: MemoryBudget;
 	readonly ageing: Ageing;
+	readonly cgroups: CgroupPool;
 	/** The plan; without one, each function's set is a node. */
 	readonly tree: TreeNode | undefined;
 	/** Whether sets that the tree leaves much to import of get nodes of their own, in the background. */
@@ -67,7 +78,14 @@ export type ForkPlace = {
 	readonly packages: LockedFolder | undefined;
 	/** What is imported already, as `name==version`. */
 	readonly preloaded: readonly string[];
+	/** A child of it that was forked ahead, if there is one; whoever takes it hands it over, at once. */
+	readonly takeSpare: () => Promise<Spare | undefined>;
+	/** Makes what the next starts need. To be called when a start is over. */
+	readonly refill: () => void;
 };
+
+/** Children of a zygote that were forked ahead, with what gives the memory for one back. */
+type NodeSpares = Spares<{readonly spare: Spare; readonly release: () => void}>;
 
 /** What is alive of a node of the plan. */
 type Node = {
@@ -76,6 +94,7 @@ type Node = {
 	zygote: Promise<Zygote> | undefined;
 	/** The one that `zygote` became; word of another's end is no word of this one's. */
 	live: Zygote | undefined;
+	spares: NodeSpares | undefined;
 	/** Modules that are left to the handler: their import failed here, or left a thread behind. */
 	readonly excluded: Map<string, 'failed' | 'threaded'>;
 	/** See {@link Ageing}. */
@@ -105,6 +124,7 @@ export class ImportCache {
 	readonly #missedMs = new Map<string, number>();
 	#promoting: Promise<void> = Promise.resolve();
 	#root: Promise<Zygote> | undefined;
+	#rootSpares: NodeSpares | undefined;
 	#closed = false;
 
 	constructor(options: ImportCacheOptions) {
@@ -134,9 +154,62 @@ export class ImportCache {
 			node.usedMs = performance.now();
 			node.priority = this.#options.ageing.priority(node.uses, node.importMs, node.megabytes);
 			const isWhole = plan.set.folders.length === set.folders.length;
-			return {zygote, packages: isWhole ? undefined : await this.#folder(set), preloaded: node.preloaded};
+			node.spares ??= this.#sparesOf(zygote);
+			return this.#place(zygote, node.spares, isWhole ? undefined : await this.#folder(set), node.preloaded);
 		}
-		return {zygote: await this.root(), packages: await this.#folder(set), preloaded: []};
+		const zygote = await this.root();
+		this.#rootSpares ??= this.#sparesOf(zygote);
+		return this.#place(zygote, this.#rootSpares, await this.#folder(set), []);
+	}
+
+	#place(
+		zygote: Zygote,
+		spares: NodeSpares,
+		packages: LockedFolder | undefined,
+		preloaded: readonly string[],
+	): ForkPlace {
+		return {
+			zygote,
+			packages,
+			preloaded,
+			takeSpare: async () => {
+				spares.note();
+				const taken = await spares.take();
+				taken?.release();
+				return taken?.spare.isUsable === true ? taken.spare : undefined;
+			},
+			refill: () => {
+				zygote.refill();
+				spares.refill();
+			},
+		};
+	}
+
+	#sparesOf(zygote: Zygote): NodeSpares {
+		const {budget, cgroups} = this.#options;
+		return new Spares({
+			most: maxSpares,
+			reserve: () => (budget.hasRoom(spareMb) ? budget.charge(spareMb) : undefined),
+			make: async (release) => {
+				const takeCgroup = () => cgroups.take(spareLimits);
+				const spare = await zygote.forkSpare({...pythonSpare, takeCgroup}).catch(() => undefined);
+				cgroups.refill(spareLimits);
+				if (spare !== undefined) return {spare, release};
+				release();
+				return undefined;
+			},
+			isUsable: ({spare}) => spare.isUsable,
+			dispose: async ({spare, release}) => {
+				await spare.leaf.destroy();
+				release();
+			},
+		});
+	}
+
+	/** Ends one child that was forked ahead; answers the MiB that it was counted with, 0 when there is none. */
+	evictSpare(): number {
+		const all = [this.#rootSpares, ...[...this.#nodes.values()].map(({spares}) => spares)];
+		return all.some((spares) => spares?.evict() === true) ? spareMb : 0;
 	}
 
 	/** Makes every node of the plan, one after the other. */
@@ -267,13 +340,17 @@ export class ImportCache {
 
 	#letGo(node: Node): void {
 		node.live?.release();
+		void node.spares?.close();
 		node.zygote = undefined;
 		node.live = undefined;
+		node.spares = undefined;
 	}
 
 	/** Kills every zygote. */
 	async close(): Promise<void> {
 		this.#closed = true;
+		const spares = [this.#rootSpares, ...[...this.#nodes.values()].map((node) => node.spares)];
+		await Promise.all(spares.map((each) => each?.close()));
 		const zygotes = [this.#root, ...[...this.#nodes.values()].map(({zygote}) => zygote)];
 		await Promise.all(zygotes.map(async (zygote) => (await zygote?.catch(() => undefined))?.kill()));
 		// What is still alive then ends with the liveness pipe.
@@ -289,7 +366,7 @@ export class ImportCache {
 			const preloaded = plan.set.distributions.map(({name, version}) => `${name}==${version}`);
 			const excluded = new Map();
 			const counts = {priority: 0, uses: 0, usedMs: performance.now(), deaths: 0, importMs: 0, megabytes: 0};
-			node = {plan, preloaded, zygote: undefined, live: undefined, excluded, ...counts};
+			node = {plan, preloaded, zygote: undefined, live: undefined, spares: undefined, excluded, ...counts};
 			this.#nodes.set(plan, node);
 		}
 		return node;
@@ -343,6 +420,8 @@ export class ImportCache {
 		const zygote = this.#track(made);
 		this.#watch(zygote, '', () => {
 			this.#root = undefined;
+			void this.#rootSpares?.close();
+			this.#rootSpares = undefined;
 		});
 		void zygote.drained.then(() => this.#ids.release(ids));
 		return zygote;

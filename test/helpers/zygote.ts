@@ -5,6 +5,7 @@ import test, {type ExecutionContext} from 'ava';
 import type {CgroupLimits} from '../../src/kernel/cgroup.ts';
 import type {FramePayload} from '../../src/kernel/frames.ts';
 import {compileCode} from '../../src/lambda/compile.ts';
+import {Ageing} from '../../src/sandbox/ageing.ts';
 import {openSandboxHost, type SandboxHost} from '../../src/sandbox/host.ts';
 import {findInterpreter, type Interpreter} from '../../src/sandbox/interpreter.ts';
 import type {Leaf} from '../../src/sandbox/leaf.ts';
@@ -151,7 +152,8 @@ export function useZygote(): () => ZygoteFixture {
 		const interpreter = await findInterpreter(python);
 		const host = await openSandboxHost({stateDir, memoryBudgetMb: 1024, managed: false}, undo);
 		const events = {zygoteCreated: () => {}, zygoteDestroyed: () => {}, importFailed: () => {}};
-		const imports = new ImportCache({...host, interpreter, events});
+		const plan = {tree: undefined, promote: false, costOf: () => undefined, ageing: new Ageing()};
+		const imports = new ImportCache({...host, ...plan, interpreter, events});
 		undo.push(() => imports.close());
 		fixture = new ZygoteFixture(host, imports, interpreter, stateDir);
 		leaks.track(stateDir);

@@ -43,7 +43,7 @@ async function hot(t: ExecutionContext, code = counting, options: DeployOptions 
 
 kernelTest('a function that was started once has no spare, one that is started again has', async (t) => {
 	const name = await fixture().deploy(counting, {reuse: false});
-	t.is((await fixture().runtime.invoke(name, 'first')).spare, undefined);
+	t.not((await fixture().runtime.invoke(name, 'first')).spare, 'function');
 	t.is(await spares(name), 0);
 	await fixture().runtime.invoke(name, 'second');
 	await new Promise(setImmediate);
@@ -84,7 +84,7 @@ kernelTest('many calls at once get spares and other fresh sandboxes, each its ow
 
 kernelTest('with spares 0 none is made', async (t) => {
 	const name = await fixture().deploy(counting, {reuse: false, spares: 0});
-	for (let i = 0; i < 4; i += 1) t.is((await fixture().runtime.invoke(name, i)).spare, undefined);
+	for (let i = 0; i < 4; i += 1) t.not((await fixture().runtime.invoke(name, i)).spare, 'function');
 	t.is(await spares(name), 0);
 });
 
@@ -149,3 +149,36 @@ kernelTest('a new version is never served by a spare of the old one', async (t) 
 	await fixture().runtime.deploy(name, {'f.py': 'def f(event):\n\treturn "new"\n'}, {reuse: false});
 	t.is(value(t, await fixture().runtime.invoke(name, 1)), 'new');
 });
+
+kernelTest(
+	'a child of the zygote that was forked ahead becomes any function’s sandbox, with its limits, and only one',
+	async (t) => {
+		const {runtime} = await makeRuntime(t);
+		const code = py`
+		import os, resource
+		def f(event):
+			uid, status = os.getuid(), open('/proc/self/status').read()
+			seccomp = [line for line in status.splitlines() if line.startswith(('Seccomp:', 'CapEff:', 'NoNewPrivs:'))]
+			tmp = os.statvfs('/tmp')
+			return [uid, seccomp, resource.getrlimit(resource.RLIMIT_NOFILE)[1], tmp.f_blocks * tmp.f_frsize, os.listdir('/proc/self/fd'), os.environ['NAME']]
+	`;
+		const seen: unknown[] = [];
+		for (let i = 0; i < 6; i += 1) {
+			const limits = {openFiles: 40 + i, scratchMb: 2 + i};
+			await runtime.deploy(`f${i}`, {'f.py': code}, {spares: 0, limits, env: {NAME: `f${i}`}});
+			const outcome = await runtime.invoke(`f${i}`, null);
+			const [uid, status, files, bytes, fds, name] = value(t, outcome) as unknown[];
+			t.deepEqual(status, ['CapEff:\t0000000000000000', 'NoNewPrivs:\t1', 'Seccomp:\t2']);
+			t.deepEqual([files, bytes, name], [40 + i, (2 + i) * 1024 * 1024, `f${i}`]);
+			t.deepEqual((fds as string[]).slice(0, 4), ['0', '1', '2', '3']);
+			t.is((fds as string[]).length, 5, 'and that of the folder itself');
+			seen.push([outcome.spare, uid]);
+			await new Promise(setImmediate);
+		}
+		t.deepEqual(
+			seen.map((each) => (each as unknown[])[0]),
+			[undefined, undefined, 'node', 'node', 'node', 'node'],
+		);
+		t.is(new Set(seen.map((each) => (each as unknown[])[1])).size, 6);
+	},
+);

@@ -1,5 +1,5 @@
 import test from 'ava';
-import {coolMs, Demand} from '../../src/lambda/demand.ts';
+import {coolMs, Demand} from '../../src/sandbox/demand.ts';
 
 /** With a start each so many milliseconds, of which each takes so long to make another for. */
 function after(count: number, eachMs: number, makingMs: number, most = 8): Demand {

@@ -1,15 +1,15 @@
-/** How many spares a function should have: by how often one is taken, and how long making another takes. */
+/** How many spares there should be: by how often one is taken, and how long making another takes. */
 
 /** So many starts are looked back on. */
 const lookBack = 8;
-/** A function that nobody asked for a fresh sandbox of for so long needs no spares. */
+/** What nobody asked for a fresh sandbox of for so long needs no spares. */
 export const coolMs = 10_000;
 /** Weight of the newest duration in the average. */
 const weight = 0.3;
 
 /**
  * Little's law: as many are in the making as are taken meanwhile. Twice that many are kept, since calls come in bunches, and none for
- * a function that was started once.
+ * what was started once.
  */
 export class Demand {
 	readonly #startsMs: number[] = [];
