@@ -22,6 +22,7 @@ const runtimeOptions: ReadonlyArray<keyof RuntimeOptions> = [
 	'memoryBudgetMb',
 	'tree',
 	'promote',
+	'spares',
 	'instanceIdleMs',
 	'zygoteIdleMs',
 ];
@@ -47,6 +48,11 @@ export type RuntimeOptions = {
 	readonly tree?: string | object;
 	/** Whether sets of packages that the tree has too little for get nodes of their own meanwhile; by default true. */
 	readonly promote?: boolean;
+	/**
+	 * The most children that each zygote forks ahead, while it is asked for again and again, for any of its functions; 4 by
+	 * default, 0 for none.
+	 */
+	readonly spares?: number;
 	/** Milliseconds after which an instance that nobody called is ended; ten minutes by default. */
 	readonly instanceIdleMs?: number;
 	/** Milliseconds after which a zygote that nothing was forked from is ended; an hour by default. */
@@ -61,6 +67,7 @@ export type ResolvedRuntimeOptions = {
 	readonly memoryBudgetMb: number;
 	readonly tree: TreeNode | undefined;
 	readonly promote: boolean;
+	readonly spares: number;
 	readonly instanceIdleMs: number;
 	readonly zygoteIdleMs: number;
 };
@@ -118,6 +125,7 @@ function checkIdle(value: unknown, label: string, byDefault: number): number {
 }
 
 function checkSpares(value: unknown): number {
+	if (value === undefined) return defaultSpares;
 	if (typeof value !== 'number') throw new TypeError('spares: expected a number');
 	if (!Number.isInteger(value) || value < 0 || value > 64)
 		throw new RangeError(`spares: expected 0 to 64, got ${value}`);
@@ -168,6 +176,7 @@ export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeO
 		memoryBudgetMb,
 		tree: openTree(options.tree),
 		promote: checkFlag(options.promote, 'promote', true),
+		spares: checkSpares(options.spares),
 		instanceIdleMs: checkIdle(options.instanceIdleMs, 'instanceIdleMs', 10 * 60_000),
 		zygoteIdleMs: checkIdle(options.zygoteIdleMs, 'zygoteIdleMs', 60 * 60_000),
 	};
@@ -189,7 +198,7 @@ export function resolveSettings(options: DeployOptions, config: FunctionConfig):
 		concurrency: pick(options.concurrency, checkConcurrency, 'concurrency') ?? config.concurrency ?? defaultConcurrency,
 		zygote: pick(options.zygote, checkBoolean, 'zygote') ?? config.zygote ?? true,
 		entryFile: config.entryFile,
-		spares: options.spares === undefined ? defaultSpares : checkSpares(options.spares),
+		spares: checkSpares(options.spares),
 	};
 }
 

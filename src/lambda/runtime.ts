@@ -565,7 +565,7 @@ async function buildParts(
 	emit: (event: keyof RuntimeEvents, detail: unknown) => void,
 ): Promise<Parts> {
 	const interpreter = await findInterpreter(options.python);
-	const {stateDir, memoryBudgetMb, tree, promote} = options;
+	const {stateDir, memoryBudgetMb, tree, promote, spares} = options;
 	const host = await openSandboxHost({stateDir, memoryBudgetMb, managed: false}, undo);
 	const {packagesDir: dir = host.state.path('packages'), offline} = options;
 	const packages = await PackageCache.open({dir, offline}, interpreter);
@@ -579,6 +579,7 @@ async function buildParts(
 		liveness: host.liveness,
 		budget: host.budget,
 		cgroups: host.cgroups,
+		spares,
 		ageing,
 		tree,
 		promote: promote && tree !== undefined,

@@ -36,8 +36,7 @@ const endDeadlineMs = 5000;
 const promotionMs = 100;
 /** How often the process of a node of the tree may die while it is made, before its parent has to do for all. */
 const maxDeaths = 2;
-/** Children of one node that are forked ahead, at most, and the MiB that each counts with until it is handed over. */
-const maxSpares = 4;
+/** MiB that a child that was forked ahead counts with until it is handed over. */
 const spareMb = 2;
 /** Until a spare is handed over; then it gets those of its function. */
 const spareLimits = {...defaultLimits, swapMb: 0};
@@ -65,6 +64,8 @@ export type ImportCacheOptions = {
 	readonly budget: MemoryBudget;
 	readonly ageing: Ageing;
 	readonly cgroups: CgroupPool;
+	/** Children that each zygote forks ahead, at the most. */
+	readonly spares: number;
 	/** The plan; without one, each function's set is a node. */
 	readonly tree: TreeNode | undefined;
 	/** Whether sets that the tree leaves much to import of get nodes of their own, in the background. */
@@ -188,7 +189,7 @@ export class ImportCache {
 	#sparesOf(zygote: Zygote): NodeSpares {
 		const {budget, cgroups} = this.#options;
 		return new Spares({
-			most: maxSpares,
+			most: this.#options.spares,
 			reserve: () => (budget.hasRoom(spareMb) ? budget.charge(spareMb) : undefined),
 			make: async (release) => {
 				const takeCgroup = () => cgroups.take(spareLimits);

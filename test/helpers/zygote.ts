@@ -152,7 +152,7 @@ export function useZygote(): () => ZygoteFixture {
 		const interpreter = await findInterpreter(python);
 		const host = await openSandboxHost({stateDir, memoryBudgetMb: 1024, managed: false}, undo);
 		const events = {zygoteCreated: () => {}, zygoteDestroyed: () => {}, importFailed: () => {}};
-		const plan = {tree: undefined, promote: false, costOf: () => undefined, ageing: new Ageing()};
+		const plan = {tree: undefined, promote: false, costOf: () => undefined, ageing: new Ageing(), spares: 0};
 		const imports = new ImportCache({...host, ...plan, interpreter, events});
 		undo.push(() => imports.close());
 		fixture = new ZygoteFixture(host, imports, interpreter, stateDir);

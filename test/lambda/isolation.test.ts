@@ -9,7 +9,8 @@ import {cgroupsOf, processesIn} from '../helpers/leak-check.ts';
 import {failure, py, useRuntime, value} from '../helpers/runtime.ts';
 
 process.env.FORKTREE_TEST_SECRET = 'of the host';
-const fixture = useRuntime();
+// Some count processes: none shall be there that nobody asked for.
+const fixture = useRuntime({spares: 0});
 
 async function answer(
 	t: ExecutionContext,
