@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
 from typing import Any, Callable, NoReturn, Optional
 
-from . import hygiene
+from . import hooks, hygiene
 
 CHANNEL = 3
 CHUNK = 1 << 16  # below malloc's threshold for mapping memory anew at each read
@@ -122,6 +122,7 @@ def load(entry: str, *variables: str) -> Callable[[Any], Any]:
         name, _, value = variable.partition('=')
         os.environ[name] = value
     try:
+        hooks.run_after()
         module = import_entry(entry)
         handler = getattr(module, 'f', None)
         if not callable(handler):

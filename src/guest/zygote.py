@@ -20,7 +20,7 @@ import sys
 import time
 import traceback
 
-from . import hygiene, leaf
+from . import hooks, hygiene, leaf
 from .layout import libc, native
 
 CONTROL = 3
@@ -97,9 +97,15 @@ def import_modules(names: list[str]) -> dict[str, object]:
             importlib.import_module(name)
         except BaseException:  # a package may even call exit()
             failed.append({'module': name, 'traceback': traceback.format_exc(limit=-20)[-8192:]})
-        if hygiene.thread_count() > 1:
+        if hygiene.thread_count() > 1 and not hooks.before:
             threaded.append(name)
             break  # whatever is imported after it would be blamed as well
+    try:
+        hooks.run_before()
+    except BaseException:
+        failed.append({'module': 'forktree.before_fork', 'traceback': traceback.format_exc(limit=-20)[-8192:]})
+    if names and hygiene.thread_count() > 1 and not threaded:
+        threaded.append(names[-1])  # nobody knows which
     return {'failed': failed, 'threaded': threaded}
 
 
@@ -192,6 +198,7 @@ def main() -> None:
     check(native.forktree_lock_down(1, has_one_id()), 'lock down')
     layout.make_interpreter_huge()
     sys.path.append(PACKAGES)
+    sys.modules['forktree'] = hooks
     become(json.loads(sys.argv[1]))
     serve()
     leaf.serve()

@@ -458,11 +458,15 @@ export class ImportCache {
 		}
 	}
 
-	/** Leaves a module to the handlers, in the node of the path that was to import it. */
+	/** Leaves a module to the handlers, in the node of the path that was to import it; all of a node when it is none of theirs. */
 	#exclude(last: PlanNode, module: string, reason: 'failed' | 'threaded'): void {
+		let isTheirs = false;
 		for (let plan: PlanNode | undefined = last; plan !== undefined; plan = plan.parent) {
-			if (plan.added.some(({modules}) => modules.includes(module))) this.#node(plan).excluded.set(module, reason);
+			if (!plan.added.some(({modules}) => modules.includes(module))) continue;
+			this.#node(plan).excluded.set(module, reason);
+			isTheirs = true;
 		}
+		if (!isTheirs) for (const each of modulesOf(this.#node(last))) this.#node(last).excluded.set(each, reason);
 	}
 
 	/** From the nearest ancestor that is alive and has ids left; what that lacks of the path is imported. */

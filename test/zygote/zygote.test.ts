@@ -35,6 +35,34 @@ provideWheels({
 	forktree_fixture_raises: {
 		'forktree_fixture_raises.py': 'def fail():\n\traise RuntimeError("at import")\nfail()\n',
 	},
+	forktree_fixture_hooks: {
+		'forktree_fixture_hooks.py': py`
+			import os, threading
+			import forktree
+			done = []
+			stop = threading.Event()
+			thread = threading.Thread(target=stop.wait)
+			thread.start()
+			@forktree.before_fork
+			def close():
+				stop.set()
+				thread.join()
+				done.append('before')
+			@forktree.after_fork
+			def reopen():
+				done.append(['after', os.getpid(), os.getuid() != 0])
+				if os.path.exists('/handler/raise'):
+					raise ValueError('from a hook')
+		`,
+	},
+	forktree_fixture_bad_hook: {
+		'forktree_fixture_bad_hook.py': py`
+			import forktree
+			@forktree.before_fork
+			def fail():
+				raise RuntimeError('before any fork')
+		`,
+	},
 	forktree_fixture_exits: {'forktree_fixture_exits.py': 'import sys\nsys.exit(3)\n'},
 	forktree_fixture_kills: {'forktree_fixture_kills.py': 'import os\nos._exit(3)\n'},
 });
@@ -263,4 +291,43 @@ kernelTest('with zygote false packages are imported in the sandbox', async (t) =
 	t.true(value(t, outcome));
 	t.is(outcome.start, 'cold');
 	t.is(outcome.logs.stdout, 'imported\n');
+});
+
+kernelTest(
+	'a package’s hooks run before its zygote forks, and in each sandbox before the code is loaded',
+	async (t) => {
+		const requirements = ['forktree_fixture_hooks'];
+		const text =
+			'import forktree_fixture_hooks as p\nLOADED = list(p.done)\ndef f(event):\n\treturn [LOADED, p.done]\n';
+		const name = await fixture().deploy(text, {requirements, reuse: false});
+		for (let i = 0; i < 4; i += 1) {
+			const outcome = await fixture().runtime.invoke(name, null);
+			const once = ['before', ['after', 1, true]];
+			t.deepEqual(value(t, outcome), [once, once]);
+			t.deepEqual(outcome.preloaded, ['forktree-fixture-hooks==1.0']);
+		}
+		const raising = await fixture().deploy({'f.py': text, raise: ''}, {requirements});
+		const error = failure(t, await fixture().runtime.invoke(raising, null));
+		t.deepEqual([error.code, error.type, error.message], ['ImportFailed', 'ValueError', 'from a hook']);
+	},
+);
+
+kernelTest('a hook that raises in the zygote is told, and calls are served without that zygote', async (t) => {
+	const failed = next('importFailed');
+	const text = 'import forktree_fixture_bad_hook\ndef f(event):\n\treturn event\n';
+	const name = await fixture().deploy(text, {requirements: ['forktree_fixture_bad_hook']});
+	const outcome = await fixture().runtime.invoke(name, 1);
+	t.is(value(t, outcome), 1);
+	t.deepEqual(outcome.preloaded, []);
+	const {module, traceback} = await failed;
+	t.is(module, 'forktree.before_fork');
+	t.regex(traceback, /RuntimeError: before any fork/);
+	t.deepEqual(
+		fixture()
+			.runtime.list()
+			.find((each) => each.name === name)?.importedInSandbox,
+		{
+			forktree_fixture_bad_hook: 'failed',
+		},
+	);
 });
