@@ -8,7 +8,7 @@ constexpr int kMaxFds = 16;
 constexpr int kMaxText = 65536;
 
 // Bits of Request::flags: no stdout and stderr come with it; the launcher's own network; no filter; a
-// folder of its own in /tmp.
+// folder of its own in /tmp. One more is zygote.py's.
 enum : u32 { kNoStreams = 1, kSharedNetwork = 2, kNoFilter = 4, kWorkFolder = 8 };
 
 // Requests: fork a leaf; fork a spare, which waits for the rest; make network namespaces ahead. Any other is the program's own.

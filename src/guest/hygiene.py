@@ -32,7 +32,14 @@ def skip_threading_hook() -> None:
 
 
 def after_start() -> None:
-    """In a leaf that is set up, or a zygote: the part of threading's hook that matters."""
+    """In a process that will be a sandbox: from now on hooks run, and so does the part of threading's that matters."""
+    global is_starting
+    is_starting = False
+    note_thread()
+
+
+def note_thread() -> None:
+    """The part of threading's hook that matters."""
     threading = sys.modules.get('threading')
     if threading is not None:
         threading.main_thread()._set_native_id()

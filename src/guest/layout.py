@@ -16,6 +16,7 @@ native = ctypes.PyDLL('/forktree/native/guest.node')
 libc = ctypes.PyDLL(None)
 native.forktree_collapse.argtypes = [ctypes.c_ulong, ctypes.c_ulong]
 native.forktree_make_text_huge.argtypes = [ctypes.c_ulong, ctypes.c_ulong]
+native.forktree_populate.argtypes = [ctypes.c_char_p, ctypes.c_ulong]
 libc.mprotect.argtypes = [ctypes.c_ulong, ctypes.c_ulong, ctypes.c_int]
 
 

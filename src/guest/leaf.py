@@ -11,10 +11,11 @@ import os
 import select
 import struct
 import sys
+import time
 import traceback
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
-from typing import Any, Callable, NoReturn, Optional
+from typing import Any, Callable, NoReturn, Optional, Sequence
 
 from . import hooks, hygiene
 
@@ -23,7 +24,7 @@ CHUNK = 1 << 16  # below malloc's threshold for mapping memory anew at each read
 HANDLER = '/handler'
 LOAD, EVENT_JSON, EVENT_BYTES, COMPILE, LIVE_EVENT_JSON, LIVE_EVENT_BYTES = 16, 17, 18, 19, 20, 21
 LOADED, FAILED, RESULT_JSON, RESULT_BYTES, ERROR, CHUNK_JSON, CHUNK_BYTES, CHUNKS_END, COMPILED = 2, 131, 132, 5, 134, 135, 8, 9, 10
-PARKED = 139
+POPULATE, POPULATED, PARKED = 25, 26, 139
 MAX_TEXT = 64 * 1024
 FORKTREE = os.path.dirname(__file__)
 
@@ -57,8 +58,9 @@ PLAIN_TYPES = frozenset((dict, list, str, int, float, bool, type(None), bytes))
 def serve() -> NoReturn:
     """Never returns: what comes above this on the stack belongs to the zygote."""
     try:
-        if hygiene.is_starting:
-            start()
+        if hygiene.is_starting:  # else it was a spare, which has done that
+            hygiene.after_start()
+            hygiene.draw_fresh_randomness()
         kind, body = receive()
         if kind == COMPILE:
             compile_files(json.loads(body))
@@ -67,13 +69,6 @@ def serve() -> NoReturn:
     except BaseException as error:  # a defect of ours, or the handler broke the interpreter
         fail('ProtocolError', error)
     os._exit(1)
-
-
-def start() -> None:
-    """What a process that was just forked does first; a spare before it is handed over."""
-    hygiene.is_starting = False
-    hygiene.after_start()
-    hygiene.draw_fresh_randomness()
 
 
 def receive() -> tuple[int, bytes]:
@@ -116,17 +111,10 @@ def send(kind: int, body: bytes = b'') -> None:
 
 def load(entry: str, *variables: str) -> Callable[[Any], Any]:
     """Imports the entry module and answers its handler. Whatever is not done here is not paid for by each start."""
-    gc.enable()
-    sys.path.insert(0, HANDLER)
-    for variable in variables:
-        name, _, value = variable.partition('=')
-        os.environ[name] = value
+    prepare(variables)
     try:
         hooks.run_after()
-        module = import_entry(entry)
-        handler = getattr(module, 'f', None)
-        if not callable(handler):
-            raise AttributeError(f"{entry} defines no function 'f'; expected def f(event)")
+        handler = find_handler(usual_module if entry == USUAL_ENTRY else make_module(entry))
     except BaseException as error:
         flush()
         fail('Exited' if isinstance(error, SystemExit) else 'ImportFailed', error, FAILED)
@@ -135,9 +123,24 @@ def load(entry: str, *variables: str) -> Callable[[Any], Any]:
     return handler
 
 
-def import_entry(entry: str) -> ModuleType:
-    """Runs the entry file's byte code, made at deploy, without the import system's search: fewer pages are touched."""
-    module = usual_module if entry == USUAL_ENTRY else make_module(entry)
+def prepare(variables: Sequence[str]) -> None:
+    gc.enable()
+    sys.path.insert(0, HANDLER)
+    for variable in variables:
+        name, _, value = variable.partition('=')
+        os.environ[name] = value
+
+
+def find_handler(module: ModuleType) -> Callable[[Any], Any]:
+    file = str(module.__file__)
+    handler = getattr(run_module(module), 'f', None)
+    if not callable(handler):
+        raise AttributeError(f"{file[len(HANDLER) + 1 :]} defines no function 'f'; expected def f(event)")
+    return handler
+
+
+def run_module(module: ModuleType) -> ModuleType:
+    """Runs its byte code, made at deploy, without the import system's search: fewer pages are touched."""
     name = module.__name__
     sys.modules[name] = module
     fd = os.open(module.__cached__, os.O_RDONLY)
@@ -165,32 +168,50 @@ usual_module = make_module(USUAL_ENTRY)
 
 
 def answer_events(handler: Callable[[Any], Any]) -> NoReturn:
-    os.register_at_fork(after_in_child=note_fork)
     while True:
         kind, body = receive()
-        if kind >= LIVE_EVENT_JSON:  # somebody reads along
-            buffer_lines()
-        try:
-            event = scan(body.decode(), 0)[0] if kind == EVENT_JSON or kind == LIVE_EVENT_JSON else body
-            value = handler(event)
-            if type(value) in PLAIN_TYPES:
-                answer_value(value)
-            else:
-                answer(value)
-        except SystemExit as error:
-            leave_if_forked()
-            flush()
-            fail('Exited', error)
-            os._exit(exit_status(error.code))
-        except BaseException as error:
-            leave_if_forked()
-            flush()
-            fail('HandlerError', error)
+        if kind == POPULATE:
+            populate(body)
+        else:
+            answer_event(handler, kind, body)
+
+
+def populate(ranges: bytes) -> None:
+    """Makes pages its own that earlier sandboxes wrote to, before an event does."""
+    from .layout import native
+
+    started = time.perf_counter()
+    count = native.forktree_populate(ranges, len(ranges))
+    send(POPULATED, struct.pack('<II', count, int((time.perf_counter() - started) * 1e6)))
+
+
+def answer_event(handler: Callable[[Any], Any], kind: int, body: bytes) -> None:
+    if kind >= LIVE_EVENT_JSON:  # somebody reads along
+        buffer_lines()
+    try:
+        event = scan(body.decode(), 0)[0] if kind == EVENT_JSON or kind == LIVE_EVENT_JSON else body
+        value = handler(event)
+        if type(value) in PLAIN_TYPES:
+            answer_value(value)
+        else:
+            answer(value)
+    except SystemExit as error:
+        leave_if_forked()
+        flush()
+        fail('Exited', error)
+        os._exit(exit_status(error.code))
+    except BaseException as error:
+        leave_if_forked()
+        flush()
+        fail('HandlerError', error)
 
 
 def note_fork() -> None:
     global is_forked
-    is_forked = True
+    is_forked = not hygiene.is_starting
+
+
+os.register_at_fork(after_in_child=note_fork)
 
 
 def leave_if_forked() -> None:

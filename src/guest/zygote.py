@@ -20,11 +20,12 @@ import sys
 import time
 import traceback
 
-from . import hooks, hygiene, leaf
+from . import hooks, hygiene, leaf, rehearsal
 from .layout import libc, native
 
 CONTROL = 3
 LEAF, SPARE, CHILD_ZYGOTE = ord('L'), ord('S'), ord('Z')
+NO_WARM_UPS = 16  # a bit of Request.flags
 MAX_FDS = 16
 MAX_TEXT = 65536
 PACKAGES = '/packages'
@@ -109,14 +110,29 @@ def import_modules(names: list[str]) -> dict[str, object]:
     return {'failed': failed, 'threaded': threaded}
 
 
+def warm_up() -> list[str]:
+    """Answers which module's warm-up has left a thread behind: then it must not be imported here."""
+    threaded = []
+
+    def check(module: str) -> bool:
+        if hygiene.thread_count() > 1:
+            threaded.append(module.partition('.')[0])
+        return not threaded
+
+    rehearsal.rehearse(check=check)
+    return threaded
+
+
 def become(spec: dict) -> None:
     """Start of every zygote, also of a forked one: own descriptors, imports, hygiene, ready."""
     started = time.monotonic()
     check(native.forktree_become_zygote(), 'become zygote')
-    hygiene.after_start()
+    hygiene.note_thread()
     hygiene.draw_fresh_randomness()  # same pid as the parent zygote had, in its namespace
     report = import_modules(spec['modules'])
     leaf.flush()  # else what an import printed would be printed again by every child
+    if not report['failed'] and not report['threaded'] and spec.get('warmUps', True):
+        report['threaded'] = warm_up()
     if not report['failed'] and not report['threaded']:
         hygiene.draw_fresh_randomness()  # what was imported now sets itself up here, not in each leaf
         hygiene.find_numpy_state()
@@ -179,8 +195,9 @@ def serve() -> None:
         if op == LEAF:
             return
         if op == SPARE:
-            leaf.start()
-            leaf.send(leaf.PARKED)
+            hygiene.after_start()
+            report = rehearsal.rehearse(warm_up=not request.flags & NO_WARM_UPS)
+            leaf.send(leaf.PARKED, json.dumps(report).encode())
             native.forktree_park(request_ref)
             return
         if op == CHILD_ZYGOTE:

@@ -1,4 +1,6 @@
 /** What the host and a launcher say to each other, one packet a message; native/guest/launcher.h has the same layouts. */
+import type {FramePayload} from '../kernel/frames.ts';
+import type {PageRange} from '../native.ts';
 import type {IdRange} from './uid-range.ts';
 
 /** The steps of a leaf's set-up, numbered as in launcher.cc. */
@@ -46,7 +48,7 @@ export function decodeBirth(data: Buffer): Birth | undefined {
 }
 
 /** Bits of a leaf's request, as in launcher.h. */
-const leafFlags = {noStreams: 1, sharedNetwork: 2, noFilter: 4, workFolder: 8} as const;
+const leafFlags = {noStreams: 1, sharedNetwork: 2, noFilter: 4, workFolder: 8, noWarmUps: 16} as const;
 
 /** Asks for a leaf. */
 export type LeafRequest = {
@@ -71,18 +73,45 @@ export type LeafRequest = {
 };
 
 /** Asks for a leaf that waits for the rest. */
-export type SpareRequest = Pick<LeafRequest, 'id' | 'uid' | 'hostname' | 'streams' | 'ownNetwork' | 'filter'>;
+export type SpareRequest = Pick<LeafRequest, 'id' | 'uid' | 'hostname' | 'streams' | 'ownNetwork' | 'filter'> & {
+	/** Whether it does what its packages put off until they are used; else only what every start goes through. */
+	readonly warmUps: boolean;
+};
 
 /** The rest. */
 export type HandOverRequest = Pick<LeafRequest, 'openFiles' | 'scratch' | 'folder' | 'targets'>;
 
-/** Types of frames between the host and a spare; those of protocol.ts are others. From 128 on: text. */
+/** Types of frames between the host and a spare, or a leaf that waits for an event; those of protocol.ts are others. From 128 on: text. */
 export const spareFrame = {
 	/** To it: become a sandbox. fds: mounts. */
 	handOver: 24,
-	/** From it: it waits to be handed over. */
+	/** To it: make these pages yours. */
+	populate: 25,
+	/** From it: that was done. */
+	populated: 26,
+	/** From it: it waits to be handed over, and how it has got ready. */
 	parked: 139,
 } as const;
+
+/** What a spare has gone through ahead. */
+export type Rehearsal = {
+	/** How long it took. */
+	readonly ms: number;
+	/** What of it failed, and so is not done ahead. */
+	readonly failed: readonly string[];
+};
+
+/** Undefined: not something that a spare says. */
+export function decodeParked(text: string): Rehearsal | undefined {
+	try {
+		const value = JSON.parse(text) as Partial<Rehearsal> | null;
+		const {ms, failed} = value ?? {};
+		const isOne = typeof ms === 'number' && Array.isArray(failed) && failed.every((each) => typeof each === 'string');
+		return isOne ? {ms, failed} : undefined;
+	} catch {
+		return undefined;
+	}
+}
 
 type Head = {op: string; id?: number; uid?: number; flags?: number; mounts?: number; openFiles?: number};
 
@@ -99,7 +128,7 @@ function encode(
 
 const noRange: IdRange = {start: 0, count: 0};
 
-function encodeFlags({streams, ownNetwork, filter}: SpareRequest): number {
+function encodeFlags({streams, ownNetwork, filter}: Pick<LeafRequest, 'streams' | 'ownNetwork' | 'filter'>): number {
 	return (
 		(streams ? 0 : leafFlags.noStreams) | (ownNetwork ? 0 : leafFlags.sharedNetwork) | (filter ? 0 : leafFlags.noFilter)
 	);
@@ -116,7 +145,8 @@ export function encodeLeafRequest(leaf: LeafRequest): Buffer {
 /** fds: as of a leaf without mounts. */
 export function encodeSpareRequest(spare: SpareRequest): Buffer {
 	const {id, uid, hostname} = spare;
-	return encode({op: 'S', id, uid, flags: encodeFlags(spare)}, noRange, `\0${hostname}\0`);
+	const flags = encodeFlags(spare) | (spare.warmUps ? 0 : leafFlags.noWarmUps);
+	return encode({op: 'S', id, uid, flags}, noRange, `\0${hostname}\0`);
 }
 
 /** The payload of the frame. */
@@ -125,6 +155,28 @@ export function encodeHandOver({openFiles, scratch, folder, targets}: HandOverRe
 	head.writeUInt32LE(openFiles, 0);
 	head.writeUInt32LE(targets.length, 4);
 	return Buffer.concat([head, Buffer.from([scratch ?? '', folder, ...targets, ''].join('\0'))]);
+}
+
+/** What populating came to. */
+export type Populated = {
+	/** How many of the ranges were there and could be written to. */
+	readonly ranges: number;
+	readonly ms: number;
+};
+
+/** The most ranges of one {@link encodeRanges}. */
+export const maxRanges = 4000;
+
+/** The payload of the frame. Ranges beyond {@link maxRanges} are left out. */
+export function encodeRanges(ranges: readonly PageRange[]): Buffer {
+	const words = BigUint64Array.from(ranges.slice(0, maxRanges).flat(), BigInt);
+	return Buffer.from(words.buffer);
+}
+
+/** Undefined: not something that a spare says. */
+export function decodePopulated(data: FramePayload): Populated | undefined {
+	if (typeof data === 'string' || data.length !== 8) return undefined;
+	return {ranges: data.readUInt32LE(0), ms: data.readUInt32LE(4) / 1000};
 }
 
 /** Asks for a child zygote with ids of its own. fds: control socket, and the packages' mount if there is one. */

@@ -6,7 +6,13 @@ import type {Process} from '../kernel/process.ts';
 import {closeFd, pipe, socketPair} from '../native.ts';
 import {Undo} from '../undo.ts';
 import type {Keeper, RootPlan} from './keeper.ts';
-import {encodeLeafRequest, encodeRefillRequest, encodeSpareRequest, spareFrame} from './launch-protocol.ts';
+import {
+	decodeParked,
+	encodeLeafRequest,
+	encodeRefillRequest,
+	encodeSpareRequest,
+	spareFrame,
+} from './launch-protocol.ts';
 import {LauncherLink, type LeafKind} from './launcher-link.ts';
 import {
 	type ExpectedLeaf,
@@ -190,7 +196,7 @@ export class Launcher {
 
 	/**
 	 * Makes a leaf ahead, which waits for what it is for. Until then it runs only the launcher's own code.
-	 * @returns it, once it waits
+	 * @returns it, once it waits; what its starts and calls would set up first is done by then
 	 * @throws {ForktreeError} `ZygoteFailed`; {SyscallError} when a step of its set-up failed
 	 */
 	async forkSpare(spec: SpareSpec): Promise<Spare> {
@@ -200,13 +206,16 @@ export class Launcher {
 		const {leaf} = expected;
 		const parked = leaf.answer(spareFrame.parked);
 		try {
-			await withDeadline(parked, parkDeadlineMs, () => new ForktreeError('ZygoteFailed', 'a spare did not get ready'));
+			const late = () =>
+				new ForktreeError('ZygoteFailed', `a spare took longer than ${parkDeadlineMs} ms to get ready`);
+			const rehearsal = decodeParked(String(await withDeadline(parked, parkDeadlineMs, late)));
+			if (rehearsal === undefined) throw new ForktreeError('ZygoteFailed', 'a spare sent something that is no report');
+			return new Spare(leaf, rehearsal, (maxFrame) => this.link.expectHandOver(id, maxFrame));
 		} catch (error) {
 			await waitForBirth(expected, startedMs, askedMs); // which tells better
 			await leaf.destroy();
 			throw error;
 		}
-		return new Spare(leaf, (maxFrame) => this.link.expectHandOver(id, maxFrame));
 	}
 
 	/** Sends the request that is made for a place and a group. What the launcher does not get of it is given back. */

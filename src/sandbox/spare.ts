@@ -2,7 +2,7 @@
 import {ForktreeError} from '../errors.ts';
 import type {CgroupLimits} from '../kernel/cgroup.ts';
 import {closeFd} from '../native.ts';
-import {encodeHandOver, spareFrame} from './launch-protocol.ts';
+import {encodeHandOver, type Rehearsal, spareFrame} from './launch-protocol.ts';
 import type {Leaf} from './leaf.ts';
 import {
 	type ExpectedLeaf,
@@ -14,7 +14,10 @@ import {
 } from './leaf-birth.ts';
 
 /** What a spare gets before anybody asks for it. */
-export type SpareSpec = Pick<LeafSpec, 'takeCgroup' | 'uid' | 'hostname' | 'ownNetwork' | 'filter'>;
+export type SpareSpec = Pick<LeafSpec, 'takeCgroup' | 'uid' | 'hostname' | 'ownNetwork' | 'filter'> & {
+	/** Whether it does what its packages put off until they are used; else only what every start goes through. */
+	readonly warmUps: boolean;
+};
 
 /** What it gets when somebody does. */
 export type HandOver = Pick<LeafSpec, 'mounts' | 'scratchMb' | 'folder' | 'openFiles' | 'maxFrame' | 'greet'> & {
@@ -25,12 +28,15 @@ export type HandOver = Pick<LeafSpec, 'mounts' | 'scratchMb' | 'folder' | 'openF
 /** Made by `Launcher.forkSpare()`. Whoever has it hands it over, or destroys its leaf. */
 export class Spare {
 	readonly leaf: Leaf;
+	/** What it has gone through ahead. */
+	readonly rehearsal: Rehearsal;
 	readonly #expect: (maxFrame: number) => ExpectedLeaf;
 	#isTaken = false;
 
 	/** @param expect has its birth told once more */
-	constructor(leaf: Leaf, expect: (maxFrame: number) => ExpectedLeaf) {
+	constructor(leaf: Leaf, rehearsal: Rehearsal, expect: (maxFrame: number) => ExpectedLeaf) {
 		this.leaf = leaf;
+		this.rehearsal = rehearsal;
 		this.#expect = expect;
 	}
 

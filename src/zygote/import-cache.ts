@@ -223,7 +223,7 @@ export class ImportCache {
 		const ids = this.#ids.take(coldIds);
 		try {
 			const packages = await this.#folder(set);
-			const zygote = this.#track(await this.#spawn({modules: []}, packages, ids));
+			const zygote = this.#track(await this.#spawn({modules: [], warmUps: false}, packages, ids));
 			void zygote.drained.then(() => this.#ids.release(ids));
 			return zygote;
 		} catch (error) {

@@ -23,8 +23,8 @@ export const frameType = {
 	liveEventBytes: 21,
 } as const;
 
-/** What a zygote imports. */
-export type ZygoteSpec = {readonly modules: readonly string[]};
+/** What a zygote imports. `warmUps: false`: what its modules put off until they are used is left to its leaves. */
+export type ZygoteSpec = {readonly modules: readonly string[]; readonly warmUps?: false};
 
 /** How a zygote's imports went. */
 export type ZygoteReport = {

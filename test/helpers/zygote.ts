@@ -118,8 +118,8 @@ export class ZygoteFixture {
 	}
 
 	/** One that waits; of the zygote, by default the root zygote. */
-	async spare(t: ExecutionContext, zygote?: Zygote): Promise<Spare> {
-		const spec = {...pythonSpare, takeCgroup: () => this.takeCgroup()};
+	async spare(t: ExecutionContext, zygote?: Zygote, {warmUps = true} = {}): Promise<Spare> {
+		const spec = {...pythonSpare, warmUps, takeCgroup: () => this.takeCgroup()};
 		const spare = await within((zygote ?? (await this.root())).forkSpare(spec), 'a spare');
 		t.teardown(async () => spare.leaf.destroy());
 		return spare;

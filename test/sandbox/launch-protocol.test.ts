@@ -42,10 +42,10 @@ test('a request is eight words and text', (t) => {
 });
 
 test('a spare is asked for without what it is for, which a hand-over has', (t) => {
-	const spare = encodeSpareRequest(leaf);
+	const spare = encodeSpareRequest({...leaf, warmUps: true});
 	t.deepEqual(words(spare), ['S'.charCodeAt(0), 5, 1000, 0, 0, 0, 0, 0]);
 	t.is(spare.toString('utf8', 32), '\0h\0');
-	t.is(words(encodeSpareRequest({...leaf, filter: false, ownNetwork: false}))[3], 6);
+	t.is(words(encodeSpareRequest({...leaf, warmUps: false, filter: false, ownNetwork: false}))[3], 22);
 	const handOver = encodeHandOver(leaf);
 	t.deepEqual([handOver.readUInt32LE(0), handOver.readUInt32LE(4)], [64, 2]);
 	t.is(handOver.toString('utf8', 8), 'size=1k\0/\0/a\0/b\0');

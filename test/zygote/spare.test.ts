@@ -113,7 +113,7 @@ kernelTest('a step that fails is told as that of a leaf without a spare, and eve
 	const handed = await spare.handOver(spec);
 	const error = await t.throwsAsync(async () => handed.born(), {instanceOf: SyscallError});
 	t.like(error, {message: plain?.message, step: 'attach mounts'});
-	t.false(isAlive(pid));
+	await until(() => !isAlive(pid), 'that it was collected');
 	t.deepEqual(spare.leaf.cgroup.joins, []);
 	t.true((await spare.leaf.destroy()).byItself === false);
 });
