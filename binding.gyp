@@ -7,7 +7,7 @@
 	"targets": [
 		{
 			"target_name": "forktree",
-			"sources": ["native/addon/addon.cc", "native/addon/endpoint.cc", "native/addon/groups.cc", "native/addon/process.cc", "native/addon/profile.cc", "native/addon/tree.cc"],
+			"sources": ["native/addon/addon.cc", "native/addon/endpoint.cc", "native/addon/groups.cc", "native/addon/pages.cc", "native/addon/process.cc", "native/addon/profile.cc", "native/addon/tree.cc"],
 			"include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
 			"defines": ["NAPI_VERSION=9", "NAPI_DISABLE_CPP_EXCEPTIONS"],
 			# Without the unused parts of libstdc++, which would ask for a newer glibc than we do.

@@ -69,6 +69,7 @@ type Addon = {
 	lock(path: string): number;
 	flock(fd: number, shared: boolean): number;
 	sealTree(folder: string, entries: number, bytes: number): Promise<SealAnswer>;
+	ownPages(pid: number, maxPages: number): Promise<ReadonlyArray<readonly [number, number]> | number>;
 	readNumber(fd: number): number;
 	makeGroup(words: string): GroupAnswer;
 	makeGroupLater(words: string): Promise<GroupAnswer>;
@@ -255,6 +256,21 @@ export async function sealTree(
 		);
 	}
 	return {files, sizeBytes: bytes};
+}
+
+/** Part of a process's memory: address and size, in bytes. */
+export type PageRange = readonly [start: number, size: number];
+
+/**
+ * The pages that a process alone has, of memory that it can write to: of a forked one those that it has written to or
+ * allocated. In order, the first `maxPages`. Looked for away from Node's thread, which takes a millisecond or two.
+ * @throws {SyscallError} when it has ended
+ */
+export async function ownPages(pid: number, maxPages: number): Promise<readonly PageRange[]> {
+	const answer = await addon().ownPages(pid, maxPages);
+	if (typeof answer !== 'number') return answer;
+	checkSyscall('read the page map', answer);
+	return [];
 }
 
 /** The number in an open control file, read anew; undefined when it can't be read. */

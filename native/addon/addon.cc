@@ -10,6 +10,7 @@
 
 #include "endpoint.h"
 #include "groups.h"
+#include "pages.h"
 #include "process.h"
 #include "profile.h"
 #include "tree.h"
@@ -223,6 +224,46 @@ Napi::Value SealTreeLater(const Napi::CallbackInfo& info) {
   return SealWork::Queue(info.Env(), info[0].As<Napi::String>(), limits);
 }
 
+// Looks into a process's memory away from Node's thread.
+class PagesWork : public Napi::AsyncWorker {
+ public:
+  static Napi::Value Queue(Napi::Env env, int pid, uint64_t max_pages) {
+    auto* worker = new PagesWork(env, pid, max_pages);
+    Napi::Promise promise = worker->settled_.Promise();
+    worker->AsyncWorker::Queue();
+    return promise;
+  }
+
+ protected:
+  void Execute() override { result_ = OwnPages(pid_, max_pages_, &ranges_); }
+  void OnOK() override {
+    if (result_ < 0) return settled_.Resolve(Napi::Number::New(Env(), result_));
+    Napi::Array answer = Napi::Array::New(Env(), ranges_.size());
+    for (uint32_t i = 0; i < ranges_.size(); i++) {
+      Napi::Array range = Napi::Array::New(Env(), 2);
+      range.Set(0U, static_cast<double>(ranges_[i].start));
+      range.Set(1U, static_cast<double>(ranges_[i].size));
+      answer.Set(i, range);
+    }
+    settled_.Resolve(answer);
+  }
+
+ private:
+  PagesWork(Napi::Env env, int pid, uint64_t max_pages)
+      : AsyncWorker(env), pid_(pid), max_pages_(max_pages), settled_(Napi::Promise::Deferred::New(env)) {}
+  int pid_;
+  uint64_t max_pages_;
+  int result_ = 0;
+  std::vector<PageRange> ranges_;
+  Napi::Promise::Deferred settled_;
+};
+
+// ownPages(pid, max pages): a promise of [[start, size], ...], or of -errno
+Napi::Value OwnPagesLater(const Napi::CallbackInfo& info) {
+  return PagesWork::Queue(info.Env(), info[0].As<Napi::Number>().Int32Value(),
+                          static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value()));
+}
+
 // readControl(path): its text, or -errno
 Napi::Value ReadControlFile(const Napi::CallbackInfo& info) {
   std::string text;
@@ -251,6 +292,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("lock", Napi::Function::New(env, Lock));
   exports.Set("flock", Napi::Function::New(env, Flock));
   exports.Set("sealTree", Napi::Function::New(env, SealTreeLater));
+  exports.Set("ownPages", Napi::Function::New(env, OwnPagesLater));
   exports.Set("readNumber", Napi::Function::New(env, Number));
   exports.Set("makeGroup", Napi::Function::New(env, MakeGroupNow));
   exports.Set("makeGroupLater", Napi::Function::New(env, MakeGroupLater));

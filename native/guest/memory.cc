@@ -1,4 +1,6 @@
 // Memory of a zygote, laid out so that a fork copies few mappings and few page-table entries.
+#include "memory.h"
+
 #include "syscalls.h"
 
 namespace {
@@ -7,7 +9,7 @@ using u64 = unsigned long;
 
 enum : int { PROT_READ = 1, PROT_WRITE = 2, PROT_EXEC = 4, MAP_PRIVATE = 2, MAP_ANONYMOUS = 32, MAP_NORESERVE = 0x4000 };
 enum : int { MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
-enum : int { MADV_DONTNEED = 4, MADV_COLLAPSE = 25 };
+enum : int { MADV_DONTNEED = 4, MADV_POPULATE_WRITE = 23, MADV_COLLAPSE = 25 };
 constexpr u64 kHugePage = 2UL << 20;
 constexpr u64 kRegion = 32UL << 20;
 constexpr int kMaxFree = 1024;
@@ -91,5 +93,15 @@ int forktree_make_text_huge(u64 start, u64 size) {
   if (!IsError(result)) return 0;
   Syscall(__NR_munmap, static_cast<long>(copy), static_cast<long>(size));
   return static_cast<int>(result);
+}
+
+unsigned int forktree_populate(const char* ranges, u64 size) {
+  unsigned int populated = 0;
+  for (const char* end = ranges + size - size % (2 * sizeof(u64)); ranges < end; ranges += 2 * sizeof(u64)) {
+    u64 words[2] = {0, 0};
+    for (u64 i = 0; i < sizeof words; i++) words[i / 8] |= static_cast<u64>(static_cast<unsigned char>(ranges[i])) << i % 8 * 8;
+    if (Advise(words[0], words[1], MADV_POPULATE_WRITE) == 0) populated++;
+  }
+  return populated;
 }
 }

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -30,6 +31,7 @@
 
 #include "../addon/frames.h"
 #include "../addon/groups.h"
+#include "../addon/pages.h"
 #include "../addon/process.h"
 #include "../addon/tree.h"
 #include "../guest/hand_over.h"
@@ -759,6 +761,58 @@ void CheckSeals(const std::string& home) {
 
 }  // namespace
 
+// A child that touches some of what it inherits, and waits.
+void CheckPages() {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), count = 64;
+  auto map = [&](int flags) {
+    char* place = static_cast<char*>(mmap(nullptr, count * page, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0));
+    madvise(place, count * page, MADV_NOHUGEPAGE);
+    memset(place, 1, count * page);
+    return place;
+  };
+  char *own = map(MAP_PRIVATE), *shared = map(MAP_SHARED), *sealed = map(MAP_PRIVATE);
+  int says[2], waits[2];
+  if (pipe(says) < 0 || pipe(waits) < 0) abort();
+  const pid_t pid = fork();
+  if (pid == 0) {
+    close(waits[1]);
+    for (size_t index : {3U, 4U, 9U}) own[index * page] = 2;
+    shared[5 * page] = sealed[6 * page] = 2;
+    mprotect(sealed, count * page, PROT_READ);
+    volatile char seen = own[20 * page];
+    char byte = seen;
+    if (write(says[1], &byte, 1) != 1 || read(waits[0], &byte, 1) < 0) _exit(1);
+    _exit(0);
+  }
+  char byte;
+  if (read(says[0], &byte, 1) != 1) abort();
+  std::vector<forktree::PageRange> all, some;
+  CheckEqual(forktree::OwnPages(pid, 1 << 20, &all), 0, "pages: of a child are read");
+  CheckEqual(forktree::OwnPages(pid, 2, &some), 0, "pages: the first of them");
+  auto within = [&](const char* place) {
+    std::vector<std::pair<size_t, size_t>> found;
+    const uint64_t start = reinterpret_cast<uint64_t>(place);
+    for (auto [at, size] : all) {
+      if (at >= start && at < start + count * page) found.push_back({(at - start) / page, size / page});
+    }
+    return found;
+  };
+  const std::vector<std::pair<size_t, size_t>> expected = {{3, 2}, {9, 1}};
+  Check(within(own) == expected, "pages: those written to, touching ones together, and none that was only read");
+  Check(within(shared).empty(), "pages: none of shared memory");
+  Check(within(sealed).empty(), "pages: none that can't be written to");
+  bool in_order = true;
+  for (size_t i = 1; i < all.size(); i++) in_order = in_order && all[i - 1].start + all[i - 1].size < all[i].start;
+  Check(in_order && all.size() > 2, "pages: in order");
+  uint64_t size = 0;
+  for (auto range : some) size += range.size;
+  CheckEqual(static_cast<long>(size / page), 2, "pages: no more than asked for");
+  for (int fd : {says[0], says[1], waits[0], waits[1]}) close(fd);
+  waitpid(pid, nullptr, 0);
+  CheckEqual(forktree::OwnPages(pid, 1, &some), -ENOENT, "pages: of a process that has gone");
+  for (char* place : {own, shared, sealed}) munmap(place, count * page);
+}
+
 void CheckHandOvers() {
   const std::string head("\x40\0\0\0\x02\0\0\0", 8);
   auto cut = [](const std::string& payload, unsigned mounts, HandOver* got) {
@@ -799,6 +853,7 @@ int main(int count, char** arguments) {
   if (threads_only) return failed == 0 ? 0 : 1;
   CheckSpawn();
   CheckEnds();
+  CheckPages();
   CheckMessages();
   CheckPlans();
   if (geteuid() == 0) {

@@ -5,7 +5,9 @@ import {withDeadline} from '../kernel/deadline.ts';
 import {FrameChannel, type FrameError, type FramePayload} from '../kernel/frames.ts';
 import {type MemoryDetails, readMemory} from '../kernel/memory.ts';
 import type {Process, ProcessEnd} from '../kernel/process.ts';
+import {ownPages, type PageRange} from '../native.ts';
 import {Undo} from '../undo.ts';
+import {decodePopulated, encodeRanges, type Populated, spareFrame} from './launch-protocol.ts';
 import type {OutputPipe} from './output.ts';
 
 /** The two streams that a process prints to. */
@@ -45,6 +47,8 @@ export type LeafListener = {
 /** An answer that somebody waits for. */
 type Asked = {readonly type: number; settle(payload: FramePayload): void; fail(): void};
 
+/** 32 MiB: what most handlers write to, and not more than a sandbox may have. */
+const maxWorkingPages = 8192;
 const endDeadlineMs = 10_000;
 /** How long the zygote's word on an exit status is waited for. */
 const statusDeadlineMs = 2000;
@@ -206,6 +210,32 @@ export class Leaf {
 	memoryDetails(): MemoryDetails | undefined {
 		const pid = this.#process?.pid();
 		return pid === undefined ? undefined : readMemory(pid);
+	}
+
+	/**
+	 * The pages that it has written to or allocated since it was forked. Looked for away from Node's thread; undefined: it has
+	 * ended. To be asked while its zygote, or another one forked from it, lives: a page that nobody else has counts as its own.
+	 * @param maxPages the first of them
+	 */
+	async workingSet(maxPages = maxWorkingPages): Promise<readonly PageRange[] | undefined> {
+		const pid = this.#process?.pid();
+		if (pid === undefined) return undefined;
+		const pages = await ownPages(pid, maxPages).catch(() => undefined);
+		return this.#process?.pid() === pid ? pages : undefined; // else it may have been another process's
+	}
+
+	/**
+	 * Has it make pages its own before it writes to them: of a spare, or of a leaf whose handler is loaded and waits. Ranges that
+	 * it does not have are passed over.
+	 * @throws {ForktreeError} `ZygoteFailed` when it ends before
+	 */
+	async populate(ranges: readonly PageRange[]): Promise<Populated> {
+		const answer = this.answer(spareFrame.populated);
+		this.send(spareFrame.populate, encodeRanges(ranges));
+		const populated = decodePopulated(await answer);
+		if (populated === undefined)
+			throw new ForktreeError('ZygoteFailed', 'a leaf answered something else than was asked');
+		return populated;
 	}
 
 	/** Kills whatever runs in it and gives everything back. The same promise however often it is called. */

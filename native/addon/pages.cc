@@ -1,0 +1,74 @@
+#include "pages.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <string>
+
+#include "groups.h"
+
+namespace forktree {
+namespace {
+
+// Bits of /proc/PID/pagemap.
+constexpr uint64_t kPresent = 1ULL << 63, kOfFile = 1ULL << 61, kExclusive = 1ULL << 56;
+// Programs may reserve terabytes; beyond this much is not looked for.
+constexpr uint64_t kMaxLookedAt = 16ULL << 30;
+
+struct Mapping {
+  uint64_t start, end;
+};
+
+std::vector<Mapping> WritableMappings(const std::string& maps) {
+  std::vector<Mapping> mappings;
+  for (size_t at = 0; at < maps.size(); at = maps.find('\n', at), at = at == std::string::npos ? maps.size() : at + 1) {
+    Mapping mapping = {};
+    char access[5] = {};
+    if (sscanf(maps.c_str() + at, "%" SCNx64 "-%" SCNx64 " %4s", &mapping.start, &mapping.end, access) != 3) continue;
+    if (access[0] == 'r' && access[1] == 'w' && access[3] == 'p') mappings.push_back(mapping);
+  }
+  return mappings;
+}
+
+}  // namespace
+
+int OwnPages(int pid, uint64_t max_pages, std::vector<PageRange>* ranges) {
+  const std::string folder = "/proc/" + std::to_string(pid);
+  std::string maps;
+  int result = ReadControl(folder + "/maps", &maps);
+  if (result < 0) return result;
+  const int file = open((folder + "/pagemap").c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return -errno;
+  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  std::vector<uint64_t> entries(8192);
+  uint64_t pages = 0, looked_at = 0;
+  for (const Mapping& mapping : WritableMappings(maps)) {
+    for (uint64_t at = mapping.start; at < mapping.end && pages < max_pages && looked_at < kMaxLookedAt;) {
+      const uint64_t count = std::min<uint64_t>(entries.size(), (mapping.end - at) / page);
+      const ssize_t got = pread(file, entries.data(), count * sizeof(uint64_t), static_cast<off_t>(at / page * sizeof(uint64_t)));
+      if (got < static_cast<ssize_t>(sizeof(uint64_t))) break;  // of what the kernel maps for itself it has none
+      const uint64_t read = static_cast<uint64_t>(got) / sizeof(uint64_t);
+      for (uint64_t i = 0; i < read && pages < max_pages; i++) {
+        if ((entries[i] & (kPresent | kOfFile | kExclusive)) != (kPresent | kExclusive)) continue;
+        const uint64_t start = at + i * page;
+        pages++;
+        if (!ranges->empty() && ranges->back().start + ranges->back().size == start) {
+          ranges->back().size += page;
+        } else {
+          ranges->push_back({start, page});
+        }
+      }
+      at += read * page;
+      looked_at += read * page;
+    }
+  }
+  close(file);
+  return 0;
+}
+
+}  // namespace forktree
