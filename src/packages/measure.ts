@@ -18,20 +18,21 @@ const ownFolder = '/own';
 const runs = 5;
 
 /**
- * The step that measures one folder of a set. Code of the packages runs, without network. What its modules import of other
- * folders counts as imported before. Modules that can't be imported are left out.
+ * The step that measures one folder of a set. Code of the packages runs, without network. Other distributions that it imports
+ * from count as imported before, as a zygote imports them: with all of `others`, their modules, and nothing below these that they
+ * do not import themselves. Modules that can't be imported are left out.
  * @returns which throws {ForktreeError} `InstallFailed`, `InstallTimeout` or `Aborted`
  */
 export function createMeasure(
 	workshop: Workshop,
 	{memoryMb = 2048, timeoutMs = 5 * 60_000}: MeasureOptions = {},
 ): InstallSteps['measure'] {
-	return async ({modules, folders, ofIndex}, {signal}): Promise<ImportCost> => {
+	return async ({modules, others, folders, ofIndex}, {signal}): Promise<ImportCost> => {
 		const own = folders[ofIndex];
 		if (own === undefined) throw new RangeError(`ofIndex: expected the index of a folder, got ${ofIndex}`);
 		const {cost} = await runGuest(workshop, {
 			script: 'measure.py',
-			request: {modules, packages: inside.packages, own: ownFolder, runs},
+			request: {modules, others, packages: inside.packages, own: ownFolder, runs},
 			what: `measuring ${modules.join(', ')}`.slice(0, 200),
 			failure: 'InstallFailed',
 			options: {

@@ -22,11 +22,11 @@ export type DistributionMetadata = {
 
 /** What importing costs: medians of several fresh processes. */
 export type ImportCost = {
-	/** Of its own modules, when all that it requires is imported. */
+	/** Of its own modules, when a zygote has imported those of the packages that it imports from. */
 	readonly exclusiveMs: number;
 	/** In a bare interpreter. */
 	readonly inclusiveMs: number;
-	/** Private memory that its own modules take, when all that it requires is imported. */
+	/** Private memory that its own modules take then. */
 	readonly privateMiB: number;
 	/** How many processes each median is of. */
 	readonly runs: number;

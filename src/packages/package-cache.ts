@@ -405,7 +405,8 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 			const found = this.#store.find(name, version, archive.sha256);
 			if (found === undefined || found.cost !== undefined || found.modules.length === 0) continue;
 			this.emit('progress', {phase: 'measuring', name, version});
-			const what = {modules: found.modules, folders: set.folders, ofIndex: index};
+			const others = set.distributions.filter((each) => each.name !== name).map((each) => each.modules);
+			const what = {modules: found.modules, others, folders: set.folders, ofIndex: index};
 			const cost = await this.#steps.measure(what, step).catch(() => undefined); // the others can be measured all the same
 			if (cost === undefined) continue;
 			await this.#store.setCost(distribution, cost);

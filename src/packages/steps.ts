@@ -24,9 +24,15 @@ export type InstallSteps = {
 		folder: string,
 		options: StepOptions,
 	): Promise<DistributionMetadata>;
-	/** Measures what importing one folder of a set takes, those before it being imported already. */
+	/** Measures what importing one folder of a set takes, by itself and when what it needs of the others is imported. */
 	measure(
-		set: {readonly modules: readonly string[]; readonly folders: readonly string[]; readonly ofIndex: number},
+		set: {
+			readonly modules: readonly string[];
+			/** Of each other folder its modules. */
+			readonly others: ReadonlyArray<readonly string[]>;
+			readonly folders: readonly string[];
+			readonly ofIndex: number;
+		},
 		options: StepOptions,
 	): Promise<ImportCost>;
 };

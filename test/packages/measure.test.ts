@@ -28,8 +28,11 @@ async function measure(
 		}
 		await chmod(folder, 0o755);
 	}
+	const others = distributions
+		.slice(0, -1)
+		.map((files) => [...new Set(Object.keys(files).map((file) => file.split(/[/.]/)[0] ?? ''))]);
 	const step = createMeasure(workshop(), options);
-	return step({modules, folders, ofIndex: folders.length - 1}, {signal: new AbortController().signal});
+	return step({modules, others, folders, ofIndex: folders.length - 1}, {signal: new AbortController().signal});
 }
 
 const dependency = {
@@ -47,6 +50,25 @@ kernelTest('what a distribution requires is not counted as its own', async (t) =
 	t.true(exclusiveMs >= 50 && exclusiveMs < inclusiveMs - 100, `${exclusiveMs} of ${inclusiveMs}`);
 	t.true(inclusiveMs >= 250, `${inclusiveMs}`);
 	t.true(privateMiB > 7.5 && privateMiB < 12, `${privateMiB}`);
+});
+
+const slow = 'import time\ntime.sleep(0.05)\n';
+
+kernelTest('what a zygote that has the others would not have imported is counted', async (t) => {
+	const unused = {'unused.py': 'import own\n'};
+	const other = {'other/__init__.py': '', 'other/part.py': slow};
+	const {exclusiveMs, inclusiveMs} = await measure(t, ['own'], [unused, other, {'own.py': 'import other.part\n'}]);
+	t.true(exclusiveMs >= 50 && inclusiveMs >= 50, `${exclusiveMs} of ${inclusiveMs}`);
+});
+
+kernelTest('a module of another distribution may have a name below its own', async (t) => {
+	const alias = 'import sys, other\nsys.modules["own.other"] = other\n';
+	const {exclusiveMs, inclusiveMs} = await measure(
+		t,
+		['own'],
+		[{'other.py': slow}, {'own/__init__.py': `${slow}${alias}`}],
+	);
+	t.true(exclusiveMs >= 50 && inclusiveMs >= 100, `${exclusiveMs} of ${inclusiveMs}`);
 });
 
 kernelTest('every run is a fresh interpreter, with threads kept few', async (t) => {

@@ -1,8 +1,8 @@
 """Measures what importing a distribution costs. Runs in a sandbox, as a text of its own.
 
-Called with a request as JSON: ``modules`` (its own), ``packages`` (the folder with everything, for sys.path), ``own`` (the folder
-with what is its own), ``runs``. Answers ``cost``, or ``error``, on stdout. Each import happens in a fresh interpreter: forks of one would not
-be fresh.
+Called with a request as JSON: ``modules`` (its own), ``others`` (the modules of each other distribution), ``packages`` (the folder
+with everything, for sys.path), ``own`` (the folder with what is its own), ``runs``. Answers ``cost``, or ``error``, on stdout. Each
+import happens in a fresh interpreter: forks of one would not be fresh.
 """
 
 import json
@@ -75,15 +75,21 @@ def run(request, before, modules):
 
 
 def measure(request):
-    modules, dependencies = [], {}
+    modules, dependencies = [], set()
+
+    def is_loaded(module):
+        return any(f'{name}.'.startswith(f'{module}.') for name in dependencies)
+
     for name in request['modules']:
         answer = run(request, [], [name])  # and what it reads is in memory from here on
         if answer is not None:
             modules.append(name)
-            dependencies.update(dict.fromkeys(answer['dependencies']))
+            dependencies.update(answer['dependencies'])
+    # What a zygote with those distributions has imported; what else of them is imported with this one is counted as its own.
+    before = [module for others in request['others'] if any(map(is_loaded, others)) for module in others]
     exclusive, inclusive = [], []
     for _ in range(request['runs']):
-        exclusive.append(run(request, list(dependencies), modules))
+        exclusive.append(run(request, before, modules))
         inclusive.append(run(request, [], modules))
     exclusive, inclusive = ([answer for answer in answers if answer is not None] for answers in (exclusive, inclusive))
     return {
