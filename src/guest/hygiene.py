@@ -72,7 +72,7 @@ def forget_listings(packages: str) -> None:
             finder.invalidate_caches()
     metadata = sys.modules.get('importlib.metadata')
     if metadata is not None:
-        metadata.MetadataPathFinder.invalidate_caches()  # type: ignore[attr-defined]
+        metadata.MetadataPathFinder().invalidate_caches()  # no class method before Python 3.12
 
 
 def settle(collapse: Callable[[int, int], int], trim: Callable[[int], int]) -> None:

@@ -13,7 +13,7 @@ provideWheels({
 	tree_low: told('tree_low'),
 	tree_mid: told('tree_mid', 'import tree_low\n'),
 	tree_top: told('tree_top', 'import tree_mid\n'),
-	tree_side: told('tree_side'),
+	tree_side: told('tree_side', 'import importlib.metadata\nimportlib.metadata.version("tree_side")\n'),
 	tree_broken: {'tree_broken.py': 'raise RuntimeError("at import")\n'},
 	tree_killer: {'tree_killer.py': 'import os\nos._exit(3)\n'},
 	// Two distributions that share a folder.
