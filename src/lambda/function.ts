@@ -3,6 +3,7 @@ import {performance} from 'node:perf_hooks';
 import {ForktreeError} from '../errors.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import {Spares} from '../sandbox/spares.ts';
+import {WorkingSet} from '../sandbox/working-set.ts';
 import {CallEnded, CallLimit} from './call-limit.ts';
 import {CallRecord} from './call-record.ts';
 import {Call, type CallListener, type EncodedEvent, type Instance} from './instance.ts';
@@ -32,6 +33,8 @@ export class LambdaFunction {
 	readonly #spares: Spares<Loaded>;
 	/** What waits longest comes first, and with it what goes first. */
 	readonly #idle: Idle[] = [];
+	/** Of its sandboxes that had nothing ahead. */
+	readonly #workingSet = new WorkingSet();
 	#uses = 0;
 	/** What its last start took. */
 	#startMs = 0;
@@ -103,10 +106,10 @@ export class LambdaFunction {
 			ready.instance.hand(event, call.listener);
 			return this.#finish(ready, call, limit, record);
 		}
-		let instance: Instance | undefined;
+		let started: Started | undefined;
 		try {
-			const started = (await this.#takeSpare(call, limit)) ?? (await this.#start(call, limit));
-			instance = started.instance;
+			started = (await this.#takeSpare(call, limit)) ?? (await this.#start(call, limit));
+			const {instance} = started;
 			record.begin(instance, started.start, started.phases, started.spare);
 			limit.checkAborted();
 			if (!started.loaded.ok) return record.outcome(started.loaded, call);
@@ -115,8 +118,18 @@ export class LambdaFunction {
 			limit.checkAborted();
 			return record.outcome(result, call);
 		} finally {
-			this.#leave(instance);
+			const looking = this.#lookAt(started);
+			if (looking === undefined) this.#leave(started?.instance);
+			else void looking.finally(() => this.#leave(started?.instance));
 		}
+	}
+
+	/** What pages its first call took, once in a while. */
+	#lookAt(started: Started | undefined): Promise<unknown> | undefined {
+		if (started?.nodeSet === undefined || !started.instance.usable) return undefined;
+		const {instance, nodeSet} = started;
+		const sets = [nodeSet, this.#workingSet].filter((set) => set.noteCall());
+		return sets.length === 0 ? undefined : Promise.all(sets.map((set) => set.look(instance.leaf)));
 	}
 
 	/** Waits for what becomes of an event that a ready instance was handed. */
@@ -154,7 +167,14 @@ export class LambdaFunction {
 		if (!instance.usable) return undefined;
 		call.follow(printed);
 		limit.guard(instance);
-		return {instance, start: this.#startKind, phases: undefined, loaded: {ok: true, value: null}, spare: 'function'};
+		return {
+			instance,
+			start: this.#startKind,
+			phases: undefined,
+			loaded: {ok: true, value: null},
+			spare: 'function',
+			nodeSet: undefined,
+		};
 	}
 
 	async #start(call: Call, limit: CallLimit): Promise<Started> {
@@ -269,7 +289,10 @@ export class LambdaFunction {
 		const limit = new CallLimit(this.settings.limits.timeoutMs, undefined);
 		try {
 			const {instance, loaded} = await this.#starter.start(printed, limit, release, false);
-			if (loaded.ok) return {instance, printed};
+			if (loaded.ok) {
+				await this.#workingSet.populate(instance.leaf);
+				return {instance, printed};
+			}
 			await instance.destroy();
 			return undefined;
 		} catch {

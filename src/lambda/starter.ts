@@ -9,6 +9,7 @@ import type {Limits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import type {Spare} from '../sandbox/spare.ts';
+import type {WorkingSet} from '../sandbox/working-set.ts';
 import type {ForkPlace, ImportCache} from '../zygote/import-cache.ts';
 import {encodeLoad, frameType} from '../zygote/protocol.ts';
 import {pythonLeaf} from '../zygote/python-leaf.ts';
@@ -65,7 +66,11 @@ export type Started = {
 	readonly phases: Phases | undefined;
 	readonly loaded: CallResult;
 	readonly spare: SpareKind | undefined;
+	/** To be told of the pages of its first call; undefined when it has some ahead, or shares none with others. */
+	readonly nodeSet: WorkingSet | undefined;
 };
+
+type Place = Omit<ForkPlace, 'takeSpare' | 'workingSet'> & {readonly workingSet: WorkingSet | undefined};
 
 /** Knows all instances that it started and that have not ended. */
 export class Starter {
@@ -127,7 +132,7 @@ export class Starter {
 			release();
 		};
 		try {
-			const place = {zygote, packages: undefined, preloaded: [], refill: () => undefined};
+			const place = {zygote, packages: undefined, preloaded: [], workingSet: undefined, refill: () => undefined};
 			return await this.#fork(place, undefined, 'cold', performance.now() - asked, call, limit, releaseBoth);
 		} catch (error) {
 			zygote.release();
@@ -136,7 +141,7 @@ export class Starter {
 	}
 
 	async #fork(
-		{zygote, packages, preloaded, refill}: Omit<ForkPlace, 'takeSpare'>,
+		{zygote, packages, preloaded, workingSet, refill}: Place,
 		spare: Spare | undefined,
 		start: StartKind,
 		zygoteMs: number,
@@ -182,6 +187,7 @@ export class Starter {
 		});
 		const loadMs = performance.now() - bornAtMs;
 		const phases = {zygoteMs, prepareMs, forkMs, isolateMs, loadMs};
-		return {instance, start, phases, loaded, spare: spare === undefined ? undefined : 'node'};
+		if (spare === undefined) return {instance, start, phases, loaded, spare: undefined, nodeSet: workingSet};
+		return {instance, start, phases, loaded, spare: 'node', nodeSet: undefined};
 	}
 }

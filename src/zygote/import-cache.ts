@@ -15,6 +15,7 @@ import {planRoot} from '../sandbox/rootfs.ts';
 import type {Spare} from '../sandbox/spare.ts';
 import {Spares} from '../sandbox/spares.ts';
 import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
+import {WorkingSet} from '../sandbox/working-set.ts';
 import {type CostOf, type PlanNode, ZygotePlan} from './plan.ts';
 import type {ZygoteSpec} from './protocol.ts';
 import {pythonSpare} from './python-leaf.ts';
@@ -79,6 +80,8 @@ export type ForkPlace = {
 	readonly packages: LockedFolder | undefined;
 	/** What is imported already, as `name==version`. */
 	readonly preloaded: readonly string[];
+	/** Of functions that are forked from it. */
+	readonly workingSet: WorkingSet;
 	/** A child of it that was forked ahead, if there is one; whoever takes it hands it over, at once. */
 	readonly takeSpare: () => Promise<Spare | undefined>;
 	/** Makes what the next starts need. To be called when a start is over. */
@@ -88,6 +91,9 @@ export type ForkPlace = {
 /** Children of a zygote that were forked ahead, with what gives the memory for one back. */
 type NodeSpares = Spares<{readonly spare: Spare; readonly release: () => void}>;
 
+/** What is done ahead for sandboxes of one zygote. */
+type Ahead = {readonly spares: NodeSpares; readonly workingSet: WorkingSet};
+
 /** What is alive of a node of the plan. */
 type Node = {
 	readonly plan: PlanNode;
@@ -95,7 +101,7 @@ type Node = {
 	zygote: Promise<Zygote> | undefined;
 	/** The one that `zygote` became; word of another's end is no word of this one's. */
 	live: Zygote | undefined;
-	spares: NodeSpares | undefined;
+	ahead: Ahead | undefined;
 	/** Modules that are left to the handler: their import failed here, or left a thread behind. */
 	readonly excluded: Map<string, 'failed' | 'threaded'>;
 	/** See {@link Ageing}. */
@@ -125,7 +131,7 @@ export class ImportCache {
 	readonly #missedMs = new Map<string, number>();
 	#promoting: Promise<void> = Promise.resolve();
 	#root: Promise<Zygote> | undefined;
-	#rootSpares: NodeSpares | undefined;
+	#rootAhead: Ahead | undefined;
 	#closed = false;
 
 	constructor(options: ImportCacheOptions) {
@@ -155,17 +161,19 @@ export class ImportCache {
 			node.usedMs = performance.now();
 			node.priority = this.#options.ageing.priority(node.uses, node.importMs, node.megabytes);
 			const isWhole = plan.set.folders.length === set.folders.length;
-			node.spares ??= this.#sparesOf(zygote);
-			return this.#place(zygote, node.spares, isWhole ? undefined : await this.#folder(set), node.preloaded);
+			const packages = isWhole ? undefined : await this.#folder(set);
+			node.ahead ??= this.#aheadOf(zygote);
+			return this.#place(zygote, node.ahead, packages, node.preloaded);
 		}
 		const zygote = await this.root();
-		this.#rootSpares ??= this.#sparesOf(zygote);
-		return this.#place(zygote, this.#rootSpares, await this.#folder(set), []);
+		const packages = await this.#folder(set);
+		this.#rootAhead ??= this.#aheadOf(zygote);
+		return this.#place(zygote, this.#rootAhead, packages, []);
 	}
 
 	#place(
 		zygote: Zygote,
-		spares: NodeSpares,
+		{spares, workingSet}: Ahead,
 		packages: LockedFolder | undefined,
 		preloaded: readonly string[],
 	): ForkPlace {
@@ -173,6 +181,7 @@ export class ImportCache {
 			zygote,
 			packages,
 			preloaded,
+			workingSet,
 			takeSpare: async () => {
 				spares.note();
 				const taken = await spares.take();
@@ -186,18 +195,26 @@ export class ImportCache {
 		};
 	}
 
-	#sparesOf(zygote: Zygote): NodeSpares {
+	#aheadOf(zygote: Zygote): Ahead {
+		const workingSet = new WorkingSet();
+		return {workingSet, spares: this.#sparesOf(zygote, workingSet)};
+	}
+
+	#sparesOf(zygote: Zygote, workingSet: WorkingSet): NodeSpares {
 		const {budget, cgroups} = this.#options;
 		return new Spares({
 			most: this.#options.spares,
 			reserve: () => (budget.hasRoom(spareMb) ? budget.charge(spareMb) : undefined),
 			make: async (release) => {
 				const takeCgroup = () => cgroups.take(spareLimits);
-				const spare = await zygote.forkSpare({...pythonSpare, takeCgroup}).catch(() => undefined);
+				const spare = await zygote.forkSpare({...pythonSpare, warmUps: true, takeCgroup}).catch(() => undefined);
 				cgroups.refill(spareLimits);
-				if (spare !== undefined) return {spare, release};
-				release();
-				return undefined;
+				if (spare === undefined) {
+					release();
+					return undefined;
+				}
+				await workingSet.populate(spare.leaf);
+				return {spare, release};
 			},
 			isUsable: ({spare}) => spare.isUsable,
 			dispose: async ({spare, release}) => {
@@ -209,8 +226,12 @@ export class ImportCache {
 
 	/** Ends one child that was forked ahead; answers the MiB that it was counted with, 0 when there is none. */
 	evictSpare(): number {
-		const all = [this.#rootSpares, ...[...this.#nodes.values()].map(({spares}) => spares)];
-		return all.some((spares) => spares?.evict() === true) ? spareMb : 0;
+		return this.#allAhead().some(({spares}) => spares.evict()) ? spareMb : 0;
+	}
+
+	#allAhead(): Ahead[] {
+		const all = [this.#rootAhead, ...[...this.#nodes.values()].map(({ahead}) => ahead)];
+		return all.filter((ahead) => ahead !== undefined);
 	}
 
 	/** Makes every node of the plan, one after the other. */
@@ -341,17 +362,16 @@ export class ImportCache {
 
 	#letGo(node: Node): void {
 		node.live?.release();
-		void node.spares?.close();
+		void node.ahead?.spares.close();
 		node.zygote = undefined;
 		node.live = undefined;
-		node.spares = undefined;
+		node.ahead = undefined;
 	}
 
 	/** Kills every zygote. */
 	async close(): Promise<void> {
 		this.#closed = true;
-		const spares = [this.#rootSpares, ...[...this.#nodes.values()].map((node) => node.spares)];
-		await Promise.all(spares.map((each) => each?.close()));
+		await Promise.all(this.#allAhead().map(({spares}) => spares.close()));
 		const zygotes = [this.#root, ...[...this.#nodes.values()].map(({zygote}) => zygote)];
 		await Promise.all(zygotes.map(async (zygote) => (await zygote?.catch(() => undefined))?.kill()));
 		// What is still alive then ends with the liveness pipe.
@@ -367,7 +387,7 @@ export class ImportCache {
 			const preloaded = plan.set.distributions.map(({name, version}) => `${name}==${version}`);
 			const excluded = new Map();
 			const counts = {priority: 0, uses: 0, usedMs: performance.now(), deaths: 0, importMs: 0, megabytes: 0};
-			node = {plan, preloaded, zygote: undefined, live: undefined, spares: undefined, excluded, ...counts};
+			node = {plan, preloaded, zygote: undefined, live: undefined, ahead: undefined, excluded, ...counts};
 			this.#nodes.set(plan, node);
 		}
 		return node;
@@ -421,8 +441,8 @@ export class ImportCache {
 		const zygote = this.#track(made);
 		this.#watch(zygote, '', () => {
 			this.#root = undefined;
-			void this.#rootSpares?.close();
-			this.#rootSpares = undefined;
+			void this.#rootAhead?.spares.close();
+			this.#rootAhead = undefined;
 		});
 		void zygote.drained.then(() => this.#ids.release(ids));
 		return zygote;
