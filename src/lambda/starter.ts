@@ -111,11 +111,7 @@ export class Starter {
 	async #startForked(call: Call, limit: CallLimit, release: () => void, takesSpare: boolean): Promise<Started> {
 		const asked = performance.now();
 		const place = await limit.race(this.#host.imports.find(this.#settings.packages));
-		const taking = takesSpare ? place.takeSpare() : Promise.resolve(undefined);
-		const spare = await limit.race(taking).catch((error: unknown) => {
-			void taking.then((late) => late?.leaf.destroy());
-			throw error;
-		});
+		const spare = takesSpare ? place.takeSpare() : undefined;
 		return this.#fork(place, spare, 'forked', performance.now() - asked, call, limit, release);
 	}
 

@@ -83,7 +83,7 @@ export type ForkPlace = {
 	/** Of functions that are forked from it. */
 	readonly workingSet: WorkingSet;
 	/** A child of it that was forked ahead, if there is one; whoever takes it hands it over, at once. */
-	readonly takeSpare: () => Promise<Spare | undefined>;
+	readonly takeSpare: () => Spare | undefined;
 	/** Makes what the next starts need. To be called when a start is over. */
 	readonly refill: () => void;
 };
@@ -182,11 +182,12 @@ export class ImportCache {
 			packages,
 			preloaded,
 			workingSet,
-			takeSpare: async () => {
+			takeSpare: () => {
 				spares.note();
-				const taken = await spares.take();
+				// One in the making is no help: it rehearses, which takes longer than a fork.
+				const taken = spares.takeReady();
 				taken?.release();
-				return taken?.spare.isUsable === true ? taken.spare : undefined;
+				return taken?.spare;
 			},
 			refill: () => {
 				zygote.refill();

@@ -135,11 +135,13 @@ kernelTest('spares give way to calls that need their memory', async (t) => {
 	const limits = {memoryMb: 32};
 	await runtime.deploy('hot', {'f.py': counting}, {reuse: false, limits});
 	await runtime.deploy('large', {'f.py': 'def f(event):\n\treturn event\n'}, {limits: {memoryMb: 96}});
-	for (let i = 0; i < 4; i += 1) {
+	const count = async () => (await runtime.stats()).functions.find(({name}) => name === 'hot')?.spares ?? 0;
+	// There is no place for one while a sandbox before is still ending.
+	for (let i = 0; i < 20 && (await count()) === 0; i += 1) {
 		t.true((await runtime.invoke('hot', i)).ok);
 		await new Promise(setImmediate);
 	}
-	t.true(((await runtime.stats()).functions.find(({name}) => name === 'hot')?.spares ?? 0) >= 1);
+	t.true((await count()) >= 1);
 	t.is(value(t, await runtime.invoke('large', 1, {timeoutMs: 5000})), 1);
 });
 
