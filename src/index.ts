@@ -74,4 +74,6 @@ export {
 } from './sandbox/sandbox-pool.ts';
 export type {SeccompArgument, SeccompConditions, SeccompProfile, SeccompRule} from './sandbox/seccomp-profile.ts';
 export {type CleanupOptions, type CleanupReport, forceCleanup} from './sandbox/state-dir.ts';
+export {type Evaluation, evaluateTree, type Lookup} from './zygote/evaluate.ts';
+export {type FitCall, type FitInput, type FitOptions, fitTree, type PackageCost} from './zygote/fit.ts';
 export {readTree, type TreeNode, writeTree} from './zygote/tree.ts';

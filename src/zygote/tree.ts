@@ -74,9 +74,33 @@ export function flattenTree(tree: TreeNode): FlatNode[] {
 	return nodes;
 }
 
+/**
+ * The tree with a version for each name that has none. A name for which `pinOf` knows none stays as it is.
+ * @param pinOf answers `name==version`
+ */
+export function bindTree({packages, children, extra}: TreeNode, pinOf: (name: string) => string | undefined): TreeNode {
+	return {
+		packages: packages.map((pin) => (isPinned(pin) ? pin : (pinOf(pin) ?? pin))),
+		children: children.map((child) => bindTree(child, pinOf)),
+		extra,
+	};
+}
+
+/** Whether a package of a node has a version. */
+export function isPinned(pin: string): boolean {
+	return pin.includes('==');
+}
+
 /** The name in `name==version` or `name`. */
 export function nameOf(pin: string): string {
 	return pin.split('==', 1)[0] ?? pin;
+}
+
+/** A package as nodes have it; undefined when the text is not `name==version` or `name`. */
+export function normalisePackage(text: unknown): string | undefined {
+	if (typeof text !== 'string' || text.length > treeLimits.packageCharacters) return undefined;
+	const [, name, pinned = ''] = PACKAGE.exec(text) ?? [];
+	return name === undefined ? undefined : `${normaliseName(name)}${pinned}`;
 }
 
 class TreeReader {
@@ -116,7 +140,8 @@ class TreeReader {
 		}
 		return listed.map((text: unknown, index) => {
 			const here = `${place}packages[${index}]`;
-			const pin = readPackage(text, here);
+			const pin = normalisePackage(text);
+			if (pin === undefined) throw invalid(here, 'a package as in numpy or numpy==1.26.4', text);
 			const other = this.#path.get(nameOf(pin));
 			if (other !== undefined) throw invalid(here, `a package that ${other} does not load already`, text);
 			this.#path.set(nameOf(pin), here);
@@ -126,13 +151,6 @@ class TreeReader {
 			return pin;
 		});
 	}
-}
-
-function readPackage(text: unknown, place: string): string {
-	const isShort = typeof text === 'string' && text.length <= treeLimits.packageCharacters;
-	const [, name, pinned = ''] = (isShort ? PACKAGE.exec(text) : undefined) ?? [];
-	if (name === undefined) throw invalid(place, 'a package as in numpy or numpy==1.26.4', text);
-	return `${normaliseName(name)}${pinned}`;
 }
 
 /** A copy of a node's other keys that holds nothing but JSON. */
