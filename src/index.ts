@@ -76,4 +76,5 @@ export type {SeccompArgument, SeccompConditions, SeccompProfile, SeccompRule} fr
 export {type CleanupOptions, type CleanupReport, forceCleanup} from './sandbox/state-dir.ts';
 export {type Evaluation, evaluateTree, type Lookup} from './zygote/evaluate.ts';
 export {type FitCall, type FitInput, type FitOptions, fitTree, type PackageCost} from './zygote/fit.ts';
+export {refitTree} from './zygote/refit.ts';
 export {readTree, type TreeNode, writeTree} from './zygote/tree.ts';
