@@ -3,8 +3,9 @@ import path from 'node:path';
 import process from 'node:process';
 import {fileURLToPath} from 'node:url';
 import {setGracefulCleanup} from 'tmp-promise';
+import {benchFit} from './fit.ts';
 import {benchInstall} from './install.ts';
-import {type BenchResult, markTable, summaryTable} from './report.ts';
+import {type BenchResult, describeHost, markTable, summaryTable} from './report.ts';
 import {benchSandbox} from './sandbox.ts';
 import {benchStarts} from './starts.ts';
 
@@ -17,7 +18,12 @@ for (const [signal, code] of [
 	process.once(signal, () => process.exit(code));
 }
 
-const benches = {install: benchInstall, sandbox: benchSandbox, starts: benchStarts};
+const benches = {
+	fit: (_stateDir: string, isShort: boolean) => ({bench: 'fit', host: describeHost('none', {}), ...benchFit(isShort)}),
+	install: benchInstall,
+	sandbox: benchSandbox,
+	starts: benchStarts,
+};
 const stateDir = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '.state', 'bench');
 
 const [name, ...flags] = process.argv.slice(2);
