@@ -69,7 +69,7 @@ type Addon = {
 	lock(path: string): number;
 	flock(fd: number, shared: boolean): number;
 	sealTree(folder: string, entries: number, bytes: number): Promise<SealAnswer>;
-	ownPages(pid: number, maxPages: number): Promise<ReadonlyArray<readonly [number, number]> | number>;
+	workingSet(pid: number, maxPages: number): Promise<WorkingSet | number>;
 	readNumber(fd: number): number;
 	makeGroup(words: string): GroupAnswer;
 	makeGroupLater(words: string): Promise<GroupAnswer>;
@@ -261,16 +261,24 @@ export async function sealTree(
 /** Part of a process's memory: address and size, in bytes. */
 export type PageRange = readonly [start: number, size: number];
 
+/** The memory that a process has used since it was forked. */
+export type WorkingSet = {
+	/** What it has written to or allocated, and so has alone. */
+	readonly written: readonly PageRange[];
+	/** Of files: the pages that it has read, and those around them that the kernel mapped with them. */
+	readonly read: readonly PageRange[];
+};
+
 /**
- * The pages that a process alone has, of memory that it can write to: of a forked one those that it has written to or
- * allocated. In order, the first `maxPages`. Looked for away from Node's thread, which takes a millisecond or two.
+ * The working set of a process, in order, at most `maxPages` of each kind. Looked for away from Node's thread, which takes a
+ * millisecond or two.
  * @throws {SyscallError} when it has ended
  */
-export async function ownPages(pid: number, maxPages: number): Promise<readonly PageRange[]> {
-	const answer = await addon().ownPages(pid, maxPages);
+export async function workingSetOf(pid: number, maxPages: number): Promise<WorkingSet> {
+	const answer = await addon().workingSet(pid, maxPages);
 	if (typeof answer !== 'number') return answer;
 	checkSyscall('read the page map', answer);
-	return [];
+	return {written: [], read: []};
 }
 
 /** The number in an open control file, read anew; undefined when it can't be read. */

@@ -235,31 +235,38 @@ class PagesWork : public Napi::AsyncWorker {
   }
 
  protected:
-  void Execute() override { result_ = OwnPages(pid_, max_pages_, &ranges_); }
+  void Execute() override { result_ = ReadWorkingSet(pid_, max_pages_, &set_); }
   void OnOK() override {
     if (result_ < 0) return settled_.Resolve(Napi::Number::New(Env(), result_));
-    Napi::Array answer = Napi::Array::New(Env(), ranges_.size());
-    for (uint32_t i = 0; i < ranges_.size(); i++) {
-      Napi::Array range = Napi::Array::New(Env(), 2);
-      range.Set(0U, static_cast<double>(ranges_[i].start));
-      range.Set(1U, static_cast<double>(ranges_[i].size));
-      answer.Set(i, range);
-    }
+    Napi::Object answer = Napi::Object::New(Env());
+    answer.Set("written", Pairs(set_.written));
+    answer.Set("read", Pairs(set_.read));
     settled_.Resolve(answer);
   }
 
  private:
+  Napi::Array Pairs(const std::vector<PageRange>& ranges) {
+    Napi::Array pairs = Napi::Array::New(Env(), ranges.size());
+    for (uint32_t i = 0; i < ranges.size(); i++) {
+      Napi::Array pair = Napi::Array::New(Env(), 2);
+      pair.Set(0U, static_cast<double>(ranges[i].start));
+      pair.Set(1U, static_cast<double>(ranges[i].size));
+      pairs.Set(i, pair);
+    }
+    return pairs;
+  }
+
   PagesWork(Napi::Env env, int pid, uint64_t max_pages)
       : AsyncWorker(env), pid_(pid), max_pages_(max_pages), settled_(Napi::Promise::Deferred::New(env)) {}
   int pid_;
   uint64_t max_pages_;
   int result_ = 0;
-  std::vector<PageRange> ranges_;
+  WorkingSet set_;
   Napi::Promise::Deferred settled_;
 };
 
-// ownPages(pid, max pages): a promise of [[start, size], ...], or of -errno
-Napi::Value OwnPagesLater(const Napi::CallbackInfo& info) {
+// workingSet(pid, max pages): a promise of {written: [[start, size], ...], read: [[start, size], ...]}, or of -errno
+Napi::Value WorkingSetLater(const Napi::CallbackInfo& info) {
   return PagesWork::Queue(info.Env(), info[0].As<Napi::Number>().Int32Value(),
                           static_cast<uint64_t>(info[1].As<Napi::Number>().Int64Value()));
 }
@@ -292,7 +299,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("lock", Napi::Function::New(env, Lock));
   exports.Set("flock", Napi::Function::New(env, Flock));
   exports.Set("sealTree", Napi::Function::New(env, SealTreeLater));
-  exports.Set("ownPages", Napi::Function::New(env, OwnPagesLater));
+  exports.Set("workingSet", Napi::Function::New(env, WorkingSetLater));
   exports.Set("readNumber", Napi::Function::New(env, Number));
   exports.Set("makeGroup", Napi::Function::New(env, MakeGroupNow));
   exports.Set("makeGroupLater", Napi::Function::New(env, MakeGroupLater));

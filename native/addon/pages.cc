@@ -22,22 +22,40 @@ constexpr uint64_t kMaxLookedAt = 16ULL << 30;
 
 struct Mapping {
   uint64_t start, end;
+  bool writable;
 };
 
-std::vector<Mapping> WritableMappings(const std::string& maps) {
+std::vector<Mapping> PrivateMappings(const std::string& maps) {
   std::vector<Mapping> mappings;
-  for (size_t at = 0; at < maps.size(); at = maps.find('\n', at), at = at == std::string::npos ? maps.size() : at + 1) {
+  for (size_t at = 0; at < maps.size(); at = std::min(maps.size(), maps.find('\n', at)) + 1) {
     Mapping mapping = {};
     char access[5] = {};
     if (sscanf(maps.c_str() + at, "%" SCNx64 "-%" SCNx64 " %4s", &mapping.start, &mapping.end, access) != 3) continue;
-    if (access[0] == 'r' && access[1] == 'w' && access[3] == 'p') mappings.push_back(mapping);
+    mapping.writable = access[0] == 'r' && access[1] == 'w';
+    if (access[3] == 'p') mappings.push_back(mapping);
   }
   return mappings;
 }
 
+// Adds pages to ranges, up to so many.
+struct Collector {
+  std::vector<PageRange>* ranges;
+  uint64_t pages_left;
+
+  void Add(uint64_t start, uint64_t page) {
+    if (pages_left == 0) return;
+    pages_left--;
+    if (!ranges->empty() && ranges->back().start + ranges->back().size == start) {
+      ranges->back().size += page;
+    } else {
+      ranges->push_back({start, page});
+    }
+  }
+};
+
 }  // namespace
 
-int OwnPages(int pid, uint64_t max_pages, std::vector<PageRange>* ranges) {
+int ReadWorkingSet(int pid, uint64_t max_pages, WorkingSet* set) {
   const std::string folder = "/proc/" + std::to_string(pid);
   std::string maps;
   int result = ReadControl(folder + "/maps", &maps);
@@ -45,26 +63,22 @@ int OwnPages(int pid, uint64_t max_pages, std::vector<PageRange>* ranges) {
   const int file = open((folder + "/pagemap").c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) return -errno;
   const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  Collector written = {&set->written, max_pages}, read = {&set->read, max_pages};
   std::vector<uint64_t> entries(8192);
-  uint64_t pages = 0, looked_at = 0;
-  for (const Mapping& mapping : WritableMappings(maps)) {
-    for (uint64_t at = mapping.start; at < mapping.end && pages < max_pages && looked_at < kMaxLookedAt;) {
+  uint64_t looked_at = 0;
+  for (const Mapping& mapping : PrivateMappings(maps)) {
+    for (uint64_t at = mapping.start; at < mapping.end && looked_at < kMaxLookedAt;) {
       const uint64_t count = std::min<uint64_t>(entries.size(), (mapping.end - at) / page);
       const ssize_t got = pread(file, entries.data(), count * sizeof(uint64_t), static_cast<off_t>(at / page * sizeof(uint64_t)));
       if (got < static_cast<ssize_t>(sizeof(uint64_t))) break;  // of what the kernel maps for itself it has none
-      const uint64_t read = static_cast<uint64_t>(got) / sizeof(uint64_t);
-      for (uint64_t i = 0; i < read && pages < max_pages; i++) {
-        if ((entries[i] & (kPresent | kOfFile | kExclusive)) != (kPresent | kExclusive)) continue;
-        const uint64_t start = at + i * page;
-        pages++;
-        if (!ranges->empty() && ranges->back().start + ranges->back().size == start) {
-          ranges->back().size += page;
-        } else {
-          ranges->push_back({start, page});
-        }
+      const uint64_t read_pages = static_cast<uint64_t>(got) / sizeof(uint64_t);
+      for (uint64_t i = 0; i < read_pages; i++) {
+        const uint64_t bits = entries[i] & (kPresent | kOfFile | kExclusive);
+        if ((bits & (kPresent | kOfFile)) == (kPresent | kOfFile)) read.Add(at + i * page, page);
+        if (bits == (kPresent | kExclusive) && mapping.writable) written.Add(at + i * page, page);
       }
-      at += read * page;
-      looked_at += read * page;
+      at += read_pages * page;
+      looked_at += read_pages * page;
     }
   }
   close(file);

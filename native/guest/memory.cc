@@ -9,7 +9,7 @@ using u64 = unsigned long;
 
 enum : int { PROT_READ = 1, PROT_WRITE = 2, PROT_EXEC = 4, MAP_PRIVATE = 2, MAP_ANONYMOUS = 32, MAP_NORESERVE = 0x4000 };
 enum : int { MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
-enum : int { MADV_DONTNEED = 4, MADV_POPULATE_WRITE = 23, MADV_COLLAPSE = 25 };
+enum : int { MADV_DONTNEED = 4, MADV_POPULATE_READ = 22, MADV_POPULATE_WRITE = 23, MADV_COLLAPSE = 25 };
 constexpr u64 kHugePage = 2UL << 20;
 constexpr u64 kRegion = 32UL << 20;
 constexpr int kMaxFree = 1024;
@@ -95,12 +95,17 @@ int forktree_make_text_huge(u64 start, u64 size) {
   return static_cast<int>(result);
 }
 
-unsigned int forktree_populate(const char* ranges, u64 size) {
+unsigned int forktree_populate(const char* set, u64 size) {
+  auto word = [&](u64 index) {
+    u64 value = 0;
+    for (u64 i = 0; i < sizeof value; i++) value |= static_cast<u64>(static_cast<unsigned char>(set[index * 8 + i])) << i * 8;
+    return value;
+  };
+  const u64 words = size / sizeof(u64);
   unsigned int populated = 0;
-  for (const char* end = ranges + size - size % (2 * sizeof(u64)); ranges < end; ranges += 2 * sizeof(u64)) {
-    u64 words[2] = {0, 0};
-    for (u64 i = 0; i < sizeof words; i++) words[i / 8] |= static_cast<u64>(static_cast<unsigned char>(ranges[i])) << i % 8 * 8;
-    if (Advise(words[0], words[1], MADV_POPULATE_WRITE) == 0) populated++;
+  for (u64 at = 1; at + 1 < words; at += 2) {
+    const int advice = at / 2 < word(0) ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
+    if (Advise(word(at), word(at + 1), advice) == 0) populated++;
   }
   return populated;
 }

@@ -20,9 +20,9 @@ struct __attribute__((packed)) Populated {
   for (;;) Syscall(__NR_exit_group, 1);
 }
 
-void Populate(const char* ranges, u32 size) {
+void Populate(const char* set, u32 size) {
   const u64 began = Now();
-  const u32 count = forktree_populate(ranges, size);
+  const u32 count = forktree_populate(set, size);
   Populated populated = {sizeof populated - kFrameHeader, kPopulated, count, static_cast<u32>((Now() - began) / 1000)};
   Syscall(__NR_sendto, kControl, Word(&populated), sizeof populated, MSG_NOSIGNAL, 0);
 }

@@ -762,55 +762,70 @@ void CheckSeals(const std::string& home) {
 }  // namespace
 
 // A child that touches some of what it inherits, and waits.
-void CheckPages() {
+void CheckPages(const std::string& folder) {
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), count = 64;
-  auto map = [&](int flags) {
-    char* place = static_cast<char*>(mmap(nullptr, count * page, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0));
+  WriteText(folder + "/file", std::string(count * page, 'x'));
+  Fd file(open((folder + "/file").c_str(), O_RDONLY | O_CLOEXEC));
+  auto map = [&](int protection, int flags, int fd) {
+    char* place = static_cast<char*>(mmap(nullptr, count * page, protection, flags, fd, 0));
     madvise(place, count * page, MADV_NOHUGEPAGE);
-    memset(place, 1, count * page);
+    madvise(place, count * page, MADV_RANDOM);  // no pages around those that are read
+    if (fd < 0) memset(place, 1, count * page);
     return place;
   };
-  char *own = map(MAP_PRIVATE), *shared = map(MAP_SHARED), *sealed = map(MAP_PRIVATE);
+  const int both = PROT_READ | PROT_WRITE;
+  char* own = map(both, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+  char* shared = map(both, MAP_SHARED | MAP_ANONYMOUS, -1);
+  char* sealed = map(both, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+  char *constant = map(PROT_READ, MAP_PRIVATE, file.get()), *data = map(both, MAP_PRIVATE, file.get());
   int says[2], waits[2];
   if (pipe(says) < 0 || pipe(waits) < 0) abort();
   const pid_t pid = fork();
   if (pid == 0) {
     close(waits[1]);
     for (size_t index : {3U, 4U, 9U}) own[index * page] = 2;
-    shared[5 * page] = sealed[6 * page] = 2;
+    shared[5 * page] = sealed[6 * page] = data[7 * page] = 2;
     mprotect(sealed, count * page, PROT_READ);
-    volatile char seen = own[20 * page];
-    char byte = seen;
+    char byte = 0;
+    for (volatile const char* seen : {own + 20 * page, constant + 8 * page, data + 10 * page}) byte = static_cast<char>(byte + *seen);
     if (write(says[1], &byte, 1) != 1 || read(waits[0], &byte, 1) < 0) _exit(1);
     _exit(0);
   }
   char byte;
   if (read(says[0], &byte, 1) != 1) abort();
-  std::vector<forktree::PageRange> all, some;
-  CheckEqual(forktree::OwnPages(pid, 1 << 20, &all), 0, "pages: of a child are read");
-  CheckEqual(forktree::OwnPages(pid, 2, &some), 0, "pages: the first of them");
-  auto within = [&](const char* place) {
-    std::vector<std::pair<size_t, size_t>> found;
+  forktree::WorkingSet set, some;
+  CheckEqual(forktree::ReadWorkingSet(pid, 1 << 20, &set), 0, "working set: of a child is read");
+  CheckEqual(forktree::ReadWorkingSet(pid, 2, &some), 0, "working set: the first pages of it");
+  using Found = std::vector<std::pair<size_t, size_t>>;
+  auto within = [&](const std::vector<forktree::PageRange>& ranges, const char* place) {
+    Found found;
     const uint64_t start = reinterpret_cast<uint64_t>(place);
-    for (auto [at, size] : all) {
+    for (auto [at, size] : ranges) {
       if (at >= start && at < start + count * page) found.push_back({(at - start) / page, size / page});
     }
     return found;
   };
-  const std::vector<std::pair<size_t, size_t>> expected = {{3, 2}, {9, 1}};
-  Check(within(own) == expected, "pages: those written to, touching ones together, and none that was only read");
-  Check(within(shared).empty(), "pages: none of shared memory");
-  Check(within(sealed).empty(), "pages: none that can't be written to");
-  bool in_order = true;
-  for (size_t i = 1; i < all.size(); i++) in_order = in_order && all[i - 1].start + all[i - 1].size < all[i].start;
-  Check(in_order && all.size() > 2, "pages: in order");
-  uint64_t size = 0;
-  for (auto range : some) size += range.size;
-  CheckEqual(static_cast<long>(size / page), 2, "pages: no more than asked for");
+  Check(within(set.written, own) == Found{{3, 2}, {9, 1}}, "working set: what was written to, and not what was only read");
+  Check(within(set.written, shared).empty() && within(set.read, shared).empty(), "working set: no shared memory");
+  Check(within(set.written, sealed).empty(), "working set: nothing that can't be written to any more");
+  Check(within(set.written, data) == Found{{7, 1}}, "working set: what was copied of a file");
+  Check(within(set.read, data) == Found{{10, 1}} && within(set.read, constant) == Found{{8, 1}}, "working set: what was read of one");
+  for (const auto* ranges : {&set.written, &set.read}) {
+    bool in_order = ranges->size() > 2;
+    for (size_t i = 1; i < ranges->size(); i++) {
+      in_order = in_order && (*ranges)[i - 1].start + (*ranges)[i - 1].size < (*ranges)[i].start;
+    }
+    Check(in_order, "working set: in order");
+  }
+  for (const auto* ranges : {&some.written, &some.read}) {
+    uint64_t size = 0;
+    for (auto range : *ranges) size += range.size;
+    CheckEqual(static_cast<long>(size / page), 2, "working set: no more than asked for");
+  }
   for (int fd : {says[0], says[1], waits[0], waits[1]}) close(fd);
   waitpid(pid, nullptr, 0);
-  CheckEqual(forktree::OwnPages(pid, 1, &some), -ENOENT, "pages: of a process that has gone");
-  for (char* place : {own, shared, sealed}) munmap(place, count * page);
+  CheckEqual(forktree::ReadWorkingSet(pid, 1, &some), -ENOENT, "working set: of a process that has gone");
+  for (char* place : {own, shared, sealed, constant, data}) munmap(place, count * page);
 }
 
 void CheckHandOvers() {
@@ -853,7 +868,10 @@ int main(int count, char** arguments) {
   if (threads_only) return failed == 0 ? 0 : 1;
   CheckSpawn();
   CheckEnds();
-  CheckPages();
+  {
+    Folder folder;
+    CheckPages(folder.path);
+  }
   CheckMessages();
   CheckPlans();
   if (geteuid() == 0) {

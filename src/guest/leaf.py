@@ -176,12 +176,12 @@ def answer_events(handler: Callable[[Any], Any]) -> NoReturn:
             answer_event(handler, kind, body)
 
 
-def populate(ranges: bytes) -> None:
-    """Makes pages its own that earlier sandboxes wrote to, before an event does."""
+def populate(working_set: bytes) -> None:
+    """Takes the page faults of earlier sandboxes before an event does."""
     from .layout import native
 
     started = time.perf_counter()
-    count = native.forktree_populate(ranges, len(ranges))
+    count = native.forktree_populate(working_set, len(working_set))
     send(POPULATED, struct.pack('<II', count, int((time.perf_counter() - started) * 1e6)))
 
 

@@ -1,6 +1,6 @@
 /** What the host and a launcher say to each other, one packet a message; native/guest/launcher.h has the same layouts. */
 import type {FramePayload} from '../kernel/frames.ts';
-import type {PageRange} from '../native.ts';
+import type {WorkingSet} from '../native.ts';
 import type {IdRange} from './uid-range.ts';
 
 /** The steps of a leaf's set-up, numbered as in launcher.cc. */
@@ -85,7 +85,7 @@ export type HandOverRequest = Pick<LeafRequest, 'openFiles' | 'scratch' | 'folde
 export const spareFrame = {
 	/** To it: become a sandbox. fds: mounts. */
 	handOver: 24,
-	/** To it: make these pages yours. */
+	/** To it: have these pages there. */
 	populate: 25,
 	/** From it: that was done. */
 	populated: 26,
@@ -159,18 +159,19 @@ export function encodeHandOver({openFiles, scratch, folder, targets}: HandOverRe
 
 /** What populating came to. */
 export type Populated = {
-	/** How many of the ranges were there and could be written to. */
+	/** How many of the ranges were there, and could be read or written to. */
 	readonly ranges: number;
 	readonly ms: number;
 };
 
-/** The most ranges of one {@link encodeRanges}. */
+/** The most ranges of one {@link encodeWorkingSet}. */
 export const maxRanges = 4000;
 
-/** The payload of the frame. Ranges beyond {@link maxRanges} are left out. */
-export function encodeRanges(ranges: readonly PageRange[]): Buffer {
-	const words = BigUint64Array.from(ranges.slice(0, maxRanges).flat(), BigInt);
-	return Buffer.from(words.buffer);
+/** The payload of the frame. Ranges beyond {@link maxRanges} are left out, those that are read first. */
+export function encodeWorkingSet({written, read}: WorkingSet): Buffer {
+	const ranges = [...written, ...read].slice(0, maxRanges);
+	const words = [Math.min(written.length, ranges.length), ...ranges.flat()];
+	return Buffer.from(BigUint64Array.from(words, BigInt).buffer);
 }
 
 /** Undefined: not something that a spare says. */

@@ -5,9 +5,9 @@ import {withDeadline} from '../kernel/deadline.ts';
 import {FrameChannel, type FrameError, type FramePayload} from '../kernel/frames.ts';
 import {type MemoryDetails, readMemory} from '../kernel/memory.ts';
 import type {Process, ProcessEnd} from '../kernel/process.ts';
-import {ownPages, type PageRange} from '../native.ts';
+import {type WorkingSet, workingSetOf} from '../native.ts';
 import {Undo} from '../undo.ts';
-import {decodePopulated, encodeRanges, type Populated, spareFrame} from './launch-protocol.ts';
+import {decodePopulated, encodeWorkingSet, type Populated, spareFrame} from './launch-protocol.ts';
 import type {OutputPipe} from './output.ts';
 
 /** The two streams that a process prints to. */
@@ -87,7 +87,7 @@ export class Leaf {
 			broken: (error) => {
 				this.#isBroken = true;
 				if (!this.#isKnown) this.#parts.askBirth('maybe');
-				for (const {fail} of this.#asked.splice(0)) fail();
+				this.#failAsked();
 				this.#listener?.broken(error);
 			},
 		});
@@ -145,7 +145,11 @@ export class Leaf {
 		this.#listener = listener;
 	}
 
-	/** Whether it has ended, or never was, as far as is known. */
+	#failAsked(): void {
+		for (const {fail} of this.#asked.splice(0)) fail();
+	}
+
+	/** Whether it has ended, is about to, or never was, as far as is known. */
 	get isBroken(): boolean {
 		return this.#isBroken;
 	}
@@ -213,25 +217,25 @@ export class Leaf {
 	}
 
 	/**
-	 * The pages that it has written to or allocated since it was forked. Looked for away from Node's thread; undefined: it has
-	 * ended. To be asked while its zygote, or another one forked from it, lives: a page that nobody else has counts as its own.
-	 * @param maxPages the first of them
+	 * The memory that it has used since it was forked. Looked for away from Node's thread; undefined: it has ended. To be asked
+	 * while its zygote, or another one forked from it, lives: a page that nobody else has counts as written to.
+	 * @param maxPages the first of each kind
 	 */
-	async workingSet(maxPages = maxWorkingPages): Promise<readonly PageRange[] | undefined> {
+	async workingSet(maxPages = maxWorkingPages): Promise<WorkingSet | undefined> {
 		const pid = this.#process?.pid();
 		if (pid === undefined) return undefined;
-		const pages = await ownPages(pid, maxPages).catch(() => undefined);
-		return this.#process?.pid() === pid ? pages : undefined; // else it may have been another process's
+		const set = await workingSetOf(pid, maxPages).catch(() => undefined);
+		return this.#process?.pid() === pid ? set : undefined; // else it may have been another process's
 	}
 
 	/**
-	 * Has it make pages its own before it writes to them: of a spare, or of a leaf whose handler is loaded and waits. Ranges that
-	 * it does not have are passed over.
+	 * Has it take the page faults of a working set ahead: of a spare, or of a leaf whose handler is loaded and waits. Ranges
+	 * that it does not have are passed over.
 	 * @throws {ForktreeError} `ZygoteFailed` when it ends before
 	 */
-	async populate(ranges: readonly PageRange[]): Promise<Populated> {
+	async populate(set: WorkingSet): Promise<Populated> {
 		const answer = this.answer(spareFrame.populated);
-		this.send(spareFrame.populate, encodeRanges(ranges));
+		this.send(spareFrame.populate, encodeWorkingSet(set));
 		const populated = decodePopulated(await answer);
 		if (populated === undefined)
 			throw new ForktreeError('ZygoteFailed', 'a leaf answered something else than was asked');
@@ -258,6 +262,8 @@ export class Leaf {
 	}
 
 	async #destroy(byItself: boolean): Promise<LeafEnd> {
+		this.#isBroken = true;
+		this.#failAsked();
 		if (this.#process === undefined) {
 			this.awaitBirth();
 			await this.birth.catch(() => undefined);

@@ -3,11 +3,15 @@ import fc from 'fast-check';
 import {
 	decodeBirth,
 	decodeLauncherMessage,
+	decodeParked,
+	decodePopulated,
 	encodeHandOver,
 	encodeLeafRequest,
 	encodeRefillRequest,
 	encodeSpareRequest,
+	encodeWorkingSet,
 	encodeZygoteRequest,
+	maxRanges,
 } from '../../src/sandbox/launch-protocol.ts';
 import {fuzzParameters} from '../helpers/fuzz.ts';
 
@@ -50,6 +54,42 @@ test('a spare is asked for without what it is for, which a hand-over has', (t) =
 	t.deepEqual([handOver.readUInt32LE(0), handOver.readUInt32LE(4)], [64, 2]);
 	t.is(handOver.toString('utf8', 8), 'size=1k\0/\0/a\0/b\0');
 	t.is(encodeHandOver({...leaf, scratch: undefined, targets: []}).toString('utf8', 8), '\0/\0');
+});
+
+test('a working set is words of eight bytes: how many ranges are written to, these, and those that are read', (t) => {
+	const wordsOf = (data: Buffer) =>
+		Array.from({length: data.length / 8}, (_each, i) => Number(data.readBigUInt64LE(i * 8)));
+	const written = [[2 ** 46, 4096]] as const;
+	t.deepEqual(wordsOf(encodeWorkingSet({written, read: [[8192, 12_288]]})), [1, 2 ** 46, 4096, 8192, 12_288]);
+	t.deepEqual(wordsOf(encodeWorkingSet({written: [], read: []})), [0]);
+	const many = Array.from({length: maxRanges + 5}, (_each, i) => [i * 8192, 4096] as const);
+	t.is(encodeWorkingSet({written: many.slice(9), read: many}).length, 8 + maxRanges * 16);
+	t.is(wordsOf(encodeWorkingSet({written: many, read: many}))[0], maxRanges);
+	t.true(8 + maxRanges * 16 < 65_536, 'what a spare takes');
+});
+
+test('what a spare says is read, and anything else is not', (t) => {
+	t.deepEqual(decodeParked('{"ms":1.5,"failed":["a"],"more":1}'), {ms: 1.5, failed: ['a']});
+	for (const text of [
+		'',
+		'{',
+		'null',
+		'[]',
+		'1',
+		'{}',
+		'{"ms":"1","failed":[]}',
+		'{"ms":1,"failed":[1]}',
+		'{"ms":1}',
+	]) {
+		t.is(decodeParked(text), undefined, text);
+	}
+	const data = Buffer.alloc(8);
+	data.writeUInt32LE(7, 0);
+	data.writeUInt32LE(2500, 4);
+	t.deepEqual(decodePopulated(data), {ranges: 7, ms: 2.5});
+	for (const other of [Buffer.alloc(7), Buffer.alloc(9), Buffer.alloc(0), 'eight of'] as const) {
+		t.is(decodePopulated(other), undefined);
+	}
 });
 
 for (const [title, change, flags] of [
