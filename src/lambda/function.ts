@@ -3,7 +3,7 @@ import {performance} from 'node:perf_hooks';
 import {ForktreeError} from '../errors.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import {Spares} from '../sandbox/spares.ts';
-import {WorkingSet} from '../sandbox/working-set.ts';
+import {SharedWorkingSet} from '../sandbox/working-set.ts';
 import {CallEnded, CallLimit} from './call-limit.ts';
 import {CallRecord} from './call-record.ts';
 import {Call, type CallListener, type EncodedEvent, type Instance} from './instance.ts';
@@ -34,7 +34,7 @@ export class LambdaFunction {
 	/** What waits longest comes first, and with it what goes first. */
 	readonly #idle: Idle[] = [];
 	/** Of its sandboxes that had nothing ahead. */
-	readonly #workingSet = new WorkingSet();
+	readonly #workingSet = new SharedWorkingSet();
 	#uses = 0;
 	/** What its last start took. */
 	#startMs = 0;

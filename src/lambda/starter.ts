@@ -9,7 +9,7 @@ import type {Limits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import type {Spare} from '../sandbox/spare.ts';
-import type {WorkingSet} from '../sandbox/working-set.ts';
+import type {SharedWorkingSet} from '../sandbox/working-set.ts';
 import type {ForkPlace, ImportCache} from '../zygote/import-cache.ts';
 import {encodeLoad, frameType} from '../zygote/protocol.ts';
 import {pythonLeaf} from '../zygote/python-leaf.ts';
@@ -67,10 +67,10 @@ export type Started = {
 	readonly loaded: CallResult;
 	readonly spare: SpareKind | undefined;
 	/** To be told of the pages of its first call; undefined when it has some ahead, or shares none with others. */
-	readonly nodeSet: WorkingSet | undefined;
+	readonly nodeSet: SharedWorkingSet | undefined;
 };
 
-type Place = Omit<ForkPlace, 'takeSpare' | 'workingSet'> & {readonly workingSet: WorkingSet | undefined};
+type Place = Omit<ForkPlace, 'takeSpare' | 'workingSet'> & {readonly workingSet: SharedWorkingSet | undefined};
 
 /** Knows all instances that it started and that have not ended. */
 export class Starter {

@@ -1,14 +1,14 @@
-/** The pages that sandboxes of one kind write to in their first call: those who come later can have them ahead. */
-import type {PageRange} from '../native.ts';
+/** What memory sandboxes of one kind use in their first call: those who come later can have its page faults ahead. */
+import type {WorkingSet} from '../native.ts';
 import type {Leaf} from './leaf.ts';
 
 /** The first calls that are looked at, and then each so many: looking takes a millisecond, and what functions do changes. */
 const firstLooks = 2;
 const looksEach = 50;
 
-/** Fills with what was seen. */
-export class WorkingSet {
-	#pages: readonly PageRange[] = [];
+/** Of a zygote, or of a function. */
+export class SharedWorkingSet {
+	#seen: WorkingSet | undefined;
 	#calls = 0;
 
 	/** Whether a sandbox that has just had its first call is to be looked at. */
@@ -17,13 +17,13 @@ export class WorkingSet {
 		return this.#calls <= firstLooks || this.#calls % looksEach === 0;
 	}
 
-	/** Of a sandbox that had its own pages made when it wrote to them, none ahead. */
+	/** Of a sandbox that had nothing ahead. */
 	async look(leaf: Leaf): Promise<void> {
-		this.#pages = (await leaf.workingSet()) ?? this.#pages;
+		this.#seen = (await leaf.workingSet()) ?? this.#seen;
 	}
 
-	/** Gives them to one that waits. What goes wrong shows when it is used. */
+	/** Of one that waits. What goes wrong shows when it is used. */
 	async populate(leaf: Leaf): Promise<void> {
-		if (this.#pages.length > 0) await leaf.populate(this.#pages).catch(() => undefined);
+		if (this.#seen !== undefined) await leaf.populate(this.#seen).catch(() => undefined);
 	}
 }

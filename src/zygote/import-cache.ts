@@ -15,7 +15,7 @@ import {planRoot} from '../sandbox/rootfs.ts';
 import type {Spare} from '../sandbox/spare.ts';
 import {Spares} from '../sandbox/spares.ts';
 import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
-import {WorkingSet} from '../sandbox/working-set.ts';
+import {SharedWorkingSet} from '../sandbox/working-set.ts';
 import {type CostOf, type PlanNode, ZygotePlan} from './plan.ts';
 import type {ZygoteSpec} from './protocol.ts';
 import {pythonSpare} from './python-leaf.ts';
@@ -81,7 +81,7 @@ export type ForkPlace = {
 	/** What is imported already, as `name==version`. */
 	readonly preloaded: readonly string[];
 	/** Of functions that are forked from it. */
-	readonly workingSet: WorkingSet;
+	readonly workingSet: SharedWorkingSet;
 	/** A child of it that was forked ahead, if there is one; whoever takes it hands it over, at once. */
 	readonly takeSpare: () => Spare | undefined;
 	/** Makes what the next starts need. To be called when a start is over. */
@@ -92,7 +92,7 @@ export type ForkPlace = {
 type NodeSpares = Spares<{readonly spare: Spare; readonly release: () => void}>;
 
 /** What is done ahead for sandboxes of one zygote. */
-type Ahead = {readonly spares: NodeSpares; readonly workingSet: WorkingSet};
+type Ahead = {readonly spares: NodeSpares; readonly workingSet: SharedWorkingSet};
 
 /** What is alive of a node of the plan. */
 type Node = {
@@ -197,11 +197,11 @@ export class ImportCache {
 	}
 
 	#aheadOf(zygote: Zygote): Ahead {
-		const workingSet = new WorkingSet();
+		const workingSet = new SharedWorkingSet();
 		return {workingSet, spares: this.#sparesOf(zygote, workingSet)};
 	}
 
-	#sparesOf(zygote: Zygote, workingSet: WorkingSet): NodeSpares {
+	#sparesOf(zygote: Zygote, workingSet: SharedWorkingSet): NodeSpares {
 		const {budget, cgroups} = this.#options;
 		return new Spares({
 			most: this.#options.spares,
