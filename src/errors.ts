@@ -10,6 +10,7 @@ export const errorCodes = {
 	HashMismatch: 'an archive is not the one that the requirements or the lock name by its hash',
 	InstallFailed: 'a requirement could not be installed; the message holds the installer’s own words',
 	InstallTimeout: 'a step of an installation exceeded its deadline',
+	InvalidCalls: 'the calls that a tree is to be fitted to are not understood',
 	InvalidConfig: 'the function’s ol.yaml is not valid',
 	InvalidName: 'a function’s name is not usable as one',
 	InvalidRequirements: 'the requirements are not understood',

@@ -54,6 +54,7 @@ export {
 	type PackagesReport,
 	type VerifyReport,
 } from './packages/package-cache.ts';
+export {type Pins, readPins} from './packages/pins.ts';
 export type {EvictionCandidate, EvictionPolicy} from './sandbox/evictor.ts';
 export type {Limits} from './sandbox/limits.ts';
 export type {ExecError, ExecErrorCode, ExecLimitHit, ExecOptions, ExecResult} from './sandbox/run.ts';
@@ -74,7 +75,9 @@ export {
 } from './sandbox/sandbox-pool.ts';
 export type {SeccompArgument, SeccompConditions, SeccompProfile, SeccompRule} from './sandbox/seccomp-profile.ts';
 export {type CleanupOptions, type CleanupReport, forceCleanup} from './sandbox/state-dir.ts';
+export {type CallsHalf, parseCalls, readCalls} from './zygote/calls.ts';
 export {type Evaluation, evaluateTree, type Lookup} from './zygote/evaluate.ts';
+export {explainNode, type NodeExplanation, type NodeMatch, type Obstacle} from './zygote/explain.ts';
 export {type FitCall, type FitInput, type FitOptions, fitTree, type PackageCost} from './zygote/fit.ts';
 export {refitTree} from './zygote/refit.ts';
-export {readTree, type TreeNode, writeTree} from './zygote/tree.ts';
+export {type FlatNode, flattenTree, readTree, type TreeNode, writeTree} from './zygote/tree.ts';
