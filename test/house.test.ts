@@ -39,7 +39,9 @@ function room(file: string): string {
 }
 
 function importsOf(file: string): string[] {
-	return [...read(file).matchAll(/(?<!')(?:\bfrom\s*|\bimport\s*\(?\s*)'([^']+)'/g)].map((match) => match[1] ?? '');
+	return [...read(file).matchAll(/(?<!')(?:\bfrom\s*|\bimport\s*\(?\s*|\bimport\.meta\.resolve\()'([^']+)'/g)].map(
+		(match) => match[1] ?? '',
+	);
 }
 
 const sources = filesBelow('src', ['.ts']);

@@ -2,10 +2,11 @@
 /** The command line: reads arguments, and loads what a command needs only once it is known. */
 import {readFileSync} from 'node:fs';
 import process from 'node:process';
-import {Command, CommanderError, InvalidArgumentError} from 'commander';
+import {Command, CommanderError, InvalidArgumentError, Option} from 'commander';
 import type {PackagesFlags} from './packages.ts';
 import type {RunOptions} from './run.ts';
 import {exitCodes, failed, ignoreBrokenPipes} from './terminal.ts';
+import type {CheckFlags, FitFlags, PlotFlags, ShowFlags} from './tree.ts';
 
 type DoctorFlags = {readonly json?: boolean; readonly python?: string};
 type CleanupFlags = {readonly json?: boolean; readonly state?: string};
@@ -68,6 +69,18 @@ Examples:
   $ forktree packages list
   $ forktree packages gc --keep-gb 5`;
 
+const treeHelp = `
+A tree says which zygotes there are: what each has imported beyond that which it is forked from. createRuntime({tree}) takes it.
+
+CALLS is a file, or - for stdin, plain or gzip: what a worker recorded, {"calls": [{"packages": ["numpy==1.26.4"], "count": 3}],
+"costs": {"numpy==1.26.4": {"ms": 88, "mib": 12}}}; a benchmark in the form of ReqBench; or a trace, a line a call: ["numpy==1.26.4"].
+
+Examples:
+  $ forktree tree fit --state ./state --memory 1500 -o tree.json
+  $ forktree tree fit trace.jsonl --nodes 40 --weights uniform | forktree tree show -
+  $ forktree tree check tree.json requirements.txt
+  $ forktree tree plot tree.json --calls reqbench311.json.gz --half test -o tree.svg`;
+
 const upHelp = `
 The functions are the folders and the NAME.tar.gz files in DIR/registry; state is kept in DIR/state.
 A call is POST /run/NAME with the event as JSON; GET /status answers when it is ready. It runs until SIGINT or
@@ -127,6 +140,7 @@ function buildProgram(finish: (code: number) => void): Command {
 			finish(await printCleanup(flags));
 		});
 	addPackages(program, finish);
+	addTree(program, finish);
 	program
 		.command('worker')
 		.description('Serve functions over HTTP.')
@@ -188,6 +202,66 @@ function addPackages(program: Command, finish: (code: number) => void): void {
 		.action(async (flags: PackagesFlags & {keepGb: number}) => {
 			const {gc} = await import('./packages.ts');
 			finish(await gc(flags.keepGb, flags));
+		});
+}
+
+function parseCount(text: string): number {
+	const count = Number(text);
+	if (!/^\d+$/.test(text) || count < 1 || count > 1_000_000) {
+		throw new InvalidArgumentError('Expected a whole number from 1 to 1000000.');
+	}
+	return count;
+}
+
+function addTree(program: Command, finish: (code: number) => void): void {
+	const tree = program
+		.command('tree')
+		.description('Fit a tree of zygotes to calls, draw it, and look up which node a function gets.')
+		.addHelpText('after', treeHelp);
+	const half = () =>
+		new Option('--half <half>', 'which calls of a benchmark; by default all').choices(['train', 'test', 'all']);
+	tree
+		.command('fit [calls]')
+		.description('Fit a tree to calls: nodes for the packages that these import most.')
+		.option('--state <dir>', 'in place of CALLS, what the worker of that state folder recorded')
+		.addOption(half())
+		.option('--nodes <count>', 'how many nodes, the root included; by default 40 unless --memory is given', parseCount)
+		.option('--memory <mib>', 'as many nodes as fit into this', parseCount)
+		.addOption(
+			new Option('--weights <kind>', 'what to save: milliseconds, or packages of whichever kind')
+				.choices(['time', 'uniform'])
+				.default('time'),
+		)
+		.option('--single-package', 'a node adds one package; by default also what that depends on')
+		.option('--max-depth <levels>', 'how many levels below the root', parseCount, 28)
+		.option('-o, --output <file>', 'where to write it; by default stdout')
+		.action(async (calls: string | undefined, flags: FitFlags) => {
+			const {fitToCalls} = await import('./tree.ts');
+			finish(await fitToCalls(calls, flags));
+		});
+	const drawing = (usage: string, description: string) =>
+		tree
+			.command(usage)
+			.description(description)
+			.option('--calls <file>', 'calls that figures are taken from, in place of those in the tree')
+			.addOption(half());
+	drawing('show <tree>', 'Draw a tree in the terminal, with calls, time saved and memory of each node.')
+		.option('--json', 'print one JSON document')
+		.action(async (file: string, flags: ShowFlags) => {
+			const {show} = await import('./tree.ts');
+			finish(await show(file, flags));
+		});
+	drawing('check <tree> <requirements>', 'Say which node a locked requirements file gets, and why.')
+		.option('--json', 'print one JSON document')
+		.action(async (file: string, requirements: string, flags: CheckFlags) => {
+			const {check} = await import('./tree.ts');
+			finish(await check(file, requirements, flags));
+		});
+	drawing('plot <tree>', 'Draw a tree as a picture.')
+		.requiredOption('-o, --output <file>', 'a file that ends in .svg or .png')
+		.action(async (file: string, flags: PlotFlags) => {
+			const {plot} = await import('./tree.ts');
+			finish(await plot(file, flags));
 		});
 }
 

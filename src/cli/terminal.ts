@@ -38,10 +38,17 @@ export function oneLine(text: string): string {
 	return text.trim().replace(/\s*\n\s*/g, ' | ');
 }
 
+/** Text that comes from files, without what a terminal would take for orders. */
+export function printable(text: string): string {
+	return text.replace(/[^\P{Cc}\n\t]/gu, (character) => {
+		return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
+	});
+}
+
 /** Reports an error of ours in one line; answers the exit code. */
 export function failed(error: unknown): number {
 	const message = error instanceof Error ? error.message : String(error);
-	process.stderr.write(`forktree: ${oneLine(message)}\n`);
+	process.stderr.write(`forktree: ${printable(oneLine(message))}\n`);
 	return exitCodes.forktree;
 }
 

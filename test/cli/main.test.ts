@@ -25,7 +25,7 @@ register('data:text/javascript,' + encodeURIComponent(\`
 \`));`;
 
 for (const [args, words] of [
-	[['--help'], ['run', 'doctor', 'force-cleanup', 'packages', 'worker']],
+	[['--help'], ['run', 'doctor', 'force-cleanup', 'packages', 'tree', 'worker']],
 	[
 		['run', '--help'],
 		['Exit codes:', '$ forktree run hello.py --event'],
