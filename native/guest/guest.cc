@@ -44,6 +44,13 @@ int forktree_become_root() {
 
 int forktree_mount_proc() { return static_cast<int>(MountProc()); }
 
+// Some packages want to write a file when they are imported. A leaf has a /tmp of its own above it.
+int forktree_mount_scratch() {
+  const char options[] = "mode=1777,size=16m,nr_inodes=1024";
+  return static_cast<int>(
+      Syscall(__NR_mount, Word("tmpfs"), Word("/tmp"), Word("tmpfs"), MS_NOSUID | MS_NODEV, Word(options)));
+}
+
 int forktree_attach(int fd, const char* target) { return static_cast<int>(Attach(fd, target)); }
 
 int forktree_place_control(int fd) { return static_cast<int>(Syscall(__NR_dup3, fd, kControl, 0)); }

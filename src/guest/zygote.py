@@ -127,6 +127,7 @@ def become(spec: dict) -> None:
     """Start of every zygote, also of a forked one: own descriptors, imports, hygiene, ready."""
     started = time.monotonic()
     check(native.forktree_become_zygote(), 'become zygote')
+    check(native.forktree_mount_scratch(), 'mount scratch')
     hygiene.note_thread()
     hygiene.draw_fresh_randomness()  # same pid as the parent zygote had, in its namespace
     report = import_modules(spec['modules'])

@@ -16,6 +16,7 @@ provideWheels({
 	tree_side: told('tree_side', 'import importlib.metadata\nimportlib.metadata.version("tree_side")\n'),
 	tree_broken: {'tree_broken.py': 'raise RuntimeError("at import")\n'},
 	tree_killer: {'tree_killer.py': 'import os\nos._exit(3)\n'},
+	tree_writer: told('tree_writer', 'import tempfile\nKEPT = tempfile.mkdtemp()\n'),
 	// Two distributions that share a folder.
 	tree_shared_one: {'tree_shared/one.py': 'ONE = 1\n', 'tree_shared_one.py': 'import tree_shared.one\n'},
 	tree_shared_two: {'tree_shared/two.py': 'TWO = 2\n'},
@@ -35,6 +36,7 @@ const tree = {
 			],
 		},
 		{packages: ['tree_shared_one']},
+		{packages: ['tree_writer']},
 	],
 };
 
@@ -120,6 +122,16 @@ kernelTest(
 		t.deepEqual(outcome.preloaded, ['tree-shared-one==1.0']);
 	},
 );
+
+kernelTest('a module may write files when a node imports it; sandboxes have their own /tmp all the same', async (t) => {
+	const text = py`
+		import os, tree_writer
+		def f(event):
+			return [tree_writer.IMPORTED_BY != os.getpid(), os.path.exists(tree_writer.KEPT), os.listdir('/tmp')]
+	`;
+	const name = await fixture().deploy(text, {requirements: ['tree_writer'], reuse: false});
+	t.deepEqual(value(t, await fixture().runtime.invoke(name, null)), [true, false, []]);
+});
 
 kernelTest(
 	'an import that fails in a node is told with its traceback, and the call is served by the parent',
