@@ -4,6 +4,8 @@
 
 Reads one word a line on stdin and answers one line of JSON each:
     fork    os.fork() until the child answers, in milliseconds, measured inside this process
+    churn N os.fork(), end and wait, N times, in milliseconds
+    call    what first_call.py does, in milliseconds
     exit    ends
 With SOCKET it also connects there and sends back whatever it gets.
 """
@@ -53,6 +55,20 @@ def fork() -> float:
     return (ended - started) * 1000
 
 
+def churn(count: int) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    return (time.perf_counter() - started) * 1000
+
+
+def call() -> float:
+    return importlib.import_module('first_call').f(None)['ms']
+
+
 if len(sys.argv) > 4:
     threading.Thread(target=echo, args=(sys.argv[4],), daemon=True).start()
 else:
@@ -64,6 +80,8 @@ else:
     )
 print(json.dumps('ready'), flush=True)
 for line in sys.stdin:
-    if line.strip() == 'exit':
+    word, *numbers = line.split()
+    if word == 'exit':
         break
-    print(json.dumps(fork()), flush=True)
+    answer = {'fork': fork, 'churn': churn, 'call': call}[word](*map(int, numbers))
+    print(json.dumps(answer), flush=True)

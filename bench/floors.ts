@@ -58,12 +58,25 @@ async function stop(child: ChildProcess): Promise<void> {
 	await ended;
 }
 
-/** A warmed plain interpreter that forks on demand. */
-export async function openForkFloor(
-	options: FloorOptions,
-): Promise<{forkMs(): Promise<number>; close(): Promise<void>}> {
+/** A warmed plain interpreter. */
+export type ProcessFloor = {
+	/** Forks, until the child answers. */
+	forkMs(): Promise<number>;
+	/** Forks that many children that end at once, one after the other. */
+	churnMs(count: number): Promise<number>;
+	/** A call of first_call.py in the process itself. */
+	callMs(): Promise<number>;
+	close(): Promise<void>;
+};
+
+export async function openProcessFloor(options: FloorOptions): Promise<ProcessFloor> {
 	const {child, ask} = await start(options, []);
-	return {forkMs: async () => (await ask('fork')) as number, close: async () => stop(child)};
+	return {
+		forkMs: async () => (await ask('fork')) as number,
+		churnMs: async (count) => (await ask(`churn ${count}`)) as number,
+		callMs: async () => (await ask('call')) as number,
+		close: async () => stop(child),
+	};
 }
 
 /** A Unix socket between this Node process and a Python that sends everything back. */

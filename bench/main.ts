@@ -8,6 +8,7 @@ import {benchInstall} from './install.ts';
 import {type BenchResult, describeHost, markTable, summaryTable} from './report.ts';
 import {benchSandbox} from './sandbox.ts';
 import {benchStarts} from './starts.ts';
+import {benchZygote} from './zygote.ts';
 
 // Who interrupts a bench does not want its temporary folders. What a pool leaves, the next run removes.
 setGracefulCleanup();
@@ -23,6 +24,7 @@ const benches = {
 	install: benchInstall,
 	sandbox: benchSandbox,
 	starts: benchStarts,
+	zygote: benchZygote,
 };
 const stateDir = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '.state', 'bench');
 

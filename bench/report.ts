@@ -16,14 +16,26 @@ export type Mark = {
 	readonly unit: string;
 };
 
+/** Figures that belong together, all rows of a bench with the same names. */
+export type Row = Readonly<Record<string, number | string>>;
+
 /** What every bench answers. */
 export type BenchResult = {
 	readonly bench: string;
 	readonly host: Record<string, string | number>;
 	readonly marks: readonly Mark[];
 	readonly samples: Readonly<Record<string, Summary>>;
+	/** A table of its own. */
+	readonly rows?: readonly Row[];
 	/** Figures that are no series, and marks that were left out and why. */
 	readonly notes?: readonly string[];
+};
+
+/** Part of a bench's result. */
+export type Part = {
+	readonly marks: readonly Mark[];
+	readonly samples: Readonly<Record<string, Summary>>;
+	readonly notes: readonly string[];
 };
 
 /** The nearest-rank percentile. */
@@ -32,7 +44,12 @@ export function percentile(series: readonly number[], percent: number): number {
 	return sorted[Math.min(sorted.length - 1, Math.floor((percent / 100) * sorted.length))] ?? Number.NaN;
 }
 
-function round(value: number): number {
+export function mean(series: readonly number[]): number {
+	return series.reduce((sum, each) => sum + each, 0) / series.length;
+}
+
+/** To four digits. */
+export function round(value: number): number {
 	return Number(value.toPrecision(4));
 }
 
@@ -54,6 +71,25 @@ export function mark(name: string, value: number, relation: '<=' | '>=', limit: 
 		ok: relation === '<=' ? value <= limit : value >= limit,
 		unit,
 	};
+}
+
+/** Collects what is measured. */
+export class Results {
+	readonly marks: Mark[] = [];
+	readonly samples: Record<string, Summary> = {};
+	readonly notes: string[] = [];
+
+	add({marks, samples, notes}: Part): void {
+		this.marks.push(...marks);
+		Object.assign(this.samples, samples);
+		this.notes.push(...notes);
+	}
+
+	/** Answers the series' median. */
+	series(name: string, values: readonly number[]): number {
+		this.samples[name] = summarize(values);
+		return percentile(values, 50);
+	}
 }
 
 /** What the figures were measured on, and with which `programs`. */
@@ -89,6 +125,13 @@ export function summaryTable(samples: Readonly<Record<string, Summary>>): string
 		...[n, p50Ms, p95Ms, p99Ms].map(String),
 	]);
 	return table(['series', 'n', 'p50 ms', 'p95 ms', 'p99 ms'], rows);
+}
+
+export function rowTable(rows: readonly Row[]): string {
+	return table(
+		Object.keys(rows[0] ?? {}),
+		rows.map((row) => Object.values(row).map(String)),
+	);
 }
 
 export function markTable(marks: readonly Mark[]): string {

@@ -32,7 +32,8 @@ export type Rivals = {
 
 const packages = {bwrap: 'bubblewrap', runc: 'runc'} as const;
 
-async function find(name: string): Promise<string | undefined> {
+/** A program's path; undefined when it is not installed. */
+export async function findProgram(name: string): Promise<string | undefined> {
 	for (const folder of (process.env.PATH ?? '').split(':')) {
 		const file = path.join(folder, name);
 		const works = await access(file, constants.X_OK).then(
@@ -44,12 +45,12 @@ async function find(name: string): Promise<string | undefined> {
 	return undefined;
 }
 
-/** Our root's folders, our /tmp, proc and devices; everything unshared. */
-function bwrapArguments(folder: string): string[] {
+/** What bubblewrap gets for our root's folders, our /tmp, proc and devices; everything unshared. */
+export function bwrapRoot(): string[] {
 	const links = ['bin', 'sbin', 'lib', 'lib64'].flatMap((name) => ['--symlink', `usr/${name}`, `/${name}`]);
 	return [
 		...['--unshare-all', '--hostname', 'sandbox', '--ro-bind', '/usr', '/usr', ...links],
-		...['--ro-bind', folder, '/bench', '--proc', '/proc', '--dev', '/dev', '--tmpfs', '/tmp', program],
+		...['--proc', '/proc', '--dev', '/dev', '--tmpfs', '/tmp'],
 	];
 }
 
@@ -101,13 +102,14 @@ export async function openRivals(folder: string): Promise<Rivals> {
 	const installed: Rival[] = [];
 	const notInstalled: string[] = [];
 	for (const each of ['bwrap', 'runc'] as const) {
-		const file = await find(each);
+		const file = await findProgram(each);
 		if (file === undefined) {
 			notInstalled.push(`NotInstalled: ${each}; on Debian and Ubuntu: apt-get install ${packages[each]}`);
 			continue;
 		}
 		const {stdout} = await execa(file, ['--version']);
-		const command = each === 'bwrap' ? () => [file, ...bwrapArguments(folder)] : await prepareRunc(file);
+		const command =
+			each === 'bwrap' ? () => [file, ...bwrapRoot(), '--ro-bind', folder, '/bench', program] : await prepareRunc(file);
 		installed.push({name: each, version: stdout.split('\n')[0] ?? '', runMs: async () => runMs(spawner, command())});
 	}
 

@@ -7,7 +7,7 @@ import {runInNewContext} from 'node:vm';
 import {createSandboxPool, type Sandbox, type SandboxPool} from 'forktree';
 import {alternate} from './alternate.ts';
 import {processesOf} from './leftovers.ts';
-import {type Mark, mark, percentile, type Summary, summarize} from './report.ts';
+import {type Mark, mark, type Part, percentile, summarize} from './report.ts';
 import type {SandboxFloor} from './sandbox-floor.ts';
 
 const atOnce = 8;
@@ -16,13 +16,6 @@ const small = {limits: {memoryMb: 16}} as const;
 const endlessMb = 2 ** 24;
 /** On x64. */
 const pageKiB = 4;
-
-/** Part of a bench's result. */
-export type Part = {
-	readonly marks: readonly Mark[];
-	readonly samples: Readonly<Record<string, Summary>>;
-	readonly notes: readonly string[];
-};
 
 /** A pool for more sandboxes than a machine should have. */
 export async function openLargePool(stateDir: string): Promise<SandboxPool> {
@@ -51,7 +44,7 @@ function collectGarbage(): void {
 }
 
 /** Kinds of memory that are named by the kernel, in KiB; those that it does not name are in `total` alone. */
-type Memory = Readonly<Record<'total' | 'node' | 'pages' | 'slabs' | 'stacks' | 'tables' | 'perCpu', number>>;
+export type Memory = Readonly<Record<'total' | 'node' | 'pages' | 'slabs' | 'stacks' | 'tables' | 'perCpu', number>>;
 
 function fields(file: string): (name: string) => number {
 	const text = readFileSync(file, 'latin1');
@@ -78,7 +71,7 @@ function freeByCpuKiB(): number {
  * Each group with a memory limit has a kilobyte for every 64 shrinkers of the kernel, which are one or two for each mounted file
  * system and are counted at their most since the machine was started: so a sandbox takes more the more there are or were.
  */
-function readMemory(stateDir: string): Memory {
+export function readMemory(stateDir: string): Memory {
 	collectGarbage();
 	writeFileSync('/proc/sys/vm/drop_caches', '2');
 	const read = fields('/proc/meminfo');

@@ -11,10 +11,10 @@ import {createSandboxPool, type ExecResult, type SandboxOptions, type SandboxPoo
 import {alternate, paces} from './alternate.ts';
 import {watchLeftovers} from './leftovers.ts';
 import {benchProgram} from './programs.ts';
-import {type BenchResult, describeHost, type Mark, mark, percentile, type Summary, summarize} from './report.ts';
+import {type BenchResult, describeHost, mark, percentile, Results} from './report.ts';
 import {openRivals, type Rivals} from './rivals.ts';
 import {type FloorNetwork, openSandboxFloor, type SandboxFloor} from './sandbox-floor.ts';
-import {measureClose, measureMemory, measureScale, type Part} from './sandbox-many.ts';
+import {measureClose, measureMemory, measureScale} from './sandbox-many.ts';
 
 const program = '/bench/program';
 const programEnd = 42;
@@ -79,25 +79,6 @@ type Field = {
 	readonly options: SandboxOptions;
 	readonly sizes: Sizes;
 };
-
-/** Collects what is measured. */
-class Results {
-	readonly marks: Mark[] = [];
-	readonly samples: Record<string, Summary> = {};
-	readonly notes: string[] = [];
-
-	add({marks, samples, notes}: Part): void {
-		this.marks.push(...marks);
-		Object.assign(this.samples, samples);
-		this.notes.push(...notes);
-	}
-
-	/** Answers the series' median. */
-	series(name: string, values: readonly number[]): number {
-		this.samples[name] = summarize(values);
-		return percentile(values, 50);
-	}
-}
 
 function checkEnd({exitCode, error}: ExecResult): void {
 	if (exitCode !== programEnd) throw new Error(`the program ended with ${exitCode}: ${error?.message}`);

@@ -6,7 +6,7 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {fileURLToPath} from 'node:url';
 import {createRuntime, type Runtime} from 'forktree';
 import {alternate, paces} from './alternate.ts';
-import {importMs, openForkFloor, openSocketFloor} from './floors.ts';
+import {importMs, openProcessFloor, openSocketFloor} from './floors.ts';
 import {processesOf} from './leftovers.ts';
 import {onOneCore} from './one-core.ts';
 import {type BenchResult, describeHost, type Mark, mark, percentile, type Summary, summarize} from './report.ts';
@@ -81,8 +81,8 @@ async function measure(runtime: Runtime, stateDir: string, short: boolean): Prom
 	const folders = installed.map(({folder}) => folder);
 	const samples: Record<string, Summary> = {};
 	const marks: Mark[] = [];
-	const bareFloor = await openForkFloor({python: python.executable, folders: [], modules: []});
-	const pandasFloor = await openForkFloor({python: python.executable, folders, modules: zygote.modules});
+	const bareFloor = await openProcessFloor({python: python.executable, folders: [], modules: []});
+	const pandasFloor = await openProcessFloor({python: python.executable, folders, modules: zygote.modules});
 	try {
 		for (const {name, gapMs} of paces) {
 			const add = (what: string, [ours, floor]: readonly [number[], number[]]) => {

@@ -10,7 +10,7 @@ import path from 'node:path';
 import process from 'node:process';
 import {fileURLToPath} from 'node:url';
 import {createRuntime, type Outcome, type Runtime, type StartKind, type Success, type Timings} from 'forktree';
-import {importMs, openForkFloor, openSocketFloor} from '../bench/floors.ts';
+import {importMs, openProcessFloor, openSocketFloor} from '../bench/floors.ts';
 import {watchLeftovers} from '../bench/leftovers.ts';
 import {percentile, type Summary, summarize, table} from '../bench/report.ts';
 
@@ -92,7 +92,7 @@ async function measureFloors(runtime: Runtime, executable: string) {
 	const zygote = zygotes.find((each) => each.packages !== '');
 	if (zygote === undefined) throw new Error('expected a zygote with packages');
 	const folders = (await runtime.packages.list()).map(({folder}) => folder);
-	const fork = await openForkFloor({python: executable, folders, modules: zygote.modules});
+	const fork = await openProcessFloor({python: executable, folders, modules: zygote.modules});
 	const socket = await openSocketFloor(executable);
 	const [forks, trips, imports]: [number[], number[], number[]] = [[], [], []];
 	for (let i = 0; i < 50; i += 1) forks.push(await fork.forkMs());
