@@ -32,7 +32,8 @@ function identity(pid: number): string | undefined {
 	return fields[19] === undefined ? undefined : `${pid} ${fields[19]}`;
 }
 
-function groupsOf(stateDir: string): string[] {
+/** The cgroups that hold all of a live runtime. */
+export function groupsOf(stateDir: string): string[] {
 	return JSON.parse(read(path.join(stateDir, 'cgroups.json'))) as string[];
 }
 

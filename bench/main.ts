@@ -1,11 +1,13 @@
-/** `npm run bench -- NAME [--json] [--short]`: runs one bench and prints its tables, or one JSON document. */
+/** `npm run bench -- NAME [--json] [--short] [--plot FILE]`: runs one bench and prints its tables, or one JSON document. */
 import path from 'node:path';
 import process from 'node:process';
 import {fileURLToPath} from 'node:url';
+import {parseArgs} from 'node:util';
 import {setGracefulCleanup} from 'tmp-promise';
 import {benchFit} from './fit.ts';
 import {benchInstall} from './install.ts';
-import {type BenchResult, describeHost, markTable, summaryTable} from './report.ts';
+import {type BenchResult, describeHost, markTable, rowTable, summaryTable} from './report.ts';
+import {benchReqBench} from './reqbench.ts';
 import {benchSandbox} from './sandbox.ts';
 import {benchStarts} from './starts.ts';
 import {benchZygote} from './zygote.ts';
@@ -19,28 +21,49 @@ for (const [signal, code] of [
 	process.once(signal, () => process.exit(code));
 }
 
-const benches = {
-	fit: (_stateDir: string, isShort: boolean) => ({bench: 'fit', host: describeHost('none', {}), ...benchFit(isShort)}),
+type Bench = (stateDir: string, isShort: boolean, plotFile?: string) => Promise<BenchResult>;
+const benches: Readonly<Record<string, Bench>> = {
+	fit: async (_stateDir, isShort) => ({bench: 'fit', host: describeHost('none', {}), ...benchFit(isShort)}),
 	install: benchInstall,
+	reqbench: benchReqBench,
 	sandbox: benchSandbox,
 	starts: benchStarts,
 	zygote: benchZygote,
 };
+/** Those that draw pictures. */
+const plotting: readonly Bench[] = [benchReqBench];
 const stateDir = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '.state', 'bench');
 
-const [name, ...flags] = process.argv.slice(2);
-const unknown = flags.filter((flag) => !['--json', '--short'].includes(flag));
-if (name === undefined || !Object.hasOwn(benches, name) || unknown.length > 0) {
-	process.stderr.write(`usage: npm run bench -- ${Object.keys(benches).join('|')} [--json] [--short]\n`);
+function usage(): never {
+	process.stderr.write(`usage: npm run bench -- ${Object.keys(benches).join('|')} [--json] [--short] [--plot FILE]\n`);
 	process.exit(2);
 }
-const result: BenchResult = await benches[name as keyof typeof benches](stateDir, flags.includes('--short'));
-if (flags.includes('--json')) {
+
+function readArguments() {
+	try {
+		return parseArgs({
+			allowPositionals: true,
+			options: {json: {type: 'boolean'}, short: {type: 'boolean'}, plot: {type: 'string'}},
+		});
+	} catch {
+		return usage();
+	}
+}
+
+const {
+	positionals: [name = '', ...more],
+	values: {json, short, plot},
+} = readArguments();
+const bench = Object.hasOwn(benches, name) ? benches[name] : undefined;
+if (bench === undefined || more.length > 0 || (plot !== undefined && !plotting.includes(bench))) usage();
+const result = await bench(stateDir, short === true, plot);
+if (json === true) {
 	process.stdout.write(`${JSON.stringify(result)}\n`);
 } else {
 	const host = Object.entries(result.host)
 		.map(([key, value]) => `${key} ${value}`)
 		.join(', ');
 	process.stdout.write(`${host}\n\n${markTable(result.marks)}\n\n${summaryTable(result.samples)}\n`);
+	if (result.rows !== undefined) process.stdout.write(`\n${rowTable(result.rows)}\n`);
 	if (result.notes !== undefined) process.stdout.write(`\n${result.notes.map((note) => `- ${note}`).join('\n')}\n`);
 }
