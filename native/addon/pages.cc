@@ -17,8 +17,8 @@ namespace {
 
 // Bits of /proc/PID/pagemap.
 constexpr uint64_t kPresent = 1ULL << 63, kOfFile = 1ULL << 61, kExclusive = 1ULL << 56;
-// Programs may reserve terabytes; beyond this much is not looked for.
-constexpr uint64_t kMaxLookedAt = 16ULL << 30;
+// Programs may reserve terabytes: larger mappings are passed over, and beyond so much in all nothing is looked for.
+constexpr uint64_t kMaxMapping = 4ULL << 30, kMaxLookedAt = 16ULL << 30;
 
 struct Mapping {
   uint64_t start, end;
@@ -32,7 +32,7 @@ std::vector<Mapping> PrivateMappings(const std::string& maps) {
     char access[5] = {};
     if (sscanf(maps.c_str() + at, "%" SCNx64 "-%" SCNx64 " %4s", &mapping.start, &mapping.end, access) != 3) continue;
     mapping.writable = access[0] == 'r' && access[1] == 'w';
-    if (access[3] == 'p') mappings.push_back(mapping);
+    if (access[3] == 'p' && mapping.end - mapping.start <= kMaxMapping) mappings.push_back(mapping);
   }
   return mappings;
 }

@@ -769,7 +769,6 @@ void CheckPages(const std::string& folder) {
   auto map = [&](int protection, int flags, int fd) {
     char* place = static_cast<char*>(mmap(nullptr, count * page, protection, flags, fd, 0));
     madvise(place, count * page, MADV_NOHUGEPAGE);
-    madvise(place, count * page, MADV_RANDOM);  // no pages around those that are read
     if (fd < 0) memset(place, 1, count * page);
     return place;
   };
@@ -809,7 +808,13 @@ void CheckPages(const std::string& folder) {
   Check(within(set.written, shared).empty() && within(set.read, shared).empty(), "working set: no shared memory");
   Check(within(set.written, sealed).empty(), "working set: nothing that can't be written to any more");
   Check(within(set.written, data) == Found{{7, 1}}, "working set: what was copied of a file");
-  Check(within(set.read, data) == Found{{10, 1}} && within(set.read, constant) == Found{{8, 1}}, "working set: what was read of one");
+  auto has = [&](const char* place, size_t index) {
+    const Found found = within(set.read, place);
+    return std::any_of(found.begin(), found.end(), [&](auto range) { return index - range.first < range.second; });
+  };
+  // The kernel maps up to fifteen pages around it.
+  Check(has(data, 10) && has(constant, 8) && !has(data, 7), "working set: what was read of one, and not what was copied");
+  Check(!has(data, 40) && !has(constant, 40), "working set: nothing of a file that was not read");
   for (const auto* ranges : {&set.written, &set.read}) {
     bool in_order = ranges->size() > 2;
     for (size_t i = 1; i < ranges->size(); i++) {

@@ -6,11 +6,13 @@ import os
 import select
 import sys
 import time
-from typing import Callable, Optional
+from typing import Callable
 
 from . import hygiene, leaf, warmups
 
 HANDLER = """
+import os
+from json import loads
 def f(event):
     if event is None:
         raise ValueError('rehearsed')
@@ -20,21 +22,35 @@ NAME = 'forktree_rehearsal'
 code = bytes(16) + marshal.dumps(compile(HANDLER, f'{leaf.FORKTREE}/rehearsed.py', 'exec'))
 
 
-def rehearse(warm_up: bool = True, check: Optional[Callable[[str], bool]] = None) -> dict[str, object]:
-    """Leaves nothing behind but what it is for. Its time is told, and which warm-ups failed."""
+def rehearse_zygote(check: Callable[[str], bool]) -> None:
+    """With every warm-up, as long as `check` answers True of a module."""
+    warmups.run(check=check)
+    rehearse()
+
+
+def rehearse_spare(warm_up: bool) -> dict[str, object]:
+    """Tells how long it took, and what failed."""
     started = time.perf_counter()
-    failed = warmups.run(check) if warm_up else []
+    failed = warmups.run(again=True) if warm_up else []
+    if not rehearse():
+        failed.append('a call')
+    return {'ms': (time.perf_counter() - started) * 1000, 'failed': failed}
+
+
+def rehearse() -> bool:
+    """Leaves nothing behind but what it is for. False: it failed."""
+    done = True
     try:
         rehearse_call()
     except Exception:
-        failed.append('a call')
+        done = False
     leaf.flush()
     gc.collect()  # else a handler's first collection would end what is left over
     random = sys.modules.get('random')
     if random is not None:
         random.seed()
     hygiene.draw_fresh_randomness()
-    return {'ms': (time.perf_counter() - started) * 1000, 'failed': failed}
+    return done
 
 
 def rehearse_call() -> None:

@@ -1,5 +1,5 @@
-"""What packages put off until they are first really used, done ahead: in a zygote, so that it is done once, and again in each
-spare, whose own copies of the pages that such a call writes to are then there already.
+"""What packages put off until they are first really used, done ahead: in a zygote, so that it is done once, and the cheap ones
+again in a spare, whose own copies of the pages that such a call writes to are then there already.
 
 A warm-up takes at most a few milliseconds, starts no thread, and uses neither files nor the network, apart from modules that
 it is the first to import. What it leaves behind is what any handler could find: modules, caches. One that fails, in a version of
@@ -7,51 +7,55 @@ the package that is unlike those it was written for, is passed over.
 """
 
 import sys
-import time
 import warnings
-from typing import Any, Callable, Iterator, Optional
-
-WarmUp = Callable[[Any], object]
-warm_ups: list[tuple[str, str, WarmUp]] = []
+from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 
-def warm_up(module: str) -> Callable[[WarmUp], WarmUp]:
-    """Registers a function that is called with that module where it is loaded."""
+class WarmUp(NamedTuple):
+    module: str
+    function: Callable[[Any], object]
+    again: bool
 
-    def register(function: WarmUp) -> WarmUp:
-        warm_ups.append((module, function.__name__, function))
+    @property
+    def name(self) -> str:
+        return f'{self.module}: {self.function.__name__}'
+
+    def run(self) -> None:
+        self.function(sys.modules[self.module])
+
+
+warm_ups: list[WarmUp] = []
+
+
+def warm_up(module: str, again: bool = True) -> Callable[[Callable[[Any], object]], Callable[[Any], object]]:
+    """Has a function called with that module where it is loaded. `again`: also in spares."""
+
+    def register(function: Callable[[Any], object]) -> Callable[[Any], object]:
+        warm_ups.append(WarmUp(module, function, again))
         return function
 
     return register
 
 
-def loaded() -> Iterator[tuple[str, str, WarmUp]]:
-    return (each for each in warm_ups if each[0] in sys.modules)
+def loaded() -> Iterator[WarmUp]:
+    return (each for each in warm_ups if each.module in sys.modules)
 
 
-def run(check: Optional[Callable[[str], bool]] = None) -> list[str]:
+def run(again: bool = False, check: Optional[Callable[[str], bool]] = None) -> list[str]:
     """Runs those of loaded modules; answers which failed. With `check` it goes on while that answers True of a module."""
     failed = []
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # else one that a handler would cause was already shown, to nobody
-        for module, name, function in loaded():
+        for each in loaded():
+            if again and not each.again:
+                continue
             try:
-                function(sys.modules[module])
+                each.run()
             except BaseException:  # a package may even call exit()
-                failed.append(f'{module}: {name}')
-            if check is not None and not check(module):
+                failed.append(each.name)
+            if check is not None and not check(each.module):
                 break
     return failed
-
-
-def measure() -> dict[str, float]:
-    """Milliseconds that each takes now."""
-    taken = {}
-    for module, name, function in loaded():
-        started = time.perf_counter()
-        function(sys.modules[module])
-        taken[f'{module}: {name}'] = (time.perf_counter() - started) * 1000
-    return taken
 
 
 @warm_up('time')
@@ -122,34 +126,39 @@ def linear_algebra(linalg: Any) -> None:
 
 
 @warm_up('pandas')
-def frames(pandas: Any) -> None:
+def first_frame(pandas: Any) -> None:
+    frame = pandas.DataFrame({'a': [1, 2, 3, 4], 'b': [2.5, 3.5, 1.5, 4.0]})
+    frame['a'].corr(frame['b']), frame[frame['a'] > 1]['b'].mean()
+
+
+@warm_up('pandas', again=False)
+def groups(pandas: Any) -> None:
     frame = pandas.DataFrame({'a': [1, 2, 3, 4], 'b': [2.5, 3.5, 1.5, 4.0], 'c': ['x', 'y', 'x', 'y']})
-    frame[['a', 'b']].corr(), frame['a'].corr(frame['b'])
-    frame[frame['a'] > 1].groupby('c')['b'].mean().to_dict()
-    frame.sort_values('b').to_dict('records'), frame.describe()
+    frame.groupby('c')['b'].mean().to_dict(), frame[['a', 'b']].corr(), frame.describe()
+    frame.sort_values('b').to_dict('records')
 
 
-@warm_up('pandas')
+@warm_up('pandas', again=False)
 def joins(pandas: Any) -> None:
     left = pandas.DataFrame({'key': ['a', 'b'], 'one': [1, 2]})
     left.merge(pandas.DataFrame({'key': ['b', 'a'], 'two': [3, 4]}), on='key')
     pandas.concat([left, left]).reset_index(drop=True)
 
 
-@warm_up('pandas')
+@warm_up('pandas', again=False)
 def times(pandas: Any) -> None:
     stamps = pandas.to_datetime(pandas.Series(['2024-01-01', '2024-02-29']))
     stamps.dt.month.tolist(), pandas.date_range('2024-01-01', periods=3).strftime('%d').tolist()
 
 
-@warm_up('pandas')
+@warm_up('pandas', again=False)
 def tables(pandas: Any) -> None:
     import io
 
     pandas.read_csv(io.StringIO('a,b\n1,x\n2,y\n')).to_csv(index=False)
 
 
-@warm_up('scipy.stats')
+@warm_up('scipy.stats', again=False)
 def statistics(stats: Any) -> None:
     stats.linregress([1.0, 2.0, 3.0], [1.0, 2.5, 2.9])
     stats.norm.cdf(0.5)
@@ -165,17 +174,17 @@ def prepared_request(requests: Any) -> None:
     requests.Request('POST', 'http://example.com/a', params={'b': 'c'}, json={'d': 1}).prepare()
 
 
-@warm_up('pydantic')
+@warm_up('pydantic', again=False)
 def validation(pydantic: Any) -> None:
     model = pydantic.create_model('Model', name=(str, ...), count=(int, 0))
     model(name='a', count='1').model_dump_json()
 
 
-@warm_up('jinja2')
+@warm_up('jinja2', again=False)
 def template(jinja2: Any) -> None:
     jinja2.Environment().from_string('{% for each in list %}{{ each|e }}{% endfor %}').render(list=[1, 'a'])
 
 
-@warm_up('yaml')
+@warm_up('yaml', again=False)
 def document(yaml: Any) -> None:
     yaml.safe_dump(yaml.safe_load('a: [1, 2]\nb: {c: text}\n'))

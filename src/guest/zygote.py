@@ -119,7 +119,7 @@ def warm_up() -> list[str]:
             threaded.append(module.partition('.')[0])
         return not threaded
 
-    rehearsal.rehearse(check=check)
+    rehearsal.rehearse_zygote(check)
     return threaded
 
 
@@ -197,7 +197,7 @@ def serve() -> None:
             return
         if op == SPARE:
             hygiene.after_start()
-            report = rehearsal.rehearse(warm_up=not request.flags & NO_WARM_UPS)
+            report = rehearsal.rehearse_spare(not request.flags & NO_WARM_UPS)
             leaf.send(leaf.PARKED, json.dumps(report).encode())
             native.forktree_park(request_ref)
             return
