@@ -12,6 +12,8 @@ import {ForktreeError, SyscallError} from './errors.ts';
 export type NativeEndpoint = {
 	send(data: Uint8Array, fds?: readonly number[]): number;
 	sendFrame(type: number, payload: Uint8Array | string, fds?: readonly number[]): number;
+	hold(): void;
+	letGo(): number;
 	follow(endpoints: readonly NativeEndpoint[]): void;
 	refuseFds(): void;
 	acceptFrames(maxFrame: number): void;

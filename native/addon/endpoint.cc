@@ -48,6 +48,7 @@ void CloseAll(std::vector<int>* fds) {
 Napi::Function Endpoint::Define(Napi::Env env) {
   return DefineClass(env, "Endpoint",
                      {InstanceMethod("send", &Endpoint::Send), InstanceMethod("sendFrame", &Endpoint::SendFrame),
+                      InstanceMethod("hold", &Endpoint::Hold), InstanceMethod("letGo", &Endpoint::LetGo),
                       InstanceMethod("follow", &Endpoint::Follow), InstanceMethod("refuseFds", &Endpoint::RefuseFds),
                       InstanceMethod("acceptFrames", &Endpoint::AcceptFrames), InstanceMethod("pause", &Endpoint::Pause),
                       InstanceMethod("resume", &Endpoint::Resume), InstanceMethod("drain", &Endpoint::Drain),
@@ -291,6 +292,11 @@ Napi::Value Endpoint::SendFrame(const Napi::CallbackInfo& info) {
 
 int Endpoint::SendOrKeep(const char* bytes, size_t size, std::vector<int> fds) {
   if (fd_ < 0) return -EPIPE;
+  if (holding_) {
+    held_.bytes.insert(held_.bytes.end(), bytes, bytes + size);
+    held_.fds.insert(held_.fds.end(), fds.begin(), fds.end());
+    return 0;
+  }
   size_t sent = 0;
   if (pending_.empty()) {
     int error = TrySend(bytes, size, fds, &sent);
@@ -305,6 +311,20 @@ int Endpoint::SendOrKeep(const char* bytes, size_t size, std::vector<int> fds) {
     Watch();
   }
   return 0;
+}
+
+// hold(): what is sent is kept until letGo() sends it at once. Only the first may have fds, which must stay open until then.
+Napi::Value Endpoint::Hold(const Napi::CallbackInfo& info) {
+  holding_ = true;
+  return info.Env().Undefined();
+}
+
+// letGo(): 0, or -errno
+Napi::Value Endpoint::LetGo(const Napi::CallbackInfo& info) {
+  holding_ = false;
+  Pending held = std::move(held_);
+  held_ = Pending();
+  return Napi::Number::New(info.Env(), held.bytes.empty() ? 0 : SendOrKeep(held.bytes.data(), held.bytes.size(), held.fds));
 }
 
 // follow(endpoints): what those have to read by the time that a frame comes is told before it.

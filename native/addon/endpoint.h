@@ -35,6 +35,8 @@ class Endpoint : public Napi::ObjectWrap<Endpoint> {
 
   Napi::Value Send(const Napi::CallbackInfo& info);
   Napi::Value SendFrame(const Napi::CallbackInfo& info);
+  Napi::Value Hold(const Napi::CallbackInfo& info);
+  Napi::Value LetGo(const Napi::CallbackInfo& info);
   Napi::Value Follow(const Napi::CallbackInfo& info);
   Napi::Value RefuseFds(const Napi::CallbackInfo& info);
   Napi::Value AcceptFrames(const Napi::CallbackInfo& info);
@@ -63,6 +65,8 @@ class Endpoint : public Napi::ObjectWrap<Endpoint> {
   bool accept_fds_ = true;
   bool in_callback_ = false;
   bool paused_ = false;
+  bool holding_ = false;
+  Pending held_;
   uv_poll_t* poll_ = nullptr;
   Napi::FunctionReference callback_;
   std::deque<Pending> pending_;

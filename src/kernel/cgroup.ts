@@ -379,6 +379,8 @@ export class Cgroup {
 	 */
 	setLimits(limits: CgroupLimits): void {
 		const old = this.#limits as CgroupLimits;
+		const names = ['memoryMb', 'swapMb', 'cpuPercent', 'processes'] as const;
+		if (names.every((name) => limits[name] === old[name])) return;
 		for (const hierarchy of this.#hierarchies) {
 			for (const controller of hierarchy.controllers) {
 				const before = new Map(settings(hierarchy.version, controller, old));

@@ -62,6 +62,16 @@ export class FrameChannel {
 		return sent < 0 ? getSystemErrorName(sent) : undefined;
 	}
 
+	/** Sends at once what is sent meanwhile, so that the other side is woken once. Only the first frame may have fds. */
+	together(send: () => void): void {
+		this.#endpoint.hold();
+		try {
+			send();
+		} finally {
+			this.#endpoint.letGo();
+		}
+	}
+
 	/** From now on, what those have to read by the time that a frame comes is told before it. */
 	follow(endpoints: readonly NativeEndpoint[]): void {
 		this.#endpoint.follow(endpoints);

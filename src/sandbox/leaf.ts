@@ -123,6 +123,11 @@ export class Leaf {
 		this.#channel.accept(maxFrame);
 	}
 
+	/** Sends at once what is sent meanwhile, so that it is woken once. Only the first frame may have fds. */
+	sendTogether(send: () => void): void {
+		this.#channel.together(send);
+	}
+
 	/**
 	 * The payload of the frame of that type by which it answers something; its listener does not hear of it. Answers come in the
 	 * order in which they are waited for.

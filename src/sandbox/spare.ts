@@ -65,8 +65,10 @@ export class Spare {
 			mounts.push(...(await takeMounts(spec.mounts)));
 			const expected = this.#expect(spec.maxFrame);
 			const askedMs = performance.now();
-			leaf.send(spareFrame.handOver, payload, mounts);
-			spec.greet(leaf);
+			leaf.sendTogether(() => {
+				leaf.send(spareFrame.handOver, payload, mounts);
+				spec.greet(leaf);
+			});
 			return {leaf, born: async () => waitForBirth(expected, startedMs, askedMs)};
 		} catch (error) {
 			await leaf.destroy();

@@ -184,3 +184,56 @@ test('what a followed pipe holds is told before the frame that was written after
 	printed.close();
 	for (const fd of [writeEnd, theirs]) closeFd(fd);
 });
+
+test('frames that are sent together come in one piece, with the fds of the first', async (t) => {
+	const [ours, theirs] = socketPair(true); // which keeps the borders of what was sent at once
+	const [readEnd, writeEnd] = pipe();
+	const channel = new FrameChannel(ours, 10, {frame: () => t.fail(), broken: () => t.fail()});
+	const pieces: string[] = [];
+	const fds: number[] = [];
+	let onPiece = () => {};
+	const reader = watch(theirs, 'packets', (event, data, taken) => {
+		if (event !== 0) return;
+		pieces.push((data as Buffer).toString('hex'));
+		fds.push(...(taken ?? []));
+		onPiece();
+	});
+	const told = new Promise<void>((resolve) => {
+		onPiece = () => pieces.length === 3 && resolve();
+	});
+	channel.send(1, 'a');
+	channel.together(() => {
+		channel.send(2, 'b', [writeEnd]);
+		channel.send(3, '');
+		channel.send(4, Buffer.from('c'));
+	});
+	channel.together(() => {});
+	channel.send(5, '');
+	await told;
+	t.deepEqual(pieces, ['010000000161', '0100000002620000000003010000000463', '0000000005']);
+	t.is(fds.length, 1);
+	channel.close();
+	reader.close();
+	for (const fd of [readEnd, writeEnd, ...fds]) closeFd(fd);
+});
+
+test('what is accepted can be changed between frames', async (t) => {
+	const [ours, theirs] = socketPair(false);
+	const sizes: number[] = [];
+	const error = await new Promise<FrameError | undefined>((resolve) => {
+		const channel = new FrameChannel(ours, 2, {
+			frame: (_type, payload) => {
+				sizes.push(payload.length);
+				channel.accept(5);
+			},
+			broken: (reason) => {
+				channel.close();
+				resolve(reason);
+			},
+		});
+		writeSync(theirs, Buffer.concat([2, 5, 6].map((size) => encode(1, Buffer.alloc(size)))));
+	});
+	t.deepEqual(sizes, [2, 5]);
+	t.regex(error?.message ?? '', /at most 5 bytes, got one of 6/);
+	closeFd(theirs);
+});
