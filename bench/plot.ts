@@ -1,6 +1,7 @@
 /** Pictures of figures: charts side by side, as one SVG and the same as a PNG. */
 import {mkdir, writeFile} from 'node:fs/promises';
 import path from 'node:path';
+import {fileURLToPath} from 'node:url';
 import {type PlotOptions, plot} from '@observablehq/plot';
 import {Resvg} from '@resvg/resvg-js';
 import {JSDOM} from 'jsdom';
@@ -9,7 +10,11 @@ const chart = {width: 460, height: 340} as const;
 const [gap, head] = [28, 112];
 /** Pixels of the PNG for each of the SVG: sharp on any screen. */
 const zoom = 2;
-const fonts = 'system-ui, "DejaVu Sans", "Liberation Sans", sans-serif';
+const fonts = '"PT Sans", system-ui, sans-serif';
+/** For the PNG: not every machine has fonts. */
+const fontFiles = ['400Regular/PTSans_400Regular.ttf', '700Bold/PTSans_700Bold.ttf'].map((file) =>
+	fileURLToPath(import.meta.resolve(`@expo-google-fonts/pt-sans/${file}`)),
+);
 
 /** Charts with what stands above them. */
 export type Picture = {
@@ -66,7 +71,7 @@ export function drawPicture({title, subtitle, legend, charts}: Picture): string 
 export async function writePicture(file: string, svg: string): Promise<string[]> {
 	const base = path.resolve(file.replace(/\.(svg|png)$/, ''));
 	await mkdir(path.dirname(base), {recursive: true});
-	const font = {defaultFontFamily: 'DejaVu Sans', sansSerifFamily: 'DejaVu Sans'};
+	const font = {loadSystemFonts: false, fontFiles, defaultFontFamily: 'PT Sans'};
 	const png = new Resvg(svg, {fitTo: {mode: 'zoom', value: zoom}, font}).render().asPng();
 	await writeFile(`${base}.svg`, svg);
 	await writeFile(`${base}.png`, png);

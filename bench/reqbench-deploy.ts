@@ -3,8 +3,8 @@ import type {PackageInfo, Runtime} from 'forktree';
 import type {PackageCost} from '../src/zygote/fit.ts';
 import type {ReqBench, ReqFunction} from './reqbench-functions.ts';
 
-/** ReqBench left it out of its sets, and what requires it imports none of it. */
-const leftOut = ['setuptools==68.2.2'];
+/** ReqBench left setuptools out of its sets; by the name of what requires it. */
+const leftOut: Readonly<Record<string, string>> = {gunicorn: 'setuptools==68.2.2'};
 const matplotlib = 'matplotlib';
 const fontFunction = 'fonts';
 
@@ -13,6 +13,13 @@ export type Installed = ReadonlyMap<string, PackageInfo>;
 
 function nameOf(pin: string): string {
 	return pin.slice(0, pin.indexOf('=='));
+}
+
+/** All that an installer would say is required. */
+function wholeOf(pins: Iterable<string>): string[] {
+	return [...pins]
+		.flatMap((pin) => [pin, leftOut[nameOf(pin)] ?? pin])
+		.filter((pin, at, all) => all.indexOf(pin) === at);
 }
 
 /** As few sets as there must be: none has two versions of one package. What fits together in functions fits together in a union of them. */
@@ -26,7 +33,7 @@ function groupPins(functions: readonly ReqFunction[]): string[][] {
 		if (group.size === 0) groups.push(group);
 		for (const pin of requirements) group.set(nameOf(pin), pin);
 	}
-	return groups.map((group) => [...group.values()]);
+	return groups.map((group) => wholeOf(group.values()));
 }
 
 /** All that is installed. */
@@ -38,8 +45,8 @@ export async function listInstalled(runtime: Runtime): Promise<Installed> {
 async function installPins(runtime: Runtime, functions: readonly ReqFunction[]): Promise<Installed> {
 	const known = await listInstalled(runtime);
 	const isMeasured = (pin: string) => known.get(pin)?.cost !== undefined || known.get(pin)?.modules.length === 0;
-	const missing = groupPins(functions).filter((pins) => ![...pins, ...leftOut].every(isMeasured));
-	for (const pins of missing) await runtime.packages.add([...pins, ...leftOut]);
+	const missing = groupPins(functions).filter((pins) => !pins.every(isMeasured));
+	for (const pins of missing) await runtime.packages.add(pins);
 	return missing.length === 0 ? known : listInstalled(runtime);
 }
 
@@ -53,11 +60,9 @@ export function costsOf(data: ReqBench, installed: Installed): Map<string, Packa
 	);
 }
 
-/** With hashes, and with what else they require: such a list is a lock, no resolver has to be asked. */
-function lockedLines(pins: readonly string[], installed: Installed): string[] {
-	const names = new Set(pins.map(nameOf));
-	const extra = leftOut.filter((each) => pins.some((pin) => installed.get(pin)?.requires.includes(nameOf(each))));
-	return [...pins, ...extra.filter((each) => !names.has(nameOf(each)))].map((pin) => {
+/** With hashes: such a list is a lock, no resolver has to be asked. */
+function lockedLines({requirements}: ReqFunction, installed: Installed): string[] {
+	return wholeOf(requirements).map((pin) => {
 		const sha256 = installed.get(pin)?.archive.sha256;
 		if (sha256 === undefined) throw new Error(`expected ${pin} to be installed`);
 		return `${pin} --hash=sha256:${sha256}`;
@@ -67,7 +72,7 @@ function lockedLines(pins: readonly string[], installed: Installed): string[] {
 /** matplotlib looks for the fonts of a machine when it is imported first, which takes a second, and keeps what it found in a file. */
 type FontCache = {readonly file: string; readonly text: string};
 
-async function findFonts(runtime: Runtime, pins: readonly string[], installed: Installed): Promise<FontCache> {
+async function findFonts(runtime: Runtime, plotting: ReqFunction, installed: Installed): Promise<FontCache> {
 	const code = [
 		'import os, pylab',
 		'def f(event):',
@@ -78,7 +83,12 @@ async function findFonts(runtime: Runtime, pins: readonly string[], installed: I
 	await runtime.deploy(
 		fontFunction,
 		{'f.py': code.join('\n')},
-		{requirements: lockedLines(pins, installed), env: {MPLCONFIGDIR: '/tmp'}, zygote: false, limits: {memoryMb: 1024}},
+		{
+			requirements: lockedLines(plotting, installed),
+			env: {MPLCONFIGDIR: '/tmp'},
+			zygote: false,
+			limits: {memoryMb: 1024},
+		},
 	);
 	const outcome = await runtime.invoke(fontFunction, null);
 	await runtime.remove(fontFunction);
@@ -109,10 +119,10 @@ export async function deployFunctions(
 	const wanted = new Set([...functions.map(({id}) => id), ...cold.map(({id}) => coldName(id))]);
 	for (const {name} of runtime.list()) if (!wanted.has(name)) await runtime.remove(name);
 	const plotting = functions.find(usesFonts);
-	const fonts = plotting === undefined ? undefined : await findFonts(runtime, plotting.requirements, installed);
+	const fonts = plotting === undefined ? undefined : await findFonts(runtime, plotting, installed);
 	const deploy = async (name: string, each: ReqFunction, zygote: boolean) => {
 		const {resolver} = await runtime.deploy(name, sourceOf(each, usesFonts(each) ? fonts : undefined), {
-			requirements: lockedLines(each.requirements, installed),
+			requirements: lockedLines(each, installed),
 			reuse: false,
 			zygote,
 			env: usesFonts(each) ? {MPLCONFIGDIR: '/tmp'} : {},

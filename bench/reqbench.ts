@@ -47,7 +47,7 @@ type Sizes = {
 const long: Sizes = {trees: [1, 10, 20, 40, 80, Infinity], marked: 40, rounds: 3, cold: 40, zipfCalls: 300};
 const short: Sizes = {trees: [1, 10], marked: 10, rounds: 1, cold: 4, zipfCalls: 30};
 /** The short form's functions, and the largest package that they may have: all is installed in seconds. */
-const few = {functions: 24, packageKib: 1100};
+const few = {functions: 12, packageKib: 600};
 
 /** Calls in order, each by the name of a deployed function. */
 type Trace = {readonly name: 'test half' | 'zipf'; readonly outstanding: number; readonly calls: readonly string[]};
