@@ -74,7 +74,7 @@ function refused(t: ExecutionContext, {exitCode, stdout, stderr}: CommandEnd, me
 	t.regex(stderr, /^[^\p{Cc}]*\n$/u);
 }
 
-test('fit: from what a worker recorded, to a file', async (t) => {
+test.serial('fit: from what a worker recorded, to a file', async (t) => {
 	const place = await folder(t, {'state/calls.json': recorded, 'tree.json': 'what was there'});
 	const file = path.join(place, 'tree.json');
 	const {stdout, stderr, exitCode} = await forktree(['tree', 'fit', '--state', path.join(place, 'state'), '-o', file]);
@@ -97,13 +97,13 @@ test('fit: from what a worker recorded, to a file', async (t) => {
 	t.deepEqual(readdirSync(place).sort(), ['state', 'tree.json']);
 });
 
-test('fit: it says that costs are missing', async (t) => {
+test.serial('fit: it says that costs are missing', async (t) => {
 	const {'six==1.16.0': _, ...costs} = recorded.costs;
 	const {stderr} = await forktree(['tree', 'fit', '-', '--nodes', '1'], {input: JSON.stringify({...recorded, costs})});
 	t.deepEqual(stderr.split('\n').slice(-3), ['memory of the nodes: 0 MiB', '1 package without a known cost', '']);
 });
 
-test('fit: the same calls in each form are the same tree', async (t) => {
+test.serial('fit: the same calls in each form are the same tree', async (t) => {
 	const text = JSON.stringify(recorded);
 	const place = await folder(t, {'calls.json': text, 'calls.json.gz': gzipSync(text)});
 	const plain = succeeded(t, await forktree(['tree', 'fit', path.join(place, 'calls.json')]));
@@ -112,7 +112,7 @@ test('fit: the same calls in each form are the same tree', async (t) => {
 	t.is((JSON.parse(plain) as Node).children.length, 3);
 });
 
-test('fit: a trace has no costs', async (t) => {
+test.serial('fit: a trace has no costs', async (t) => {
 	const trace = '["numpy==1.26.4"]\n["numpy==1.26.4", "six==1.16.0"]\n';
 	const place = await folder(t, {'trace.jsonl': trace});
 	const file = path.join(place, 'trace.jsonl');
@@ -131,7 +131,7 @@ packages still to import a call: 0.5, without the tree 1.5
 	);
 });
 
-test('fit: options say how large the tree may be, and which calls count', async (t) => {
+test.serial('fit: options say how large the tree may be, and which calls count', async (t) => {
 	const benchmark = {
 		packages: Object.fromEntries(
 			Object.entries(recorded.costs).map(([pin, {ms, mib}]) => [pin, {closures: [[pin]], cost: {ms, anon: mib}}]),
@@ -163,7 +163,7 @@ test('fit: options say how large the tree may be, and which calls count', async 
 	]);
 });
 
-test('fit: what is written is whole or not there', async (t) => {
+test.serial('fit: what is written is whole or not there', async (t) => {
 	const place = await folder(t, {'calls.json': recorded, 'tree.json': 'old'});
 	const calls = path.join(place, 'calls.json');
 	refused(t, await forktree(['tree', 'fit', calls, '-o', path.join(place, 'nowhere/tree.json')]), /ENOENT/);
@@ -183,7 +183,7 @@ test('fit: what is written is whole or not there', async (t) => {
 	t.true(statSync(pipe).isFIFO());
 });
 
-test('show draws a tree, as wide as the terminal', async (t) => {
+test.serial('show draws a tree, as wide as the terminal', async (t) => {
 	const place = await folder(t, {'tree.json': plan, 'calls.json': recorded});
 	const file = path.join(place, 'tree.json');
 	t.is(
@@ -219,7 +219,7 @@ root                       55         0     0
 	]);
 });
 
-test('check says which node, and why', async (t) => {
+test.serial('check says which node, and why', async (t) => {
 	const place = await folder(t, {
 		'tree.json': plan,
 		'calls.json': recorded,
@@ -288,7 +288,7 @@ each package counts the same, since --calls names no costs
 	});
 });
 
-test('check of many packages counts what it does not list', async (t) => {
+test.serial('check of many packages counts what it does not list', async (t) => {
 	const pins = Array.from({length: 12}, (_, index) => `p${index}==1`);
 	const place = await folder(t, {
 		'tree.json': {children: [{packages: pins}]},
@@ -319,7 +319,7 @@ each package counts the same, since --calls names no costs
 	);
 });
 
-test('plot writes an SVG and a PNG', async (t) => {
+test.serial('plot writes an SVG and a PNG', async (t) => {
 	const place = await folder(t, {'tree.json': plan, 'calls.json': recorded});
 	const file = path.join(place, 'tree.json');
 	t.is(succeeded(t, await forktree(['tree', 'plot', file, '-o', path.join(place, 'tree.svg')])), '');
@@ -362,7 +362,7 @@ for (const [title, text, message] of [
 	['too many nodes', JSON.stringify({children: Array(20_000).fill({packages: ['a']})}), /at most 10000 nodes/],
 	['a deep value', `{"direct": ${'['.repeat(100_000)}${']'.repeat(100_000)}}`, /tree\.json: the tree/],
 ] as const) {
-	test(`a tree that is ${title} is refused, in one line`, async (t) => {
+	test.serial(`a tree that is ${title} is refused, in one line`, async (t) => {
 		const place = await folder(t, {'tree.json': text});
 		const file = path.join(place, 'tree.json');
 		const end = await forktree(['tree', 'show', file]);
@@ -382,7 +382,7 @@ for (const [title, text, message] of [
 	['deep calls', `{"calls": ${'['.repeat(100_000)}${']'.repeat(100_000)}}`, /calls\[0\]: expected an object/],
 	['a tree', JSON.stringify(plan), /expected calls, or packages, functions, train and test/],
 ] as const) {
-	test(`calls that are ${title} are refused, in one line`, async (t) => {
+	test.serial(`calls that are ${title} are refused, in one line`, async (t) => {
 		const place = await folder(t, {'calls.json': text});
 		const file = path.join(place, 'calls.json');
 		const end = await forktree(['tree', 'fit', file]);
@@ -391,12 +391,12 @@ for (const [title, text, message] of [
 	});
 }
 
-test('a file that grows without bounds is not read to its end', async (t) => {
+test.serial('a file that grows without bounds is not read to its end', async (t) => {
 	const place = await folder(t, {'tree.json.gz': gzipSync(Buffer.alloc(257 * 1024 * 1024), {level: 1})});
 	refused(t, await forktree(['tree', 'show', path.join(place, 'tree.json.gz')]), /of at most 268435456 bytes/);
 });
 
-test('requirements without a version are refused', async (t) => {
+test.serial('requirements without a version are refused', async (t) => {
 	const place = await folder(t, {'tree.json': plan, 'requirements.txt': 'numpy>=1\n'});
 	const file = path.join(place, 'requirements.txt');
 	refused(
@@ -414,7 +414,7 @@ for (const [args, message] of [
 	[['show', '-', '--calls', '-'], 'expected the tree or --calls on stdin, not both'],
 	[['show', '-', '--half', 'test'], '--half: expected --calls, whose half it is'],
 ] as const) {
-	test(`tree ${args.join(' ')} is refused`, async (t) => {
+	test.serial(`tree ${args.join(' ')} is refused`, async (t) => {
 		refused(t, await forktree(['tree', ...args]), message);
 	});
 }
@@ -432,7 +432,7 @@ for (const args of [
 	['fit', 'x', '--weights', 'size'],
 	['show', 'x', '--half', 'third'],
 ]) {
-	test(`tree ${args.join(' ')} is refused as bad usage`, async (t) => {
+	test.serial(`tree ${args.join(' ')} is refused as bad usage`, async (t) => {
 		const {exitCode, stdout, stderr} = await forktree(['tree', ...args]);
 		t.is(exitCode, 125);
 		t.is(stdout, '');
@@ -448,7 +448,7 @@ for (const [args, words] of [
 	[['check'], ['<tree> <requirements>', '--json']],
 	[['plot'], ['-o, --output <file>', '--half <half>']],
 ] as const) {
-	test(`tree ${args.join(' ')} --help says what it does`, async (t) => {
+	test.serial(`tree ${args.join(' ')} --help says what it does`, async (t) => {
 		const {exitCode, stdout, stderr} = await forktree(['tree', ...args, '--help']);
 		t.is(exitCode, 0);
 		t.is(stderr, '');
