@@ -119,7 +119,8 @@ export class LambdaFunction {
 			return record.outcome(result, call);
 		} finally {
 			const looking = this.#lookAt(started);
-			if (looking === undefined) this.#leave(started?.instance);
+			// One that is to be ended waits for that; one that is kept can take the next call meanwhile.
+			if (looking === undefined || this.settings.reuse) this.#leave(started?.instance);
 			else void looking.finally(() => this.#leave(started?.instance));
 		}
 	}
