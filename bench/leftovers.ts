@@ -44,7 +44,7 @@ export function processesOf(stateDir: string): number[] {
 
 /**
  * Notes what a live runtime has on the host; the answer counts what is left of it.
- * @param stateDir of the runtime; packages and deployed code in it are not counted
+ * @param stateDir of the runtime; packages, deployed code and recorded calls in it are not counted
  */
 export function watchLeftovers(stateDir: string): () => Leftovers {
 	const groups = groupsOf(stateDir);
@@ -57,6 +57,6 @@ export function watchLeftovers(stateDir: string): () => Leftovers {
 		cgroups: groups.filter((group) => existsSync(group)).length,
 		processes: [...processes].filter((each) => each !== undefined && identity(Number(each.split(' ')[0])) === each)
 			.length,
-		files: readdirSync(stateDir).filter((name) => !['packages', 'functions'].includes(name)).length,
+		files: readdirSync(stateDir).filter((name) => !['calls.json', 'functions', 'packages'].includes(name)).length,
 	});
 }
