@@ -57,7 +57,8 @@ async function warmCalls(
 
 /** @param stateDir keeps the packages between runs */
 export async function benchStarts(stateDir: string, short: boolean): Promise<BenchResult> {
-	const runtime = await createRuntime({stateDir});
+	// Forks are measured here, not what was forked ahead.
+	const runtime = await createRuntime({stateDir, spares: 0});
 	try {
 		return await measure(runtime, stateDir, short);
 	} finally {
@@ -67,10 +68,10 @@ export async function benchStarts(stateDir: string, short: boolean): Promise<Ben
 
 async function measure(runtime: Runtime, stateDir: string, short: boolean): Promise<BenchResult> {
 	const n = short ? 20 : 200;
-	await runtime.deploy('bare', {'f.py': noop}, {reuse: false});
+	await runtime.deploy('bare', {'f.py': noop}, {reuse: false, spares: 0});
 	await runtime.deploy('weather', weather);
 	const requirements = (await readFile(path.join(weather, 'requirements.txt'), 'utf8')).split('\n');
-	await runtime.deploy('pandas', {'f.py': `import pandas\n${noop}`}, {reuse: false, requirements});
+	await runtime.deploy('pandas', {'f.py': `import pandas\n${noop}`}, {reuse: false, spares: 0, requirements});
 	const where = await runtime.invoke('weather', {month: 1}, {timeoutMs: 120_000});
 	if (!where.ok) throw new Error(where.error.message);
 	const {python, isolation, zygotes} = await runtime.stats();
