@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import sys
+import time
 from typing import Any, Callable, Optional
 
 HUGE_PAGE = 2 << 20
@@ -123,6 +124,19 @@ def draw_fresh_randomness() -> None:
     if numpy_random is not None:
         # One word: an array of them, or none, runs through five times as much code, all of it page faults after a fork.
         numpy_random.seed(int.from_bytes(os.urandom(4), 'little'))
+
+
+def is_alone(deadline: float) -> bool:
+    """Whether there is no other thread, or none any more until the deadline, in seconds from now.
+
+    A thread that was joined has still to leave the kernel, which tells nobody when it has: hence the turns.
+    """
+    ends = time.monotonic() + deadline
+    while thread_count() > 1:
+        if time.monotonic() > ends:
+            return False
+        os.sched_yield()
+    return True
 
 
 def thread_count() -> int:

@@ -29,6 +29,7 @@ NO_WARM_UPS = 16  # a bit of Request.flags
 MAX_FDS = 16
 MAX_TEXT = 65536
 PACKAGES = '/packages'
+THREAD_END = 0.1  # seconds in which a thread that a hook has ended is to be gone
 
 
 class Request(ctypes.Structure):
@@ -105,7 +106,7 @@ def import_modules(names: list[str]) -> dict[str, object]:
         hooks.run_before()
     except BaseException:
         failed.append({'module': 'forktree.before_fork', 'traceback': traceback.format_exc(limit=-20)[-8192:]})
-    if names and hygiene.thread_count() > 1 and not threaded:
+    if names and not threaded and not hygiene.is_alone(THREAD_END):
         threaded.append(names[-1])  # nobody knows which
     return {'failed': failed, 'threaded': threaded}
 
