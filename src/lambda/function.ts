@@ -33,7 +33,7 @@ export class LambdaFunction {
 	readonly #spares: Spares<Loaded>;
 	/** What waits longest comes first, and with it what goes first. */
 	readonly #idle: Idle[] = [];
-	/** Of its sandboxes that had nothing ahead. */
+	/** Of its sandboxes that were not started ahead. */
 	readonly #workingSet = new SharedWorkingSet();
 	#uses = 0;
 	/** What its last start took. */
@@ -127,10 +127,9 @@ export class LambdaFunction {
 
 	/** What pages its first call took, once in a while. */
 	#lookAt(started: Started | undefined): Promise<unknown> | undefined {
-		if (started?.nodeSet === undefined || !started.instance.usable) return undefined;
-		const {instance, nodeSet} = started;
-		const sets = [nodeSet, this.#workingSet].filter((set) => set.noteCall());
-		return sets.length === 0 ? undefined : Promise.all(sets.map((set) => set.look(instance.leaf)));
+		// A cold one shares no pages with those that come later.
+		if (started?.start !== 'forked' || started.spare === 'function' || !started.instance.usable) return undefined;
+		return this.#workingSet.noteCall() ? this.#workingSet.look(started.instance.leaf) : undefined;
 	}
 
 	/** Waits for what becomes of an event that a ready instance was handed. */
@@ -174,7 +173,6 @@ export class LambdaFunction {
 			phases: undefined,
 			loaded: {ok: true, value: null},
 			spare: 'function',
-			nodeSet: undefined,
 		};
 	}
 
@@ -290,10 +288,7 @@ export class LambdaFunction {
 		const limit = new CallLimit(this.settings.limits.timeoutMs, undefined);
 		try {
 			const {instance, loaded} = await this.#starter.start(printed, limit, release, false);
-			if (loaded.ok) {
-				await this.#workingSet.populate(instance.leaf);
-				return {instance, printed};
-			}
+			if (loaded.ok && (await this.#populate(instance))) return {instance, printed};
 			await instance.destroy();
 			return undefined;
 		} catch {
@@ -301,6 +296,13 @@ export class LambdaFunction {
 		} finally {
 			limit.close();
 		}
+	}
+
+	async #populate(instance: Instance): Promise<boolean> {
+		return this.#workingSet.populate(instance.leaf).then(
+			() => true,
+			() => false,
+		);
 	}
 
 	#leave(instance: Instance | undefined): void {

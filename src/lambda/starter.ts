@@ -9,7 +9,6 @@ import type {Limits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import type {Spare} from '../sandbox/spare.ts';
-import type {SharedWorkingSet} from '../sandbox/working-set.ts';
 import type {ForkPlace, ImportCache} from '../zygote/import-cache.ts';
 import {encodeLoad, frameType} from '../zygote/protocol.ts';
 import {pythonLeaf} from '../zygote/python-leaf.ts';
@@ -66,11 +65,7 @@ export type Started = {
 	readonly phases: Phases | undefined;
 	readonly loaded: CallResult;
 	readonly spare: SpareKind | undefined;
-	/** To be told of the pages of its first call; undefined when it has some ahead, or shares none with others. */
-	readonly nodeSet: SharedWorkingSet | undefined;
 };
-
-type Place = Omit<ForkPlace, 'takeSpare' | 'workingSet'> & {readonly workingSet: SharedWorkingSet | undefined};
 
 /** Knows all instances that it started and that have not ended. */
 export class Starter {
@@ -128,7 +123,7 @@ export class Starter {
 			release();
 		};
 		try {
-			const place = {zygote, packages: undefined, preloaded: [], workingSet: undefined, refill: () => undefined};
+			const place = {zygote, packages: undefined, preloaded: [], refill: () => undefined};
 			return await this.#fork(place, undefined, 'cold', performance.now() - asked, call, limit, releaseBoth);
 		} catch (error) {
 			zygote.release();
@@ -137,7 +132,7 @@ export class Starter {
 	}
 
 	async #fork(
-		{zygote, packages, preloaded, workingSet, refill}: Place,
+		{zygote, packages, preloaded, refill}: Omit<ForkPlace, 'takeSpare'>,
 		spare: Spare | undefined,
 		start: StartKind,
 		zygoteMs: number,
@@ -183,7 +178,6 @@ export class Starter {
 		});
 		const loadMs = performance.now() - bornAtMs;
 		const phases = {zygoteMs, prepareMs, forkMs, isolateMs, loadMs};
-		if (spare === undefined) return {instance, start, phases, loaded, spare: undefined, nodeSet: workingSet};
-		return {instance, start, phases, loaded, spare: 'node', nodeSet: undefined};
+		return {instance, start, phases, loaded, spare: spare === undefined ? undefined : 'node'};
 	}
 }

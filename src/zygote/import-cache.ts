@@ -80,8 +80,6 @@ export type ForkPlace = {
 	readonly packages: LockedFolder | undefined;
 	/** What is imported already, as `name==version`. */
 	readonly preloaded: readonly string[];
-	/** Of functions that are forked from it. */
-	readonly workingSet: SharedWorkingSet;
 	/** A child of it that was forked ahead, if there is one; whoever takes it hands it over, at once. */
 	readonly takeSpare: () => Spare | undefined;
 	/** Makes what the next starts need. To be called when a start is over. */
@@ -91,9 +89,6 @@ export type ForkPlace = {
 /** Children of a zygote that were forked ahead, with what gives the memory for one back. */
 type NodeSpares = Spares<{readonly spare: Spare; readonly release: () => void}>;
 
-/** What is done ahead for sandboxes of one zygote. */
-type Ahead = {readonly spares: NodeSpares; readonly workingSet: SharedWorkingSet};
-
 /** What is alive of a node of the plan. */
 type Node = {
 	readonly plan: PlanNode;
@@ -101,7 +96,8 @@ type Node = {
 	zygote: Promise<Zygote> | undefined;
 	/** The one that `zygote` became; word of another's end is no word of this one's. */
 	live: Zygote | undefined;
-	ahead: Ahead | undefined;
+	/** Of `live`. */
+	spares: NodeSpares | undefined;
 	/** Modules that are left to the handler: their import failed here, or left a thread behind. */
 	readonly excluded: Map<string, 'failed' | 'threaded'>;
 	/** See {@link Ageing}. */
@@ -131,7 +127,7 @@ export class ImportCache {
 	readonly #missedMs = new Map<string, number>();
 	#promoting: Promise<void> = Promise.resolve();
 	#root: Promise<Zygote> | undefined;
-	#rootAhead: Ahead | undefined;
+	#rootSpares: NodeSpares | undefined;
 	#closed = false;
 
 	constructor(options: ImportCacheOptions) {
@@ -160,20 +156,18 @@ export class ImportCache {
 			node.uses += 1;
 			node.usedMs = performance.now();
 			node.priority = this.#options.ageing.priority(node.uses, node.importMs, node.megabytes);
+			const {spares} = node; // of this zygote: while the packages are waited for, another one may take its place
 			const isWhole = plan.set.folders.length === set.folders.length;
-			const packages = isWhole ? undefined : await this.#folder(set);
-			node.ahead ??= this.#aheadOf(zygote);
-			return this.#place(zygote, node.ahead, packages, node.preloaded);
+			return this.#place(zygote, spares, isWhole ? undefined : await this.#folder(set), node.preloaded);
 		}
 		const zygote = await this.root();
-		const packages = await this.#folder(set);
-		this.#rootAhead ??= this.#aheadOf(zygote);
-		return this.#place(zygote, this.#rootAhead, packages, []);
+		const spares = this.#rootSpares;
+		return this.#place(zygote, spares, await this.#folder(set), []);
 	}
 
 	#place(
 		zygote: Zygote,
-		{spares, workingSet}: Ahead,
+		spares: NodeSpares | undefined,
 		packages: LockedFolder | undefined,
 		preloaded: readonly string[],
 	): ForkPlace {
@@ -181,41 +175,44 @@ export class ImportCache {
 			zygote,
 			packages,
 			preloaded,
-			workingSet,
 			takeSpare: () => {
-				spares.note();
+				spares?.note();
 				// One in the making is no help: it rehearses, which takes longer than a fork.
-				const taken = spares.takeReady();
+				const taken = spares?.takeReady();
 				taken?.release();
 				return taken?.spare;
 			},
 			refill: () => {
 				zygote.refill();
-				spares.refill();
+				spares?.refill();
 			},
 		};
 	}
 
-	#aheadOf(zygote: Zygote): Ahead {
-		const workingSet = new SharedWorkingSet();
-		return {workingSet, spares: this.#sparesOf(zygote, workingSet)};
-	}
-
-	#sparesOf(zygote: Zygote, workingSet: SharedWorkingSet): NodeSpares {
+	/** The first one rehearses; the others have the pages that this wrote to, which takes half as long and comes to the same. */
+	#sparesOf(zygote: Zygote): NodeSpares {
 		const {budget, cgroups} = this.#options;
+		const rehearsed = new SharedWorkingSet();
+		const make = async () => {
+			const takeCgroup = () => cgroups.take(spareLimits);
+			const spare = await zygote.forkSpare({...pythonSpare, warmUps: !rehearsed.isKnown, takeCgroup});
+			cgroups.refill(spareLimits);
+			try {
+				await (rehearsed.isKnown ? rehearsed.populate(spare.leaf) : rehearsed.look(spare.leaf));
+				return spare;
+			} catch (error) {
+				await spare.leaf.destroy();
+				throw error;
+			}
+		};
 		return new Spares({
 			most: this.#options.spares,
 			reserve: () => (budget.hasRoom(spareMb) ? budget.charge(spareMb) : undefined),
 			make: async (release) => {
-				const takeCgroup = () => cgroups.take(spareLimits);
-				const spare = await zygote.forkSpare({...pythonSpare, warmUps: true, takeCgroup}).catch(() => undefined);
-				cgroups.refill(spareLimits);
-				if (spare === undefined) {
-					release();
-					return undefined;
-				}
-				await workingSet.populate(spare.leaf);
-				return {spare, release};
+				const spare = await make().catch(() => undefined);
+				if (spare !== undefined) return {spare, release};
+				release();
+				return undefined;
 			},
 			isUsable: ({spare}) => spare.isUsable,
 			dispose: async ({spare, release}) => {
@@ -227,12 +224,12 @@ export class ImportCache {
 
 	/** Ends one child that was forked ahead; answers the MiB that it was counted with, 0 when there is none. */
 	evictSpare(): number {
-		return this.#allAhead().some(({spares}) => spares.evict()) ? spareMb : 0;
+		return this.#allSpares().some((spares) => spares.evict()) ? spareMb : 0;
 	}
 
-	#allAhead(): Ahead[] {
-		const all = [this.#rootAhead, ...[...this.#nodes.values()].map(({ahead}) => ahead)];
-		return all.filter((ahead) => ahead !== undefined);
+	#allSpares(): NodeSpares[] {
+		const all = [this.#rootSpares, ...[...this.#nodes.values()].map(({spares}) => spares)];
+		return all.filter((spares) => spares !== undefined);
 	}
 
 	/** Makes every node of the plan, one after the other. */
@@ -363,16 +360,16 @@ export class ImportCache {
 
 	#letGo(node: Node): void {
 		node.live?.release();
-		void node.ahead?.spares.close();
+		void node.spares?.close();
 		node.zygote = undefined;
 		node.live = undefined;
-		node.ahead = undefined;
+		node.spares = undefined;
 	}
 
 	/** Kills every zygote. */
 	async close(): Promise<void> {
 		this.#closed = true;
-		await Promise.all(this.#allAhead().map(({spares}) => spares.close()));
+		await Promise.all(this.#allSpares().map((spares) => spares.close()));
 		const zygotes = [this.#root, ...[...this.#nodes.values()].map(({zygote}) => zygote)];
 		await Promise.all(zygotes.map(async (zygote) => (await zygote?.catch(() => undefined))?.kill()));
 		// What is still alive then ends with the liveness pipe.
@@ -388,7 +385,7 @@ export class ImportCache {
 			const preloaded = plan.set.distributions.map(({name, version}) => `${name}==${version}`);
 			const excluded = new Map();
 			const counts = {priority: 0, uses: 0, usedMs: performance.now(), deaths: 0, importMs: 0, megabytes: 0};
-			node = {plan, preloaded, zygote: undefined, live: undefined, ahead: undefined, excluded, ...counts};
+			node = {plan, preloaded, zygote: undefined, live: undefined, spares: undefined, excluded, ...counts};
 			this.#nodes.set(plan, node);
 		}
 		return node;
@@ -442,9 +439,10 @@ export class ImportCache {
 		const zygote = this.#track(made);
 		this.#watch(zygote, '', () => {
 			this.#root = undefined;
-			void this.#rootAhead?.spares.close();
-			this.#rootAhead = undefined;
+			void this.#rootSpares?.close();
+			this.#rootSpares = undefined;
 		});
+		this.#rootSpares = this.#sparesOf(zygote);
 		void zygote.drained.then(() => this.#ids.release(ids));
 		return zygote;
 	}
@@ -465,6 +463,7 @@ export class ImportCache {
 			if (failed.length === 0 && threaded.length === 0) {
 				const release = this.#charge(zygote, node);
 				node.live = zygote;
+				node.spares = this.#sparesOf(zygote);
 				node.deaths = 0;
 				node.importMs = importMs;
 				this.#watch(zygote, plan.set.key, () => {

@@ -17,6 +17,9 @@ export type PlanNode = {
 	readonly isOwn: boolean;
 };
 
+/** Where a set is forked from, and the milliseconds that it then has still to import. */
+type Choice = {readonly node: PlanNode | undefined; readonly missingMs: number};
+
 /** Milliseconds that importing a distribution takes by itself, as far as that was measured. */
 export type CostOf = (folder: string) => number | undefined;
 
@@ -39,7 +42,7 @@ export class ZygotePlan {
 	readonly #bound = new Map<number, PlanNode>();
 	/** By the set's key. */
 	readonly #own = new Map<string, PlanNode>();
-	readonly #chosen = new Map<string, PlanNode | undefined>();
+	readonly #chosen = new Map<string, Choice>();
 	/** Nodes of the tree below each, by the tree's ids. */
 	readonly #below: number[] = [];
 	#index: CoverIndex | undefined;
@@ -106,14 +109,24 @@ export class ZygotePlan {
 
 	/** The node that saves the most; undefined: the root zygote. */
 	find(set: PackageSet): PlanNode | undefined {
-		if (!this.#chosen.has(set.key)) this.#chosen.set(set.key, this.#own.get(set.key) ?? this.#cover(set));
-		return this.#chosen.get(set.key);
+		return this.#choose(set).node;
 	}
 
 	/** Milliseconds that are still to be imported by a function with this set, forked from where {@link find} says. */
 	missingMs(set: PackageSet): number {
-		const loaded = new Set(this.find(set)?.set.folders);
-		return set.folders.reduce((sum, folder) => sum + (loaded.has(folder) ? 0 : this.#weight(folder)), 0);
+		return this.#choose(set).missingMs;
+	}
+
+	#choose(set: PackageSet): Choice {
+		let choice = this.#chosen.get(set.key);
+		if (choice === undefined) {
+			const node = this.#own.get(set.key) ?? this.#cover(set);
+			const loaded = new Set(node?.set.folders);
+			const missing = set.folders.filter((folder) => !loaded.has(folder));
+			choice = {node, missingMs: missing.reduce((sum, folder) => sum + this.#weight(folder), 0)};
+			this.#chosen.set(set.key, choice);
+		}
+		return choice;
 	}
 
 	/** A node for this set alone, below the one that it is forked from until now. It counts once it is {@link adopt}ed. */
