@@ -73,7 +73,7 @@ await writeFile(path.join(folder, 'f.py'), code);
 const locked = await LockedFolder.create(host.keeper, 'code', folder);
 await compileCode(folder, ['f.py'], interpreter.cacheTag, root, locked, host.cgroups);
 const packages = await LockedFolder.create(host.keeper, 'site', path.resolve(site));
-const zygote = await root.forkZygote({modules: ['numpy', 'pandas']}, packages, 8192);
+const zygote = await root.forkZygote({modules: ['resource', 'numpy', 'pandas']}, packages, 8192);
 const limits = {...defaultLimits, swapMb: 0};
 const takeCgroup = () => host.cgroups.take(limits);
 const greet = (leaf: Leaf) => leaf.send(frameType.load, encodeLoad('f.py', {}));
@@ -88,6 +88,15 @@ function note(name: string, total: number, [call, faults]: Answer, ahead: number
 	all.call.push(call);
 	all.faults.push(faults);
 	all.ahead.push(ahead * 1000);
+}
+
+/** Ends it, and has what the next start takes made. */
+async function end(leaf: Leaf): Promise<void> {
+	await leaf.destroy();
+	zygote.refill();
+	locked.refill();
+	host.cgroups.refill(limits);
+	await sleep(5);
 }
 
 /** Calls what is made by `make`, whose event is sent with what loads the handler. */
@@ -130,7 +139,7 @@ async function round(): Promise<void> {
 			if (i === 2 || name !== 'used, after 4 ms idle') note(name, performance.now() - began, value, 0);
 		}
 	}
-	await plain.destroy();
+	await end(plain);
 	for (const [name, warmUps, populate] of [
 		['spare, only a dry call', false, false],
 		['spare, warm-ups', true, false],
@@ -139,7 +148,7 @@ async function round(): Promise<void> {
 	] as const) {
 		const {spare, ahead} = await spareOf(warmUps, populate);
 		const leaf = await callFresh(name, ahead, async (event) => spare.handOver({...spec, greet: event}));
-		await leaf.destroy();
+		await end(leaf);
 	}
 	for (const [name, warmUps, populate] of [
 		['function’s spare', true, false],
@@ -159,12 +168,8 @@ async function round(): Promise<void> {
 		leaf.send(frameType.eventJson, rows);
 		const value = await answer;
 		note(name, performance.now() - began, value, ahead);
-		await leaf.destroy();
+		await end(leaf);
 	}
-	zygote.refill();
-	locked.refill();
-	host.cgroups.refill(limits);
-	await sleep(5);
 }
 
 try {

@@ -1,4 +1,4 @@
-import {readdirSync, readFileSync} from 'node:fs';
+import {readdirSync, readFileSync, readlinkSync} from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
 import {ForktreeError, SyscallError} from '../../src/errors.ts';
@@ -100,6 +100,7 @@ kernelTest('until it is handed over a spare is no sandbox’s: it has no mounts,
 	t.is(mounts.filter((line) => line.includes(' /tmp ')).length, 1, 'its zygote’s');
 	t.false(mounts.some((line) => line.includes(' /handler ')));
 	t.regex(readFileSync(`${root}/status`, 'utf8'), /^Seccomp_filters:\t1$/m);
+	for (const fd of [1, 2]) t.is(readlinkSync(`${root}/fd/${fd}`), '/dev/null');
 	t.true(spare.isUsable);
 	await spare.leaf.destroy();
 	t.false(spare.isUsable);
