@@ -76,6 +76,8 @@ kernelTest('a spare outlives its launcher; one that has ended itself is passed o
 	const fixture = await makePool(t);
 	const {pool, stateDir} = fixture;
 	await spared(fixture);
+	// Until it has joined its group it is a launcher by name and place.
+	await until(() => supervisors(fixture).length === 1, 'the spare in its group');
 	for (const pid of processesIn(cgroupsOf(stateDir).map((group) => path.join(group, 'zygotes')))) {
 		const isLauncher = readFileSync(`/proc/${pid}/comm`, 'latin1') === 'launcher\n';
 		if (isLauncher) process.kill(pid, 'SIGKILL');
