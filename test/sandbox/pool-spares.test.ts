@@ -76,12 +76,12 @@ kernelTest('a spare outlives its launcher; one that has ended itself is passed o
 	const fixture = await makePool(t);
 	const {pool, stateDir} = fixture;
 	await spared(fixture);
-	// Until it has joined its group it is a launcher by name and place.
-	await until(() => supervisors(fixture).length === 1, 'the spare in its group');
-	for (const pid of processesIn(cgroupsOf(stateDir).map((group) => path.join(group, 'zygotes')))) {
-		const isLauncher = readFileSync(`/proc/${pid}/comm`, 'latin1') === 'launcher\n';
-		if (isLauncher) process.kill(pid, 'SIGKILL');
-	}
+	const zygoteGroups = cgroupsOf(stateDir).map((group) => path.join(group, 'zygotes'));
+	const launchers = () =>
+		processesIn(zygoteGroups).filter((pid) => readFileSync(`/proc/${pid}/comm`, 'latin1') === 'launcher\n');
+	// Until a spare has joined the last of its groups it is a launcher by name and place.
+	await until(() => supervisors(fixture).length === 1 && launchers().length === 1, 'the launcher alone');
+	for (const pid of launchers()) process.kill(pid, 'SIGKILL');
 	t.is((await pool.run(['echo', 'there'])).stdout, 'there\n');
 	await until(() => pool.stats().spares > 0 && supervisors(fixture).length === 1, 'another spare');
 	for (const pid of supervisors(fixture)) process.kill(pid, 'SIGKILL');
