@@ -3,15 +3,16 @@ import {axisX, axisY, dot, gridY, line, type Markish} from '@observablehq/plot';
 import {drawPicture, writePicture} from './plot.ts';
 import type {Row} from './report.ts';
 
-const noZygote = 'none';
+/** What is no tree. */
+const others: Readonly<Record<string, string>> = {'no zygote': 'none', 'one plain zygote': '1, plain'};
 const colours = ['#0b6e99', '#d1495b', '#6a994e'] as const;
 const steps = [1, 2, 5].flatMap((digit) => [0.1, 1, 10, 100, 1000, 10_000].map((power) => digit * power));
 
 type Point = {readonly place: string; readonly value: number; readonly series: string};
 
 /** Sizes are far apart, so each has a place of its own. */
-function placeOf({nodes}: Row): string {
-	return nodes === 0 ? noZygote : String(nodes);
+function placeOf({contender, nodes}: Row): string {
+	return others[String(contender)] ?? String(nodes);
 }
 
 function seriesOf({trace, outstanding}: Row): string {
@@ -19,10 +20,10 @@ function seriesOf({trace, outstanding}: Row): string {
 	return trace === 'zipf' ? `${atOnce}, Zipf trace` : atOnce;
 }
 
-/** A line through the trees, and a dot for no zygote. */
+/** A line through the trees, and dots for the others. */
 function curve(points: readonly Point[], kind: 'plain' | 'dashed'): Markish[] {
 	const at = {x: 'place', y: 'value'} as const;
-	const trees = points.filter(({place}) => place !== noZygote);
+	const trees = points.filter(({place}) => !Object.values(others).includes(place));
 	if (kind === 'plain')
 		return [
 			line(trees, {...at, stroke: 'series', strokeWidth: 2.25}),

@@ -31,6 +31,8 @@ import {type Replay, type RuntimeMemory, readRuntimeMemory, replay} from './reqb
 /** The kernel's namespaces nest no deeper, with some to spare. */
 const maxDepth = 28;
 const outstanding = [1, 5] as const;
+/** What the marks are against: forks when it is asked to, and nothing ahead. */
+const plainTitle = 'one plain zygote';
 
 type Sizes = {
 	/** Of trees, in nodes with the root; the last one: as many as save something. */
@@ -44,7 +46,7 @@ type Sizes = {
 	readonly zipfCalls: number;
 };
 
-const long: Sizes = {trees: [1, 10, 20, 40, 80, Infinity], marked: 40, rounds: 3, cold: 40, zipfCalls: 300};
+const long: Sizes = {trees: [1, 10, 40, Infinity], marked: 40, rounds: 2, cold: 40, zipfCalls: 200};
 const short: Sizes = {trees: [1, 10], marked: 10, rounds: 1, cold: 4, zipfCalls: 30};
 /** The short form's functions, and the largest package that they may have: all is installed in seconds. */
 const few = {functions: 12, packageKib: 600};
@@ -63,8 +65,11 @@ type Run = {
 
 /** One way of starting, and what became of the traces with it. */
 type Contender = {
+	readonly title: string;
 	/** The root is one; 0: fresh interpreters. */
 	readonly nodes: number;
+	/** Undefined: as many spares as by default. */
+	readonly spares: 0 | undefined;
 	readonly tree: TreeNode;
 	/** By the costs: what a call of the test half has left to import. */
 	readonly residualMs: number;
@@ -148,7 +153,9 @@ function planContenders(
 	);
 	const contend = (tree: TreeNode): Contender => {
 		const {missingMs} = evaluateTree(tree, {calls, costs}, 'best-cover');
-		return {nodes: flattenTree(tree).length, tree, residualMs: missingMs / calls.length, traces, runs: []};
+		const nodes = flattenTree(tree).length;
+		const title = nodes === 1 ? 'one zygote with spares' : `tree of ${nodes}`;
+		return {title, nodes, spares: undefined, tree, residualMs: missingMs / calls.length, traces, runs: []};
 	};
 	const root = contend({packages: [], children: [], extra: {}});
 	const coldTraces = outstanding.map((atOnce) => {
@@ -156,7 +163,11 @@ function planContenders(
 	});
 	// The last tree may be no larger than the one before it.
 	const fitted = trees.map(contend).filter((each, index, all) => each.nodes !== all[index - 1]?.nodes);
-	return [{...root, nodes: 0, traces: coldTraces, runs: []}, ...fitted];
+	return [
+		{...root, title: 'no zygote', nodes: 0, traces: coldTraces, runs: []},
+		{...root, title: plainTitle, spares: 0, runs: []},
+		...fitted,
+	];
 }
 
 function countCalls(calls: readonly ReqFunction[]): FitCall[] {
@@ -176,10 +187,11 @@ function seenClosures(data: ReqBench): FitInput['closures'] {
 /** With a runtime of its own, whose zygotes are made before the first call: those of the tree and no others. */
 async function runTrace(
 	dirs: {readonly stateDir: string; readonly packagesDir: string},
-	{tree, runs}: Contender,
+	{tree, spares, runs}: Contender,
 	trace: Trace,
 ): Promise<void> {
-	await withRuntime({...dirs, tree: writeTree(tree), promote: false}, async (runtime) => {
+	const options = {...dirs, tree: writeTree(tree), promote: false, ...(spares === undefined ? {} : {spares})};
+	await withRuntime(options, async (runtime) => {
 		await runtime.prewarm();
 		const result = await replay(runtime, trace.calls, trace.outstanding);
 		const {zygotes} = await runtime.stats();
@@ -209,6 +221,7 @@ function rowsOf(contender: Contender): Row[] {
 	return contender.traces.map((trace) => {
 		const {latency, loadMs, hits, spares, alive, rate, ...memory} = pool(contender, trace);
 		return {
+			contender: contender.title,
 			nodes: contender.nodes,
 			alive,
 			trace: trace.name,
@@ -228,26 +241,22 @@ function rowsOf(contender: Contender): Row[] {
 	});
 }
 
-function titleOf({nodes}: Contender): string {
-	if (nodes === 0) return 'no zygote';
-	return nodes === 1 ? 'one zygote' : `tree of ${nodes}`;
-}
-
 function samplesOf(contender: Contender) {
 	return contender.traces.map((trace) => {
-		const name = `${titleOf(contender)}, ${trace.name}, ${trace.outstanding} at once`;
+		const name = `${contender.title}, ${trace.name}, ${trace.outstanding} at once`;
 		return [name, summarize(pool(contender, trace).latency)] as const;
 	});
 }
 
 function marksOf(contenders: readonly Contender[], {marked}: Sizes): Mark[] {
-	const [one, tree] = [1, marked].map((nodes) => contenders.find((each) => each.nodes === nodes));
-	if (one === undefined || tree === undefined) throw new Error(`expected a tree of ${marked} nodes and one of 1`);
+	const one = contenders.find(({title}) => title === plainTitle);
+	const tree = contenders.find(({nodes}) => nodes === marked);
+	if (one === undefined || tree === undefined) throw new Error(`expected a tree of ${marked} nodes and a plain zygote`);
 	const marks = tree.traces
 		.filter(({name}) => name === 'test half')
 		.flatMap((trace) => {
 			const [ours, theirs] = [pool(tree, trace), pool(one, trace)];
-			const what = `one zygote / ${titleOf(tree)}, ${trace.outstanding} at once`;
+			const what = `one zygote / ${tree.title}, ${trace.outstanding} at once`;
 			return [
 				mark(`p50, ${what}`, percentile(theirs.latency, 50) / percentile(ours.latency, 50), '>=', 5, '×'),
 				mark(`mean, ${what}`, mean(theirs.latency) / mean(ours.latency), '>=', 4, '×'),
@@ -255,7 +264,7 @@ function marksOf(contenders: readonly Contender[], {marked}: Sizes): Mark[] {
 			];
 		});
 	const peakGb = (Math.max(...tree.traces.map((trace) => pool(tree, trace).peakMiB)) * 2 ** 20) / 1e9;
-	return [...marks, mark(`memory, ${titleOf(tree)}, most that was charged`, peakGb, '<=', 1.5, 'GB')];
+	return [...marks, mark(`memory, ${tree.title}, most that was charged`, peakGb, '<=', 1.5, 'GB')];
 }
 
 function notesOf(data: ReqBench, pictures: readonly string[]): string[] {
