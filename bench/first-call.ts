@@ -20,6 +20,7 @@ import type {Leaf} from '../src/sandbox/leaf.ts';
 import type {LeafBirth} from '../src/sandbox/leaf-birth.ts';
 import {defaultLimits} from '../src/sandbox/limits.ts';
 import {LockedFolder} from '../src/sandbox/mounts.ts';
+import {inside} from '../src/sandbox/rootfs.ts';
 import {Undo} from '../src/undo.ts';
 import {ImportCache} from '../src/zygote/import-cache.ts';
 import {encodeLoad, frameType} from '../src/zygote/protocol.ts';
@@ -73,7 +74,11 @@ await writeFile(path.join(folder, 'f.py'), code);
 const locked = await LockedFolder.create(host.keeper, 'code', folder);
 await compileCode(folder, ['f.py'], interpreter.cacheTag, root, locked, host.cgroups);
 const packages = await LockedFolder.create(host.keeper, 'site', path.resolve(site));
-const zygote = await root.forkZygote({modules: ['resource', 'numpy', 'pandas']}, packages, 8192);
+const zygote = await root.forkZygote(
+	{modules: ['resource', 'numpy', 'pandas']},
+	[{folder: packages, target: inside.packages}],
+	8192,
+);
 const limits = {...defaultLimits, swapMb: 0};
 const takeCgroup = () => host.cgroups.take(limits);
 const greet = (leaf: Leaf) => leaf.send(frameType.load, encodeLoad('f.py', {}));

@@ -76,7 +76,7 @@ def forget_listings(packages: str) -> None:
         metadata.MetadataPathFinder().invalidate_caches()  # no class method before Python 3.12
 
 
-def settle(collapse: Callable[[int, int], int], trim: Callable[[int], int]) -> None:
+def settle(collapse: Optional[Callable[[int, int], int]], trim: Callable[[int], int]) -> None:
     """Collects, freezes the collector's heap, gives free memory back, and makes huge pages of what is left.
 
     ``gc.freeze`` keeps the collector of a child from writing to inherited objects; huge pages make the copy of the
@@ -85,6 +85,8 @@ def settle(collapse: Callable[[int, int], int], trim: Callable[[int], int]) -> N
     gc.collect()
     gc.freeze()
     trim(0)
+    if collapse is None:
+        return
     for start, end in anonymous_ranges():
         # One by one: at some failures the kernel leaves out all that follows.
         for huge_page in range(start, end, HUGE_PAGE):

@@ -51,6 +51,7 @@ def make_encode() -> Callable[[Any], str]:
 
 encode = make_encode()
 is_forked = False
+loaded: Optional[Callable[[Any], Any]] = None  # the handler, in sandboxes of a zygote that has loaded it
 # What most handlers answer: nothing else is asked about these.
 PLAIN_TYPES = frozenset((dict, list, str, int, float, bool, type(None), bytes))
 
@@ -111,10 +112,13 @@ def send(kind: int, body: bytes = b'') -> None:
 
 def load(entry: str, *variables: str) -> Callable[[Any], Any]:
     """Imports the entry module and answers its handler. Whatever is not done here is not paid for by each start."""
-    prepare(variables)
+    if loaded is None:
+        prepare(variables)
+    else:
+        gc.enable()
     try:
         hooks.run_after()
-        handler = find_handler(usual_module if entry == USUAL_ENTRY else make_module(entry))
+        handler = loaded or find_handler(usual_module if entry == USUAL_ENTRY else make_module(entry))
     except BaseException as error:
         flush()
         fail('Exited' if isinstance(error, SystemExit) else 'ImportFailed', error, FAILED)

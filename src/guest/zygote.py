@@ -20,7 +20,7 @@ import sys
 import time
 import traceback
 
-from . import hooks, hygiene, leaf, rehearsal
+from . import hooks, hygiene, leaf, own_module, rehearsal
 from .layout import libc, native
 
 CONTROL = 3
@@ -111,6 +111,18 @@ def import_modules(names: list[str]) -> dict[str, object]:
     return {'failed': failed, 'threaded': threaded}
 
 
+def load_own(own: dict) -> dict[str, object]:
+    report = own_module.load(own['entry'], own['variables'])
+    if 'failed' in report:
+        return report
+    hooked = import_modules([])  # for the hooks that it has registered
+    if hooked['failed']:
+        return hooked
+    if not hygiene.is_alone(THREAD_END):
+        report['refused'] = 'it has started a thread'
+    return report
+
+
 def warm_up() -> list[str]:
     """Answers which module's warm-up has left a thread behind: then it must not be imported here."""
     threaded = []
@@ -131,28 +143,35 @@ def become(spec: dict) -> None:
     check(native.forktree_mount_scratch(), 'mount scratch')
     hygiene.note_thread()
     hygiene.draw_fresh_randomness()  # same pid as the parent zygote had, in its namespace
-    report = import_modules(spec['modules'])
+    report = {'refused': None, 'loadMs': 0, **import_modules(spec['modules'])}
+    own = spec.get('own')
+    if own is not None and not report['failed'] and not report['threaded']:
+        report = {**report, **load_own(own)}
     leaf.flush()  # else what an import printed would be printed again by every child
-    if not report['failed'] and not report['threaded'] and spec.get('warmUps', True):
+    if not report['failed'] and not report['threaded'] and own is None and spec.get('warmUps', True):
         report['threaded'] = warm_up()
     if not report['failed'] and not report['threaded']:
         hygiene.draw_fresh_randomness()  # what was imported now sets itself up here, not in each leaf
         hygiene.find_numpy_state()
         hygiene.forget_listings(PACKAGES)
         layout.merge_mappings()
-        hygiene.settle(native.forktree_collapse, getattr(libc, 'malloc_trim', lambda pad: 0))
+        # What a function's own zygote has from its parent stays shared with it.
+        collapse = native.forktree_collapse if own is None else None
+        hygiene.settle(collapse, getattr(libc, 'malloc_trim', lambda pad: 0))
     report['importMs'] = (time.monotonic() - started) * 1000
     os.write(CONTROL, b'R' + json.dumps(report).encode())
 
 
-def fork_zygote() -> bool:
+def fork_zygote(spec: dict) -> bool:
     """True in the new zygote: a user namespace of its own, mapped by us, who have the capability in ours."""
     says_unshared, unshared = os.pipe()
     mapped, says_mapped = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            enter_child_zygote(unshared, mapped)
+            os.close(says_unshared)
+            os.close(says_mapped)  # else it would wait for itself when the parent dies
+            enter_child_zygote(spec, unshared, mapped)
         except BaseException:
             os._exit(1)
         return True
@@ -172,7 +191,7 @@ def fork_zygote() -> bool:
     return False
 
 
-def enter_child_zygote(unshared: int, mapped: int) -> None:
+def enter_child_zygote(spec: dict, unshared: int, mapped: int) -> None:
     check(native.forktree_unshare_zygote(), 'unshare')
     os.write(unshared, b'u')
     if os.read(mapped, 1) != b'm':
@@ -181,11 +200,13 @@ def enter_child_zygote(unshared: int, mapped: int) -> None:
     if os.fork():
         os._exit(0)
     check(native.forktree_mount_proc(), 'mount proc')  # process 1 of the new pid namespace
-    if request.mount_count:
-        check(native.forktree_attach(request.fds[1], PACKAGES.encode()), 'attach packages')
+    for fd, target in zip(request.fds[1 : 1 + request.mount_count], spec['targets']):
+        check(native.forktree_attach(fd, target.encode()), 'attach a folder')
     if os.fork():
         native.forktree_exec_init()
         os._exit(1)
+    for fd in request.fds[1 + request.mount_count : request.fd_count]:
+        os.write(fd, b'0')  # joins a group
     check(native.forktree_lock_down(0, has_one_id()), 'lock down')  # the filter was inherited
     check(native.forktree_place_control(request.fds[0]), 'place control socket')
 
@@ -203,8 +224,9 @@ def serve() -> None:
             native.forktree_park(request_ref)
             return
         if op == CHILD_ZYGOTE:
-            if fork_zygote():
-                become(json.loads(request.text))
+            spec = json.loads(request.text)
+            if fork_zygote(spec):
+                become(spec)
         else:
             os._exit(0 if op == 0 else 1)
 

@@ -16,6 +16,7 @@ import {
 } from 'node:fs';
 import {constants} from 'node:os';
 import path from 'node:path';
+import process from 'node:process';
 import {ForktreeError, SyscallError} from '../errors.ts';
 import {
 	type GroupStep,
@@ -52,6 +53,7 @@ export type CgroupHost = {readonly mode: CgroupMode; readonly hierarchies: reado
 
 const mebibyte = 1024 * 1024;
 const cpuPeriodUs = 100_000;
+const maxKillPasses = 100;
 
 /** The folder of our own group in a v1 hierarchy, so that limits set on us hold for our sandboxes as well. */
 function ownDirectory(mountPoint: string, root: string, group: string): string {
@@ -325,6 +327,23 @@ export class Cgroup {
 	pids(): number[] {
 		const text = readControl(`${this.#of('pids').directory}/cgroup.procs`);
 		return text.split('\n').filter(Boolean).map(Number);
+	}
+
+	/** Kills who is in it, and whom they start meanwhile. For a group that no one is sent to any more. */
+	killAll(): void {
+		const killed = new Set<number>();
+		for (let pass = 0; pass < maxKillPasses; pass += 1) {
+			const left = this.pids().filter((pid) => !killed.has(pid));
+			if (left.length === 0) return;
+			for (const pid of left) {
+				killed.add(pid);
+				try {
+					process.kill(pid, 'SIGKILL');
+				} catch {
+					// it has ended meanwhile
+				}
+			}
+		}
 	}
 
 	/** Stops everything in it; for a group of a tree that is managed. @throws {SyscallError} when that does not come about */

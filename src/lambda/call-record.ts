@@ -61,7 +61,8 @@ export class CallRecord {
 			logs: {stdout: call.stdout.text, stderr: call.stderr.text},
 			limitsHit: Instance.limitsHit(call),
 			sandbox: instance?.leaf.id ?? '',
-			preloaded: instance?.preloaded ?? [],
+			preloaded: instance?.origin.preloaded ?? [],
+			ownZygote: instance?.origin.isLoaded ?? false,
 		};
 	}
 }

@@ -236,6 +236,7 @@ export class LambdaFunction {
 		}
 		await this.#destroyAll();
 		await spares;
+		await this.#starter.close();
 		await this.#code.close();
 	}
 

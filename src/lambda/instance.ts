@@ -5,6 +5,7 @@ import type {MemoryDetails} from '../kernel/memory.ts';
 import type {Leaf, LeafEnd} from '../sandbox/leaf.ts';
 import type {Limits} from '../sandbox/limits.ts';
 import {OutputSink} from '../sandbox/output.ts';
+import type {Origin} from '../zygote/fork-point.ts';
 import {frameType} from '../zygote/protocol.ts';
 import type {JsonValue, LimitHit, OutcomeError, OutcomeMemory} from './outcome.ts';
 
@@ -102,8 +103,7 @@ function decodeError(payload: FramePayload): OutcomeError {
 /** Owns a sandbox. */
 export class Instance {
 	readonly leaf: Leaf;
-	/** Packages that its zygote had imported, as `name==version`. */
-	readonly preloaded: readonly string[];
+	readonly origin: Origin;
 	readonly #limits: Limits;
 	readonly #onEnd: (end: LeafEnd) => void;
 	#waiting: Waiting | undefined;
@@ -112,9 +112,9 @@ export class Instance {
 	#ended = false;
 
 	/** @param onEnd called once when the sandbox has ended and everything is given back */
-	constructor(leaf: Leaf, limits: Limits, preloaded: readonly string[], onEnd: (end: LeafEnd) => void) {
+	constructor(leaf: Leaf, limits: Limits, origin: Origin, onEnd: (end: LeafEnd) => void) {
 		this.leaf = leaf;
-		this.preloaded = preloaded;
+		this.origin = origin;
 		this.#limits = limits;
 		this.#onEnd = onEnd;
 		leaf.listen({

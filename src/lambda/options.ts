@@ -26,6 +26,16 @@ const runtimeOptions: ReadonlyArray<keyof RuntimeOptions> = [
 	'instanceIdleMs',
 	'zygoteIdleMs',
 ];
+const deployOptions: ReadonlyArray<keyof DeployOptions> = [
+	'env',
+	'limits',
+	'requirements',
+	'reuse',
+	'concurrency',
+	'zygote',
+	'spares',
+	'ownZygote',
+];
 const defaultConcurrency = 32;
 const defaultSpares = 4;
 
@@ -90,6 +100,11 @@ export type DeployOptions = {
 	 * for none. Each serves one call, or none.
 	 */
 	readonly spares?: number;
+	/**
+	 * False: its module is loaded in each sandbox anew. True, the default: when that pays, a zygote of its own loads it once, and what
+	 * the module computes as it is loaded is the same in all sandboxes from then on.
+	 */
+	readonly ownZygote?: boolean;
 };
 
 /** A function's settings, apart from its packages. */
@@ -101,6 +116,7 @@ export type ResolvedSettings = {
 	readonly zygote: boolean;
 	readonly entryFile: string;
 	readonly spares: number;
+	readonly ownZygote: boolean;
 };
 
 function checkText(value: unknown, label: string): string | undefined {
@@ -199,12 +215,13 @@ export function resolveSettings(options: DeployOptions, config: FunctionConfig):
 		zygote: pick(options.zygote, checkBoolean, 'zygote') ?? config.zygote ?? true,
 		entryFile: config.entryFile,
 		spares: checkSpares(options.spares),
+		ownZygote: checkFlag(options.ownZygote, 'ownZygote', true),
 	};
 }
 
 /** Checks what can be before anything is staged; answers the entry file that the options name, if they do. */
 export function checkDeployOptions(options: DeployOptions): string | undefined {
-	checkKnown(options, ['env', 'limits', 'requirements', 'reuse', 'concurrency', 'zygote', 'spares'], 'deploy options');
+	checkKnown(options, deployOptions, 'deploy options');
 	const {requirements} = options;
 	if (
 		requirements !== undefined &&

@@ -76,6 +76,8 @@ type Common = {
 	readonly sandbox: string;
 	/** Packages that its zygote had imported before, as `name==version`. */
 	readonly preloaded: readonly string[];
+	/** Whether its zygote was the function's own, which has loaded the handler's module as well. */
+	readonly ownZygote: boolean;
 };
 
 /** The handler answered. */

@@ -36,7 +36,9 @@ import {type RecordedCalls, Workload} from './workload.ts';
 /** How long `close()` and `remove()` wait for running calls before they end them. */
 const drainDeadlineMs = 10_000;
 /** How often what is idle for too long is looked for, at the least. */
-const maxSweepMs = 30_000;
+const maxSweepMs = 10_000;
+/** A zygote that was not used for so long is paused. */
+const pauseZygoteMs = 10_000;
 
 /** Options of one call. */
 export type InvokeOptions = {
@@ -58,6 +60,7 @@ export type FunctionDescription = {
 	readonly reuse: boolean;
 	readonly concurrency: number;
 	readonly zygote: boolean;
+	readonly ownZygote: boolean;
 	readonly limits: FunctionSettings['limits'];
 	/** Distributions that it can import, as `name==version`. */
 	readonly packages: readonly string[];
@@ -259,6 +262,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			reuse: settings.reuse,
 			concurrency: settings.concurrency,
 			zygote: settings.zygote,
+			ownZygote: settings.ownZygote,
 			limits: settings.limits,
 			packages: settings.packages.distributions.map(({name, version}) => `${name}==${version}`),
 			importedInSandbox: Object.fromEntries(this.#parts.imports.importedInSandbox(settings.packages)),
@@ -539,6 +543,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		const nowMs = performance.now();
 		for (const lambda of this.#functions.values()) lambda.evictIdleSince(nowMs - instanceIdleMs);
 		this.#parts.imports.evictIdle(nowMs - zygoteIdleMs);
+		this.#parts.imports.calmDown(nowMs, pauseZygoteMs);
 	}
 }
 

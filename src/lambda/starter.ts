@@ -9,7 +9,9 @@ import type {Limits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import type {Spare} from '../sandbox/spare.ts';
-import type {ForkPlace, ImportCache} from '../zygote/import-cache.ts';
+import type {ForkPlace} from '../zygote/fork-point.ts';
+import type {ImportCache} from '../zygote/import-cache.ts';
+import type {OwnModule} from '../zygote/own-zygotes.ts';
 import {encodeLoad, frameType} from '../zygote/protocol.ts';
 import {pythonLeaf} from '../zygote/python-leaf.ts';
 import {CallEnded, type CallLimit, outcomeError} from './call-limit.ts';
@@ -38,6 +40,8 @@ export type FunctionSettings = {
 	readonly packages: PackageSet;
 	/** The most instances that are started ahead. */
 	readonly spares: number;
+	/** Whether its module may be loaded in a zygote of its own. */
+	readonly ownZygote: boolean;
 };
 
 /** What functions are made of and share. */
@@ -73,11 +77,21 @@ export class Starter {
 	readonly #settings: FunctionSettings;
 	readonly #code: LockedFolder;
 	readonly #host: FunctionHost;
+	/** Undefined: it is loaded in each sandbox. */
+	readonly #module: OwnModule | undefined;
 
 	constructor(settings: FunctionSettings, code: LockedFolder, host: FunctionHost) {
 		this.#settings = settings;
 		this.#code = code;
 		this.#host = host;
+		const {entryFile, environment, limits, packages} = settings;
+		const own = {entryFile, environment, code, packages};
+		this.#module = settings.ownZygote ? {...own, limits: {...limits, swapMb: 0}} : undefined;
+	}
+
+	/** Gives up what there is besides instances. To be called when these have ended. */
+	async close(): Promise<void> {
+		if (this.#module !== undefined) await this.#host.imports.forgetModule(this.#module);
 	}
 
 	/**
@@ -105,7 +119,7 @@ export class Starter {
 
 	async #startForked(call: Call, limit: CallLimit, release: () => void, takesSpare: boolean): Promise<Started> {
 		const asked = performance.now();
-		const place = await limit.race(this.#host.imports.find(this.#settings.packages));
+		const place = await limit.race(this.#host.imports.find(this.#settings.packages, this.#module));
 		const spare = takesSpare ? place.takeSpare() : undefined;
 		return this.#fork(place, spare, 'forked', performance.now() - asked, call, limit, release);
 	}
@@ -123,7 +137,8 @@ export class Starter {
 			release();
 		};
 		try {
-			const place = {zygote, packages: undefined, preloaded: [], refill: () => undefined};
+			const origin = {preloaded: [], isLoaded: false};
+			const place = {zygote, packages: undefined, origin, refill: () => undefined};
 			return await this.#fork(place, undefined, 'cold', performance.now() - asked, call, limit, releaseBoth);
 		} catch (error) {
 			zygote.release();
@@ -132,7 +147,7 @@ export class Starter {
 	}
 
 	async #fork(
-		{zygote, packages, preloaded, refill}: Omit<ForkPlace, 'takeSpare'>,
+		{zygote, packages, origin, refill}: Omit<ForkPlace, 'takeSpare'>,
 		spare: Spare | undefined,
 		start: StartKind,
 		zygoteMs: number,
@@ -144,7 +159,7 @@ export class Starter {
 		const load = encodeLoad(entryFile, environment);
 		const groupLimits = {...limits, swapMb: 0};
 		const spec = {
-			...pythonLeaf(this.#code, packages),
+			...pythonLeaf(origin.isLoaded ? undefined : this.#code, packages),
 			scratchMb: limits.scratchMb,
 			openFiles: limits.openFiles,
 			maxFrame: limits.resultMb * 1024 * 1024 + frameSlack,
@@ -155,7 +170,7 @@ export class Starter {
 		const {leaf, born} = await asking;
 		// All that the start needs is made while the zygote forks: then nothing is left to do but to wait.
 		let isBorn = false;
-		const instance = new Instance(leaf, limits, preloaded, () => {
+		const instance = new Instance(leaf, limits, origin, () => {
 			this.instances.delete(instance);
 			if (!isBorn) return; // whoever started it is told, and gives back what was reserved
 			release();
@@ -177,6 +192,9 @@ export class Starter {
 			packages?.refill();
 		});
 		const loadMs = performance.now() - bornAtMs;
+		if (start === 'forked' && !origin.isLoaded && loaded.ok && this.#module !== undefined) {
+			this.#host.imports.noteLoad(this.#module, loadMs);
+		}
 		const phases = {zygoteMs, prepareMs, forkMs, isolateMs, loadMs};
 		return {instance, start, phases, loaded, spare: spare === undefined ? undefined : 'node'};
 	}

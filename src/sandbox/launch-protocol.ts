@@ -180,9 +180,13 @@ export function decodePopulated(data: FramePayload): Populated | undefined {
 	return {ranges: data.readUInt32LE(0), ms: data.readUInt32LE(4) / 1000};
 }
 
-/** Asks for a child zygote with ids of its own. fds: control socket, and the packages' mount if there is one. */
-export function encodeZygoteRequest(range: IdRange, hasPackages: boolean, spec: unknown): Buffer {
-	return encode({op: 'Z', mounts: hasPackages ? 1 : 0}, range, JSON.stringify(spec));
+/**
+ * Asks for a child zygote with ids of its own.
+ * fds: control socket, mounts, cgroups.
+ * @param targets where the mounts are attached, in the order of their fds
+ */
+export function encodeZygoteRequest(range: IdRange, targets: readonly string[], spec: object): Buffer {
+	return encode({op: 'Z', mounts: targets.length}, range, JSON.stringify({...spec, targets}));
 }
 
 /** Asks for network namespaces for the next leaves. */

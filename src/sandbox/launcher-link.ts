@@ -22,6 +22,8 @@ type PendingLeaf = {
 	isBorn: boolean;
 	/** It is a spare, or was one: its birth may be told once more until it is given back. */
 	readonly isSpare: boolean;
+	/** It counts among those that are still to be forked. */
+	isForking: boolean;
 	/** Somebody waits for its birth, who is to be woken by it. */
 	isAwaited: boolean;
 	hasEnded: boolean;
@@ -42,6 +44,8 @@ export class LauncherLink {
 	#settleGone!: (error: Error) => void;
 	#settleBorn!: () => void;
 	#settleReady!: (words: string) => void;
+	#forking = 0;
+	#isPaused = false;
 	readonly #born: Promise<void>;
 	readonly #ready: Promise<string>;
 	#reason: Error | undefined;
@@ -88,8 +92,24 @@ export class LauncherLink {
 		);
 	}
 
+	/** How many children it was asked for whose birth is not told yet. */
+	get forking(): number {
+		return this.#forking;
+	}
+
+	/** Stops its process until it is asked for something. What was forked from it goes on. */
+	pause(): void {
+		this.#isPaused = this.#reason === undefined && this.#process?.signal('SIGSTOP') === true;
+	}
+
+	#resume(): void {
+		if (this.#isPaused) this.#process?.signal('SIGCONT');
+		this.#isPaused = false;
+	}
+
 	send(message: Buffer, fds: readonly number[]): void {
 		if (this.#reason !== undefined) throw this.#reason;
+		this.#resume();
 		const sent = this.#socket.send(message, fds);
 		if (sent >= 0) return;
 		const error = new ForktreeError('ZygoteFailed', `asking it: ${getSystemErrorName(sent)}`);
@@ -124,11 +144,13 @@ export class LauncherLink {
 			birth: undefined,
 			isBorn: false,
 			isSpare,
+			isForking: true,
 			isAwaited: false,
 			hasEnded: false,
 			late: this.#expectBirth(id),
 		};
 		this.#pending.set(id, pending);
+		this.#forking += 1;
 		return pending;
 	}
 
@@ -194,6 +216,8 @@ export class LauncherLink {
 	#settleBirth(id: number, leaf: PendingLeaf, result: {process: Process} | {error: Error} | 'handed over'): void {
 		clearTimeout(leaf.late);
 		leaf.isBorn = true;
+		if (leaf.isForking) this.#forking -= 1;
+		leaf.isForking = false;
 		if (result === 'handed over') leaf.leaf.confirm();
 		else if ('process' in result) leaf.leaf.attach(result.process, leaf.status);
 		else leaf.leaf.failBirth(result.error);
@@ -257,6 +281,7 @@ export class LauncherLink {
 	#fail(error: Error): void {
 		if (this.#reason !== undefined) return;
 		this.#reason = error;
+		this.#resume(); // else it would not see that it is let go
 		this.#socket.close();
 		for (const [id, leaf] of this.#pending) {
 			leaf.ended({type: 'unknown'});

@@ -27,7 +27,7 @@ import {Spare, type SpareSpec} from './spare.ts';
 import {IdAllocator, type IdRange} from './uid-range.ts';
 
 /** Inside, ids below this are the launcher's own and the system's; sandboxes get the ones from here on. */
-const firstLeafId = 1000;
+const systemIds = 1000;
 /** How many places wait ready: one start takes one, and it is made again afterwards. */
 const readyPlaces = 2;
 const maxErrorBytes = 16 * 1024;
@@ -57,6 +57,8 @@ export type StartedLauncher = {
 	readonly ids: IdRange;
 	/** Whether its leaves have stdout and stderr from the start. */
 	readonly streams: boolean;
+	/** Its leaves get ids from this one on. */
+	readonly firstLeafId: number;
 };
 
 /** How a launcher is started in a root of its own. */
@@ -78,17 +80,21 @@ export class Launcher {
 	protected readonly link: LauncherLink;
 	/** The host's id of its id 0. */
 	protected readonly firstHostId: number;
+	protected readonly firstLeafId: number;
 	readonly #ids: IdAllocator;
 	readonly #streams: boolean;
 	readonly #places: Place[] = [];
 	#descendants = 0;
+	/** Those that are alive, and the places for the next ones. */
+	#leaves = 0;
 	#settleDrained!: () => void;
 
-	constructor({link, ids, streams}: StartedLauncher) {
+	constructor({link, ids, streams, firstLeafId}: StartedLauncher) {
 		this.gone = link.gone;
 		this.link = link;
 		this.#ids = new IdAllocator({start: firstLeafId, count: ids.count - firstLeafId});
 		this.#streams = streams;
+		this.firstLeafId = firstLeafId;
 		this.firstHostId = ids.start;
 		this.drained = new Promise((resolve) => {
 			this.#settleDrained = resolve;
@@ -135,6 +141,7 @@ export class Launcher {
 		streams: boolean,
 		make: (started: StartedLauncher) => T,
 		begin: (control: number) => Promise<Process | undefined>,
+		firstLeafId = systemIds,
 	): Promise<T> {
 		const [ours, theirs] = socketPair(true);
 		const link = new LauncherLink(ours);
@@ -146,7 +153,7 @@ export class Launcher {
 				closeFd(theirs);
 			}
 			await link.born();
-			return make({link, words: await link.ready(), ids, streams});
+			return make({link, words: await link.ready(), ids, streams, firstLeafId});
 		} catch (error) {
 			link.kill();
 			throw error;
@@ -266,8 +273,13 @@ export class Launcher {
 	}
 
 	#makePlace(given?: number): Place {
-		const {slice, release} = this.takeIds(1);
+		const {slice, release: releaseId} = this.takeIds(1);
 		const uid = given ?? slice.start;
+		this.#leaves += 1;
+		const release = () => {
+			this.#leaves -= 1;
+			releaseId();
+		};
 		try {
 			return {uid, release, ...openChannels(this.firstHostId + uid, this.#streams)};
 		} catch (error) {
@@ -281,6 +293,21 @@ export class Launcher {
 			for (const fd of [channel, ...outputs, ...theirs]) closeFd(fd);
 			release();
 		}
+	}
+
+	/** How many leaves it was asked for and has not forked yet. */
+	get forking(): number {
+		return this.link.forking;
+	}
+
+	/** Whether its ids are all in use, so that no leaf can be forked before one has ended. */
+	get isFull(): boolean {
+		return this.#places.length === 0 && this.#ids.free === 0;
+	}
+
+	/** Stops its process until it is asked for something, unless leaves of it are alive, whose ends it has to tell. */
+	pauseIfIdle(): void {
+		if (this.#leaves === this.#places.length) this.link.pause();
 	}
 
 	/** Its own process's pid on the host; undefined once it has ended. */

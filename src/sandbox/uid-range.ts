@@ -46,9 +46,16 @@ export class IdAllocator {
 	readonly #range: IdRange;
 	/** Taken slices, ordered by start. */
 	readonly #taken: IdRange[] = [];
+	#free: number;
 
 	constructor(range: IdRange) {
 		this.#range = range;
+		this.#free = range.count;
+	}
+
+	/** How many are not taken, in one stretch or several. */
+	get free(): number {
+		return this.#free;
 	}
 
 	/** @throws {RangeError} when no free stretch is that long. */
@@ -63,11 +70,14 @@ export class IdAllocator {
 		if (start + count > this.#range.start + this.#range.count) throw new RangeError(`expected ${count} free ids`);
 		const slice = {start, count};
 		this.#taken.splice(index, 0, slice);
+		this.#free -= count;
 		return slice;
 	}
 
 	release(slice: IdRange): void {
 		const index = this.#taken.indexOf(slice);
-		if (index >= 0) this.#taken.splice(index, 1);
+		if (index < 0) return;
+		this.#taken.splice(index, 1);
+		this.#free += slice.count;
 	}
 }

@@ -8,17 +8,15 @@ import type {Ageing} from '../sandbox/ageing.ts';
 import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
 import type {Interpreter} from '../sandbox/interpreter.ts';
 import type {Keeper} from '../sandbox/keeper.ts';
-import {defaultLimits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import {LockedFolder} from '../sandbox/mounts.ts';
-import {planRoot} from '../sandbox/rootfs.ts';
-import type {Spare} from '../sandbox/spare.ts';
-import {Spares} from '../sandbox/spares.ts';
+import {inside, planRoot} from '../sandbox/rootfs.ts';
 import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
-import {SharedWorkingSet} from '../sandbox/working-set.ts';
+import {type ForkPlace, ForkPoint} from './fork-point.ts';
+import {spareMb} from './node-spares.ts';
+import {type Kept, type OwnModule, OwnZygotes, type Parent} from './own-zygotes.ts';
 import {type CostOf, type PlanNode, ZygotePlan} from './plan.ts';
 import type {ZygoteSpec} from './protocol.ts';
-import {pythonSpare} from './python-leaf.ts';
 import type {TreeNode} from './tree.ts';
 import {Zygote} from './zygote.ts';
 
@@ -37,10 +35,6 @@ const endDeadlineMs = 5000;
 const promotionMs = 100;
 /** How often the process of a node of the tree may die while it is made, before its parent has to do for all. */
 const maxDeaths = 2;
-/** MiB that a child that was forked ahead counts with until it is handed over. */
-const spareMb = 2;
-/** Until a spare is handed over; then it gets those of its function. */
-const spareLimits = {...defaultLimits, swapMb: 0};
 
 /** What the cache tells about. */
 export type ImportCacheEvents = {
@@ -74,30 +68,12 @@ export type ImportCacheOptions = {
 	readonly costOf: CostOf;
 };
 
-/** A place to fork from, and the packages if they have still to be attached in the leaf. */
-export type ForkPlace = {
-	readonly zygote: Zygote;
-	readonly packages: LockedFolder | undefined;
-	/** What is imported already, as `name==version`. */
-	readonly preloaded: readonly string[];
-	/** A child of it that was forked ahead, if there is one; whoever takes it hands it over, at once. */
-	readonly takeSpare: () => Spare | undefined;
-	/** Makes what the next starts need. To be called when a start is over. */
-	readonly refill: () => void;
-};
-
-/** Children of a zygote that were forked ahead, with what gives the memory for one back. */
-type NodeSpares = Spares<{readonly spare: Spare; readonly release: () => void}>;
-
 /** What is alive of a node of the plan. */
 type Node = {
 	readonly plan: PlanNode;
-	readonly preloaded: readonly string[];
-	zygote: Promise<Zygote> | undefined;
-	/** The one that `zygote` became; word of another's end is no word of this one's. */
-	live: Zygote | undefined;
-	/** Of `live`. */
-	spares: NodeSpares | undefined;
+	making: Promise<ForkPoint> | undefined;
+	/** What that became; word of another's end is no word of this one's. */
+	live: ForkPoint | undefined;
 	/** Modules that are left to the handler: their import failed here, or left a thread behind. */
 	readonly excluded: Map<string, 'failed' | 'threaded'>;
 	/** See {@link Ageing}. */
@@ -126,14 +102,26 @@ export class ImportCache {
 	/** Milliseconds that starts spent on imports, by the set's key; infinite: it was promoted, or that failed. */
 	readonly #missedMs = new Map<string, number>();
 	#promoting: Promise<void> = Promise.resolve();
-	#root: Promise<Zygote> | undefined;
-	#rootSpares: NodeSpares | undefined;
+	readonly #own: OwnZygotes;
+	#root: Promise<ForkPoint> | undefined;
+	/** What that became. */
+	#rootLive: ForkPoint | undefined;
 	#closed = false;
 
 	constructor(options: ImportCacheOptions) {
 		this.#options = options;
 		this.#plan = new ZygotePlan(options.tree, options.costOf);
 		this.#ids = new IdAllocator(options.ids);
+		const {zygoteCreated, zygoteDestroyed, importFailed} = options.events;
+		this.#own = new OwnZygotes({
+			...options,
+			findParent: (set) => this.#findParent(set),
+			track: (zygote) => this.#track(zygote),
+			makeSecond: (zygote, ids) => this.#makeSecond(zygote, ids),
+			onMade: zygoteCreated,
+			onGone: (gone) => this.#closed || zygoteDestroyed(gone),
+			onFailed: importFailed,
+		});
 	}
 
 	/** A function with these packages can be asked for; {@link forget} says when it can't any more. */
@@ -146,90 +134,60 @@ export class ImportCache {
 		this.#plan.reweigh();
 	}
 
-	/** The best place to fork a function with these packages from; makes it if need be. */
-	async find(set: PackageSet): Promise<ForkPlace> {
+	/**
+	 * The best place to fork a function with these packages from; makes it if need be.
+	 * @param module the function's own, which may be loaded there; see {@link noteLoad}
+	 */
+	async find(set: PackageSet, module?: OwnModule): Promise<ForkPlace> {
+		const own = module && this.#own.place(module);
+		if (own !== undefined) return own;
 		if (this.#options.promote) this.#notePromotion(set);
+		const {point, packages} = await this.#findPoint(set);
+		return point.place(packages);
+	}
+
+	async #findPoint(set: PackageSet): Promise<Pick<Parent, 'plan' | 'packages'> & {readonly point: ForkPoint}> {
 		for (let plan = this.#plan.find(set); plan !== undefined; plan = plan.parent) {
 			const node = this.#node(plan);
-			const zygote = await this.#live(node);
-			if (zygote === undefined) continue;
+			const point = await this.#live(node);
+			if (point === undefined) continue;
 			node.uses += 1;
 			node.usedMs = performance.now();
 			node.priority = this.#options.ageing.priority(node.uses, node.importMs, node.megabytes);
-			const {spares} = node; // of this zygote: while the packages are waited for, another one may take its place
 			const isWhole = plan.set.folders.length === set.folders.length;
-			return this.#place(zygote, spares, isWhole ? undefined : await this.#folder(set), node.preloaded);
+			return {plan, point, packages: isWhole ? undefined : await this.#folder(set)};
 		}
-		const zygote = await this.root();
-		const spares = this.#rootSpares;
-		return this.#place(zygote, spares, await this.#folder(set), []);
+		return {plan: undefined, point: await this.#rootPoint(), packages: await this.#folder(set)};
 	}
 
-	#place(
-		zygote: Zygote,
-		spares: NodeSpares | undefined,
-		packages: LockedFolder | undefined,
-		preloaded: readonly string[],
-	): ForkPlace {
-		return {
-			zygote,
-			packages,
-			preloaded,
-			takeSpare: () => {
-				spares?.note();
-				// One in the making is no help: it rehearses, which takes longer than a fork.
-				const taken = spares?.takeReady();
-				taken?.release();
-				return taken?.spare;
-			},
-			refill: () => {
-				zygote.refill();
-				spares?.refill();
-			},
-		};
+	async #findParent(set: PackageSet): Promise<Parent> {
+		const {point, ...found} = await this.#findPoint(set);
+		return {...found, zygote: point.zygote, preloaded: point.origin.preloaded};
 	}
 
-	/** The first one rehearses; the others have the pages that this wrote to, which takes half as long and comes to the same. */
-	#sparesOf(zygote: Zygote): NodeSpares {
-		const {budget, cgroups} = this.#options;
-		const rehearsed = new SharedWorkingSet();
-		const make = async () => {
-			const takeCgroup = () => cgroups.take(spareLimits);
-			const spare = await zygote.forkSpare({...pythonSpare, warmUps: !rehearsed.isKnown, takeCgroup});
-			cgroups.refill(spareLimits);
-			try {
-				await (rehearsed.isKnown ? rehearsed.populate(spare.leaf) : rehearsed.look(spare.leaf));
-				return spare;
-			} catch (error) {
-				await spare.leaf.destroy();
-				throw error;
-			}
-		};
-		return new Spares({
-			most: this.#options.spares,
-			reserve: () => (budget.hasRoom(spareMb) ? budget.charge(spareMb) : undefined),
-			make: async (release) => {
-				const spare = await make().catch(() => undefined);
-				if (spare !== undefined) return {spare, release};
-				release();
-				return undefined;
-			},
-			isUsable: ({spare}) => spare.isUsable,
-			dispose: async ({spare, release}) => {
-				await spare.leaf.destroy();
-				release();
-			},
-		});
+	/** A sandbox of a function has spent so long on loading its module. Sooner or later that gets a zygote, if that pays. */
+	noteLoad(module: OwnModule, loadMs: number): void {
+		this.#own.noteLoad(module, loadMs);
+	}
+
+	/** Gives up what it has for a function's module. To be called when its sandboxes have ended. */
+	async forgetModule(module: OwnModule): Promise<void> {
+		await this.#own.forget(module);
 	}
 
 	/** Ends one child that was forked ahead; answers the MiB that it was counted with, 0 when there is none. */
 	evictSpare(): number {
-		return this.#allSpares().some((spares) => spares.evict()) ? spareMb : 0;
+		return this.#points().some((point) => point.evictSpare()) ? spareMb : 0;
 	}
 
-	#allSpares(): NodeSpares[] {
-		const all = [this.#rootSpares, ...[...this.#nodes.values()].map(({spares}) => spares)];
-		return all.filter((spares) => spares !== undefined);
+	#points(): ForkPoint[] {
+		return [this.#rootLive, ...[...this.#nodes.values()].map(({live}) => live)].filter((point) => point !== undefined);
+	}
+
+	/** Lets second processes go that are not needed any more, and pauses zygotes that were not used for so long. */
+	calmDown(nowMs: number, pauseAfterMs: number): void {
+		for (const point of this.#points()) point.calmDown(nowMs, pauseAfterMs);
+		this.#own.calmDown(nowMs, pauseAfterMs);
 	}
 
 	/** Makes every node of the plan, one after the other. */
@@ -253,6 +211,10 @@ export class ImportCache {
 
 	/** The root zygote: an interpreter with what the guest runtime needs. */
 	async root(): Promise<Zygote> {
+		return (await this.#rootPoint()).zygote;
+	}
+
+	async #rootPoint(): Promise<ForkPoint> {
 		this.#root ??= this.#makeRoot();
 		try {
 			return await this.#root;
@@ -271,53 +233,62 @@ export class ImportCache {
 		return excluded;
 	}
 
-	/** The priority of the node that would go first; none goes before those below it. Undefined when there is none. */
+	/** The priority of the zygote that would go first; none goes before those below it. Undefined when there is none. */
 	get evictable(): number | undefined {
 		return this.#victim()?.priority;
 	}
 
 	/**
-	 * Lets that node go; sandboxes forked from it live on.
-	 * @returns the MiB that it had of its own; undefined when there is no node
+	 * Lets that zygote go; sandboxes forked from it live on.
+	 * @returns the MiB that it had of its own; undefined when there is none
 	 */
 	evictOne(): number | undefined {
 		const victim = this.#victim();
 		if (victim === undefined) return undefined;
 		this.#options.ageing.noteEvicted(victim.priority);
-		this.#letGo(victim);
+		victim.letGo();
 		return victim.megabytes;
 	}
 
-	/** Lets nodes go that were not used since then, and have none below them. */
+	/** Lets zygotes go that were not used since then, and have none below them. */
 	evictIdle(sinceMs: number): void {
-		for (const node of this.#leaves()) if (node.usedMs < sinceMs) this.#letGo(node);
+		for (const {usedMs, letGo} of this.#evictables()) if (usedMs < sinceMs) letGo();
 	}
 
-	#victim(): Node | undefined {
-		return this.#leaves().sort((a, b) => a.priority - b.priority)[0];
+	#victim(): Kept | undefined {
+		return this.#evictables().sort((a, b) => a.priority - b.priority)[0];
 	}
 
-	/** Nodes that are alive and have no live ones below them. */
-	#leaves(): Node[] {
+	/** What is alive and has nothing live below it. */
+	#evictables(): Kept[] {
 		const live = [...this.#nodes.values()].filter((node) => node.live !== undefined);
+		const own = this.#own.kept();
 		const parents = new Set<PlanNode | undefined>();
-		for (const {plan} of live)
-			for (let above = plan.parent; above !== undefined; above = above.parent) parents.add(above);
-		return live.filter(({plan}) => !parents.has(plan));
+		for (const first of [...live.map(({plan}) => plan.parent), ...own.map(({above}) => above)])
+			for (let above = first; above !== undefined; above = above.parent) parents.add(above);
+		const nodes = live.filter(({plan}) => !parents.has(plan));
+		return [
+			...own,
+			...nodes.map((node): Kept => {
+				const {plan, priority, usedMs, megabytes} = node;
+				return {above: plan.parent, priority, usedMs, megabytes, letGo: () => this.#letGo(node)};
+			}),
+		];
 	}
 
 	/** Zygotes that are alive now. */
 	async list(): Promise<Array<{packages: string; modules: readonly string[]; pid: number | undefined}>> {
 		const made = [
 			['', this.#root] as const,
-			...[...this.#nodes.values()].map(({plan, zygote}) => [plan.set.key, zygote] as const),
+			...[...this.#nodes.values()].map(({plan, making}) => [plan.set.key, making] as const),
 		];
-		const zygotes = await Promise.all(
-			made.map(async ([packages, zygote]) => ({packages, zygote: await zygote?.catch(() => undefined)})),
+		const points = await Promise.all(
+			made.map(async ([packages, making]) => ({packages, point: await making?.catch(() => undefined)})),
 		);
-		return zygotes.flatMap(({packages, zygote}) =>
-			zygote === undefined ? [] : [{packages, modules: zygote.spec.modules, pid: zygote.pid()}],
+		const shared = points.flatMap(({packages, point}) =>
+			point === undefined ? [] : [{packages, modules: point.zygote.spec.modules, pid: point.zygote.pid()}],
 		);
+		return [...shared, ...this.#own.list()];
 	}
 
 	/** Gives up what it has for packages that no function uses any more. */
@@ -328,7 +299,7 @@ export class ImportCache {
 		for (const plan of useless) {
 			const node = this.#nodes.get(plan);
 			this.#nodes.delete(plan);
-			await node?.zygote?.catch(() => undefined);
+			await node?.making?.catch(() => undefined);
 			if (node !== undefined) this.#letGo(node);
 			keys.push(plan.set.key);
 		}
@@ -352,26 +323,24 @@ export class ImportCache {
 	async #promote(set: PackageSet): Promise<void> {
 		if (this.#closed || this.#options.budget.isShort) return;
 		const node = this.#node(this.#plan.propose(set));
-		const zygote = await this.#live(node);
-		if (zygote !== undefined && this.#plan.adopt(node.plan)) return;
+		const point = await this.#live(node);
+		if (point !== undefined && this.#plan.adopt(node.plan)) return;
 		this.#letGo(node);
 		this.#nodes.delete(node.plan);
 	}
 
 	#letGo(node: Node): void {
 		node.live?.release();
-		void node.spares?.close();
-		node.zygote = undefined;
+		node.making = undefined;
 		node.live = undefined;
-		node.spares = undefined;
 	}
 
 	/** Kills every zygote. */
 	async close(): Promise<void> {
 		this.#closed = true;
-		await Promise.all(this.#allSpares().map((spares) => spares.close()));
-		const zygotes = [this.#root, ...[...this.#nodes.values()].map(({zygote}) => zygote)];
-		await Promise.all(zygotes.map(async (zygote) => (await zygote?.catch(() => undefined))?.kill()));
+		await this.#own.close();
+		const points = [this.#root, ...[...this.#nodes.values()].map(({making}) => making)];
+		await Promise.all(points.map(async (point) => (await point?.catch(() => undefined))?.kill()));
 		// What is still alive then ends with the liveness pipe.
 		const ended = Promise.all([...this.#zygotes].map((zygote) => zygote.ended()));
 		await withDeadline(ended, endDeadlineMs, () => new Error('zygotes are still alive')).catch(() => undefined);
@@ -382,24 +351,23 @@ export class ImportCache {
 	#node(plan: PlanNode): Node {
 		let node = this.#nodes.get(plan);
 		if (node === undefined) {
-			const preloaded = plan.set.distributions.map(({name, version}) => `${name}==${version}`);
 			const excluded = new Map();
 			const counts = {priority: 0, uses: 0, usedMs: performance.now(), deaths: 0, importMs: 0, megabytes: 0};
-			node = {plan, preloaded, zygote: undefined, live: undefined, spares: undefined, excluded, ...counts};
+			node = {plan, making: undefined, live: undefined, excluded, ...counts};
 			this.#nodes.set(plan, node);
 		}
 		return node;
 	}
 
 	/** Its zygote, made if need be; undefined when it can't be one, so that its parent has to do. */
-	async #live(node: Node): Promise<Zygote | undefined> {
+	async #live(node: Node): Promise<ForkPoint | undefined> {
 		if (modulesOf(node).length === 0 || (node.deaths >= maxDeaths && !node.plan.isOwn)) return undefined;
-		node.zygote ??= this.#make(node);
-		const made = node.zygote;
+		node.making ??= this.#make(node);
+		const made = node.making;
 		try {
 			return await made;
 		} catch (error) {
-			if (node.zygote === made) node.zygote = undefined;
+			if (node.making === made) node.making = undefined;
 			if (error instanceof ImportTrouble) return undefined;
 			node.deaths += 1;
 			throw error;
@@ -430,25 +398,42 @@ export class ImportCache {
 		return Zygote.spawnRoot(spec, {keeper, plan: planRoot(interpreter, spec, packages?.place), ids, liveness});
 	}
 
-	async #makeRoot(): Promise<Zygote> {
+	async #makeRoot(): Promise<ForkPoint> {
 		const ids = this.#ids.take(rootIds);
 		const made = await this.#spawn({modules: []}, undefined, ids).catch((error) => {
 			this.#ids.release(ids);
 			throw error;
 		});
 		const zygote = this.#track(made);
+		const point = this.#pointOf(zygote, []);
+		this.#rootLive = point;
 		this.#watch(zygote, '', () => {
 			this.#root = undefined;
-			void this.#rootSpares?.close();
-			this.#rootSpares = undefined;
+			this.#rootLive = undefined;
+			point.release();
 		});
-		this.#rootSpares = this.#sparesOf(zygote);
 		void zygote.drained.then(() => this.#ids.release(ids));
-		return zygote;
+		return point;
+	}
+
+	#pointOf(zygote: Zygote, preloaded: readonly string[]): ForkPoint {
+		const {spares, budget, cgroups} = this.#options;
+		const makeSecond = (first: Zygote) => this.#makeSecond(first, nodeIds.least);
+		return new ForkPoint(zygote, {most: spares, budget, cgroups, origin: {preloaded, isLoaded: false}, makeSecond});
+	}
+
+	/** A child that has imported no more than itself. */
+	async #makeSecond(first: Zygote, ids: number): Promise<Zygote | undefined> {
+		const {budget} = this.#options;
+		if (this.#closed || budget.isShort) return undefined;
+		const second = this.#track(await first.forkZygote({modules: []}, [], ids));
+		const release = budget.charge(megabytesOf(second));
+		void second.gone.then(release);
+		return second;
 	}
 
 	/** A module that leaves a thread behind is left out and the node made again; one that raises fails the making. */
-	async #make(node: Node): Promise<Zygote> {
+	async #make(node: Node): Promise<ForkPoint> {
 		const {plan} = node;
 		const packages = await this.#folder(plan.set);
 		for (;;) {
@@ -461,17 +446,18 @@ export class ImportCache {
 			}
 			for (const module of threaded) this.#exclude(plan, module, 'threaded');
 			if (failed.length === 0 && threaded.length === 0) {
-				const release = this.#charge(zygote, node);
-				node.live = zygote;
-				node.spares = this.#sparesOf(zygote);
+				node.megabytes = megabytesOf(zygote);
+				const release = this.#options.budget.charge(node.megabytes);
+				const point = this.#pointOf(zygote, plan.set.distributions.map(idOf));
+				node.live = point;
 				node.deaths = 0;
 				node.importMs = importMs;
 				this.#watch(zygote, plan.set.key, () => {
-					if (node.live === zygote) this.#letGo(node);
+					if (node.live === point) this.#letGo(node);
 					release();
 				});
 				this.#options.events.zygoteCreated({packages: plan.set.key, modules, importMs});
-				return zygote;
+				return point;
 			}
 			zygote.release();
 			if (failed.length > 0) throw new ImportTrouble();
@@ -492,12 +478,14 @@ export class ImportCache {
 	/** From the nearest ancestor that is alive and has ids left; what that lacks of the path is imported. */
 	async #fork(node: Node, packages: LockedFolder | undefined): Promise<{zygote: Zygote; modules: string[]}> {
 		const modules = modulesOf(node);
+		const attached = packages === undefined ? [] : [{folder: packages, target: inside.packages}];
 		const ids = this.#idsOf(node.plan);
 		for (let plan = node.plan.parent; plan !== undefined; plan = plan.parent) {
 			const ancestor = this.#node(plan);
 			if (ancestor.live !== undefined) {
 				try {
-					return {zygote: this.#track(await ancestor.live.forkZygote({modules}, packages, ids)), modules};
+					const {zygote} = ancestor.live;
+					return {zygote: this.#track(await zygote.forkZygote({modules}, attached, ids)), modules};
 				} catch (error) {
 					if (!isAncestorTrouble(error)) throw error;
 				}
@@ -506,7 +494,7 @@ export class ImportCache {
 		}
 		const root = await this.root();
 		try {
-			return {zygote: this.#track(await root.forkZygote({modules}, packages, ids)), modules};
+			return {zygote: this.#track(await root.forkZygote({modules}, attached, ids)), modules};
 		} catch (error) {
 			if (error instanceof RangeError) throw new ImportTrouble(); // its parent has to do until others have ended
 			throw error;
@@ -519,18 +507,22 @@ export class ImportCache {
 		return Math.max(nodeIds.least, Math.min(nodeIds.most, each)) * (this.#plan.countBelow(plan) + 1);
 	}
 
-	#charge(zygote: Zygote, node: Node): () => void {
-		const pid = zygote.pid();
-		node.megabytes = pid === undefined ? 0 : Math.ceil(readMemory(pid)?.privateMiB ?? 0);
-		return this.#options.budget.charge(node.megabytes);
-	}
-
 	#watch(zygote: Zygote, packages: string, forget: () => void): void {
 		void zygote.gone.then((reason) => {
 			forget();
 			if (!this.#closed) this.#options.events.zygoteDestroyed({packages, reason: reason.message});
 		});
 	}
+}
+
+function idOf({name, version}: {readonly name: string; readonly version: string}): string {
+	return `${name}==${version}`;
+}
+
+/** What it has of its own. */
+function megabytesOf(zygote: Zygote): number {
+	const pid = zygote.pid();
+	return pid === undefined ? 0 : Math.ceil(readMemory(pid)?.privateMiB ?? 0);
 }
 
 /** What it imports beyond its parent. */

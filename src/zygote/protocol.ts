@@ -24,13 +24,22 @@ export const frameType = {
 } as const;
 
 /** What a zygote imports. `warmUps: false`: what its modules put off until they are used is left to its leaves. */
-export type ZygoteSpec = {readonly modules: readonly string[]; readonly warmUps?: false};
+export type ZygoteSpec = {
+	readonly modules: readonly string[];
+	readonly warmUps?: false;
+	/** The module of the function that it is for alone; `variables` as `NAME=value`. */
+	readonly own?: {readonly entry: string; readonly variables: readonly string[]};
+};
 
 /** How a zygote's imports went. */
 export type ZygoteReport = {
 	readonly failed: ReadonlyArray<{readonly module: string; readonly traceback: string}>;
 	/** Modules that left a thread behind: a process with threads can't be forked. */
 	readonly threaded: readonly string[];
+	/** Why the function's module can't be shared by its sandboxes; null when it can, or there is none. */
+	readonly refused: string | null;
+	/** Of that module; 0 when there is none. */
+	readonly loadMs: number;
 	readonly importMs: number;
 };
 
@@ -43,6 +52,8 @@ function isReport(value: unknown): value is ZygoteReport {
 		report.failed.every((each) => typeof each?.module === 'string' && typeof each.traceback === 'string') &&
 		Array.isArray(report.threaded) &&
 		report.threaded.every((each) => typeof each === 'string') &&
+		(report.refused === null || typeof report.refused === 'string') &&
+		typeof report.loadMs === 'number' &&
 		typeof report.importMs === 'number'
 	);
 }
@@ -59,6 +70,10 @@ export function decodeReport(text: string): ZygoteReport | undefined {
 
 /** What a leaf needs to load its handler: its entry file and variables, as NUL-separated words. */
 export function encodeLoad(entryFile: string, environment: Readonly<Record<string, string>>): Buffer {
-	const variables = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
-	return Buffer.from([entryFile, ...variables].join('\0'));
+	return Buffer.from([entryFile, ...encodeVariables(environment)].join('\0'));
+}
+
+/** As `NAME=value`. */
+export function encodeVariables(environment: Readonly<Record<string, string>>): string[] {
+	return Object.entries(environment).map(([name, value]) => `${name}=${value}`);
 }

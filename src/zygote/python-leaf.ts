@@ -6,15 +6,15 @@ import {inside} from '../sandbox/rootfs.ts';
 /** Every spare as well. */
 export const pythonSpare = {hostname: 'sandbox', uid: undefined, ownNetwork: true, filter: true} as const;
 
-/** @param packages for a zygote that has none of its own */
+/** @param code and `packages`: for a zygote that has none of its own */
 export function pythonLeaf(
-	code: LockedFolder,
+	code: LockedFolder | undefined,
 	packages: LockedFolder | undefined,
 ): Pick<LeafSpec, 'mounts' | 'folder' | 'workFolder' | keyof typeof pythonSpare> {
-	const attached = packages === undefined ? [] : [{folder: packages, target: inside.packages}];
+	const attach = (folder: LockedFolder | undefined, target: string) => (folder === undefined ? [] : [{folder, target}]);
 	return {
 		...pythonSpare,
-		mounts: [{folder: code, target: inside.handler}, ...attached],
+		mounts: [...attach(code, inside.handler), ...attach(packages, inside.packages)],
 		folder: inside.handler,
 		workFolder: false,
 	};

@@ -1,9 +1,10 @@
 /** A zygote seen from the host: forks leaves and child zygotes, and can be let go without harm to them. */
 import {ForktreeError} from '../errors.ts';
+import type {Cgroup} from '../kernel/cgroup.ts';
 import {closeFd} from '../native.ts';
 import {encodeZygoteRequest} from '../sandbox/launch-protocol.ts';
 import {Launcher, type RootStart, type StartedLauncher} from '../sandbox/launcher.ts';
-import type {LockedFolder} from '../sandbox/mounts.ts';
+import {type LeafMount, takeMounts} from '../sandbox/leaf-birth.ts';
 import {decodeReport, type ZygoteReport, type ZygoteSpec} from './protocol.ts';
 
 /** A launcher that is an interpreter, with modules imported. */
@@ -31,25 +32,32 @@ export class Zygote extends Launcher {
 		return Launcher.spawn({...root, streams: true}, Zygote.#make(spec));
 	}
 
-	/** Forks a child zygote, which then imports its own modules. @param count ids that it and all below it get */
-	async forkZygote(spec: ZygoteSpec, packages: LockedFolder | undefined, count: number): Promise<Zygote> {
+	/**
+	 * Forks a child zygote, which then imports its own modules.
+	 * @param count ids that it and all below it get
+	 * @param group that it joins before it imports anything; it is the caller's
+	 */
+	async forkZygote(spec: ZygoteSpec, mounts: readonly LeafMount[], count: number, group?: Cgroup): Promise<Zygote> {
 		const {slice, release} = this.takeIds(count);
-		let mount: number | undefined;
+		let fds: number[] = [];
 		try {
-			mount = await packages?.take();
-			const mounts = mount === undefined ? [] : [mount];
+			fds = await takeMounts(mounts);
+			const targets = mounts.map(({target}) => target);
 			const hostIds = {start: this.firstHostId + slice.start, count};
-			const made = await Launcher.start(hostIds, true, Zygote.#make(spec), async (control) => {
-				this.link.send(encodeZygoteRequest(slice, mounts.length > 0, spec), [control, ...mounts]);
+			const ask = async (control: number) => {
+				this.link.send(encodeZygoteRequest(slice, targets, spec), [control, ...fds, ...(group?.joins ?? [])]);
 				return undefined;
-			});
+			};
+			// One for a single function needs ids for no others, so a few do.
+			const firstLeafId = spec.own === undefined ? this.firstLeafId : 1;
+			const made = await Launcher.start(hostIds, true, Zygote.#make(spec), ask, firstLeafId);
 			void made.drained.then(release);
 			return made;
 		} catch (error) {
 			release();
 			throw error;
 		} finally {
-			if (mount !== undefined) closeFd(mount);
+			for (const fd of fds) closeFd(fd);
 		}
 	}
 }

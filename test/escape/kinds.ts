@@ -105,7 +105,7 @@ class FunctionKind implements Kind {
 	constructor(title: string, start: StartKind, options: DeployOptions) {
 		this.title = title;
 		this.#start = start;
-		this.#options = {...options, limits, reuse: start === 'warm'};
+		this.#options = {ownZygote: false, ...options, limits, reuse: start === 'warm'};
 	}
 
 	async prepare(fixture: Fixture): Promise<void> {
@@ -156,6 +156,10 @@ class FunctionKind implements Kind {
 			if ((await runtime.invoke(this.#name, {attempts: []})).ok) break;
 		}
 		let outcome = await runtime.invoke(this.#name, event);
+		for (let calls = 0; this.#options.ownZygote === true && !outcome.ownZygote && calls < 200; calls += 1) {
+			outcome = await runtime.invoke(this.#name, event);
+		}
+		if (outcome.ownZygote !== this.#options.ownZygote) throw new Error('expected a zygote of its own, or none');
 		// The next spare is made while nobody asks for one; what is attempted meanwhile is attempted again.
 		for (let calls = 0; this.#options.spares === 0 && outcome.spare !== 'node' && calls < 50; calls += 1) {
 			await new Promise(setImmediate);
@@ -295,6 +299,7 @@ export const kinds: readonly Kind[] = [
 	new FunctionKind('forked from the root zygote', 'forked', {}),
 	new FunctionKind('forked from a node', 'forked', {requirements: [packageName]}),
 	new FunctionKind('handed over by a node', 'forked', {requirements: [packageName], spares: 0}),
+	new FunctionKind('forked from its own zygote', 'forked', {requirements: [packageName], ownZygote: true}),
 	new FunctionKind('long parked', 'warm', {}),
 	new ProgramKind('fresh program', {}, {}),
 	new ProgramKind('fresh program as root', {uid: 0}, ofRoot),

@@ -91,7 +91,7 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 });
 
 function isComplete(settings: ResolvedSettings): boolean {
-	const {environment, limits, reuse, concurrency, zygote, entryFile, spares, ...others} = settings;
+	const {environment, limits, reuse, concurrency, zygote, entryFile, spares, ownZygote, ...others} = settings;
 	return (
 		Object.keys(others).length === 0 &&
 		Object.entries(environment).every(([name, value]) => /^\w+$/.test(name) && typeof value === 'string') &&
@@ -101,6 +101,7 @@ function isComplete(settings: ResolvedSettings): boolean {
 		Number.isSafeInteger(concurrency) &&
 		concurrency > 0 &&
 		typeof zygote === 'boolean' &&
+		typeof ownZygote === 'boolean' &&
 		entryFile.endsWith('.py') &&
 		spares >= 0 &&
 		spares <= 64
@@ -124,9 +125,11 @@ test('any options of a function are resolved or refused by name', (t) => {
 		reuse: mostly(fc.boolean()),
 		concurrency: anyNumber,
 		zygote: mostly(fc.boolean()),
+		ownZygote: mostly(fc.boolean()),
 		spares: mostly(fc.integer({min: 0, max: 64})),
 	});
-	const names = /^(deploy options|env|limits|requirements|reuse|concurrency|zygote|spares)\b|^unknown key "limits\./;
+	const names =
+		/^(deploy options|env|limits|requirements|reuse|concurrency|zygote|spares|ownZygote)\b|^unknown key "limits\./;
 	fc.assert(
 		fc.property(options, (given) => {
 			const entryFile = resolved(t, names, () => checkDeployOptions(given as never) ?? 'f.py');
@@ -151,6 +154,7 @@ test('what is left out comes from ol.yaml, and else from the defaults', (t) => {
 		reuse: true,
 		concurrency: 4,
 		spares: 4,
+		ownZygote: true,
 		zygote: false,
 		entryFile: 'f.py',
 	});

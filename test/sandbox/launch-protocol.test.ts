@@ -39,9 +39,9 @@ test('a request is eight words and text', (t) => {
 	const request = encodeLeafRequest(leaf);
 	t.deepEqual(words(request), ['L'.charCodeAt(0), 5, 1000, 0, 2, 0, 0, 64]);
 	t.is(request.toString('utf8', 32), 'size=1k\0h\0/\0/a\0/b\0');
-	const zygote = encodeZygoteRequest({start: 7, count: 9}, true, {modules: []});
+	const zygote = encodeZygoteRequest({start: 7, count: 9}, ['/a'], {modules: []});
 	t.deepEqual(words(zygote), ['Z'.charCodeAt(0), 0, 0, 0, 1, 7, 9, 0]);
-	t.is(zygote.toString('utf8', 32), '{"modules":[]}');
+	t.is(zygote.toString('utf8', 32), '{"modules":[],"targets":["/a"]}');
 	t.deepEqual(words(encodeRefillRequest()), ['N'.charCodeAt(0), 0, 0, 0, 0, 0, 0, 0]);
 });
 

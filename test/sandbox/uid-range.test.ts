@@ -45,6 +45,8 @@ test('slices never overlap, never leave the range, and the whole of it comes bac
 					const [released] = taken.splice(victim % taken.length, 1);
 					if (released !== undefined) ids.release(released);
 				}
+				const used = taken.reduce((sum, {count: size}) => sum + size, 0);
+				if (ids.free !== range.count - used) return false;
 				const owned = taken.flatMap(({start, count: size}) =>
 					Array.from({length: size}, (_each, index) => start + index),
 				);

@@ -10,7 +10,7 @@ test('every frame type has a number of its own', (t) => {
 	t.is(new Set(numbers).size, numbers.length);
 });
 
-const report = {failed: [{module: 'm', traceback: 't'}], threaded: ['x'], importMs: 1.5};
+const report = {failed: [{module: 'm', traceback: 't'}], threaded: ['x'], refused: null, loadMs: 0, importMs: 1.5};
 
 test('a report is read', (t) => t.deepEqual(decodeReport(JSON.stringify(report)), report));
 
@@ -19,6 +19,7 @@ for (const [title, words] of [
 	['null', 'null'],
 	['one of wrong fields', JSON.stringify({...report, threaded: [1]})],
 	['one of null failures', JSON.stringify({...report, failed: [null]})],
+	['one refused without a reason', JSON.stringify({...report, refused: true})],
 	['one without a time', JSON.stringify({...report, importMs: '1'})],
 ] as const) {
 	test(`${title} is no report`, (t) => t.is(decodeReport(words), undefined));

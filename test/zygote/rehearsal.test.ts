@@ -4,6 +4,7 @@ import test, {type ExecutionContext} from 'ava';
 import {execa} from 'execa';
 import {LockedFolder} from '../../src/sandbox/mounts.ts';
 import {OutputSink} from '../../src/sandbox/output.ts';
+import {inside} from '../../src/sandbox/rootfs.ts';
 import type {Zygote} from '../../src/zygote/zygote.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
 import {py, python} from '../helpers/runtime.ts';
@@ -19,7 +20,11 @@ async function node(t: ExecutionContext, module: string, text: string): Promise<
 	await mkdir(folder);
 	await writeFile(path.join(folder, `${module}.py`), text);
 	const packages = await LockedFolder.create(fixture().host.keeper, `packages-${nodes}`, folder);
-	const zygote = await (await fixture().root()).forkZygote({modules: [module]}, packages, 4096);
+	const zygote = await (await fixture().root()).forkZygote(
+		{modules: [module]},
+		[{folder: packages, target: inside.packages}],
+		4096,
+	);
 	t.teardown(async () => {
 		zygote.kill();
 		await zygote.gone;

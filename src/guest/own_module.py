@@ -1,0 +1,73 @@
+"""A function's module, loaded once in a zygote of its own: its sandboxes begin where it ends.
+
+What of it can't be shared between sandboxes as they share memory has it refused; then each loads it by itself.
+"""
+
+import contextlib
+import gc
+import io
+import os
+import time
+import traceback
+from typing import Optional
+
+from . import leaf
+
+SCRATCH = '/tmp'
+
+
+def load(entry: str, variables: list[str]) -> dict[str, object]:
+    """Leaves the handler for :func:`leaf.load` to find. Says how that failed, or why it is refused."""
+    files, shared, printed = open_files(), shared_mappings(), io.StringIO()
+    started = time.monotonic()
+    os.chdir(leaf.HANDLER)
+    leaf.prepare(variables)
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            handler = leaf.find_handler(leaf.usual_module if entry == leaf.USUAL_ENTRY else leaf.make_module(entry))
+    except BaseException:
+        return {'failed': [{'module': entry, 'traceback': traceback.format_exc(limit=-20)[-8192:]}]}
+    finally:
+        gc.disable()
+    load_ms = (time.monotonic() - started) * 1000
+    leaf.loaded = handler
+    return {'refused': find_unshareable(files, shared, printed), 'loadMs': load_ms}
+
+
+def find_unshareable(files: set[str], shared: int, printed: io.StringIO) -> Optional[str]:
+    """Each sandbox would have the same open file, none would have what is in /tmp, and nobody would read what was printed."""
+    if printed.getvalue():
+        return 'it prints when it is loaded'
+    if open_files() != files:
+        return 'it keeps a file or a socket open'
+    if shared_mappings() != shared:
+        return 'it has memory that forks share'
+    if os.listdir(SCRATCH):
+        return f'it leaves files in {SCRATCH}'
+    if has_children():
+        return 'it has started a process'
+    if os.getcwd() != leaf.HANDLER:
+        return 'it changes the working folder'
+    return None
+
+
+def open_files() -> set[str]:
+    """By what they are, so that a number that was closed and is used again shows."""
+    found = set()
+    for fd in os.listdir('/proc/self/fd'):
+        with contextlib.suppress(OSError):  # the one of the listing itself
+            found.add(fd + ' ' + os.readlink(f'/proc/self/fd/{fd}'))
+    return found
+
+
+def shared_mappings() -> int:
+    with open('/proc/self/maps', encoding='ascii', errors='replace') as maps:
+        return sum(1 for line in maps if line.split(None, 2)[1][3] == 's')
+
+
+def has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

@@ -1,0 +1,276 @@
+/** Zygotes of single functions: besides packages, each has run its function's module, so that sandboxes begin where that ended. */
+import type {Cgroup, CgroupLimits} from '../kernel/cgroup.ts';
+import {readMemory} from '../kernel/memory.ts';
+import type {PackageSet} from '../packages/package-store.ts';
+import type {Ageing} from '../sandbox/ageing.ts';
+import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
+import type {MemoryBudget} from '../sandbox/memory-budget.ts';
+import type {LockedFolder} from '../sandbox/mounts.ts';
+import {inside} from '../sandbox/rootfs.ts';
+import {type ForkPlace, ForkPoint} from './fork-point.ts';
+import type {PlanNode} from './plan.ts';
+import {encodeVariables} from './protocol.ts';
+import type {Zygote} from './zygote.ts';
+
+/** What loading a module may take without being worth a zygote. */
+const trivialMs = 1;
+/** A module gets a zygote when its sandboxes have spent so much on loading it, for each MiB that the zygote takes. */
+const spentMsPerMib = 50;
+/** What such a zygote is expected to take, until one was measured; in MiB. */
+const expectedMib = 3;
+/** The most sandboxes that come from it at once, those that are ending included; when there are more, its parent forks them. */
+const maxSandboxes = 256;
+/** What the kernel charges to whoever forks one: page tables, stacks. */
+const mibPerSandbox = 0.5;
+
+/** A function's module. */
+export type OwnModule = {
+	readonly entryFile: string;
+	readonly environment: Readonly<Record<string, string>>;
+	readonly code: LockedFolder;
+	readonly limits: CgroupLimits;
+	readonly packages: PackageSet;
+};
+
+/** Something alive that can be let go. */
+export type Kept = {
+	/** The nodes that are not to go before it. */
+	readonly above: PlanNode | undefined;
+	readonly priority: number;
+	/** When it was used last, as `performance.now()` counts. */
+	readonly usedMs: number;
+	readonly megabytes: number;
+	readonly letGo: () => void;
+};
+
+/** Where a function is forked from while its module has no zygote. */
+export type Parent = {
+	/** Undefined: the root. */
+	readonly plan: PlanNode | undefined;
+	readonly zygote: Zygote;
+	readonly preloaded: readonly string[];
+	/** What has still to be attached. */
+	readonly packages: LockedFolder | undefined;
+};
+
+export type OwnZygotesOptions = {
+	readonly budget: MemoryBudget;
+	readonly ageing: Ageing;
+	readonly cgroups: CgroupPool;
+	readonly findParent: (set: PackageSet) => Promise<Parent>;
+	/** Has it waited for when everything ends. */
+	readonly track: (zygote: Zygote) => Zygote;
+	readonly makeSecond: (zygote: Zygote, ids: number) => Promise<Zygote | undefined>;
+	readonly onMade: (zygote: {
+		readonly packages: string;
+		readonly modules: readonly string[];
+		readonly importMs: number;
+	}) => void;
+	readonly onGone: (zygote: {readonly packages: string; readonly reason: string}) => void;
+	readonly onFailed: (failure: {
+		readonly packages: string;
+		readonly module: string;
+		readonly traceback: string;
+	}) => void;
+};
+
+type Own = {
+	/** Milliseconds that its sandboxes spent on loading it, beyond what is trivial. */
+	spentMs: number;
+	/** How often they did. */
+	loads: number;
+	/** Of that one load takes so long, as far as it was measured without what else the machine did meanwhile. */
+	eachMs: number | undefined;
+	/** What its zygote takes, or would. Infinite: it can't have one. */
+	mib: number;
+	making: Promise<void> | undefined;
+	live:
+		| (Pick<Parent, 'plan'> & {
+				readonly point: ForkPoint;
+				readonly importMs: number;
+				readonly mib: number;
+		  })
+		| undefined;
+	/** When everything that it had has ended. */
+	ended: Promise<void>;
+	priority: number;
+	uses: number;
+	usedMs: number;
+};
+
+/** Owns them. */
+export class OwnZygotes {
+	readonly #options: OwnZygotesOptions;
+	readonly #owns = new Map<OwnModule, Own>();
+	#closed = false;
+
+	constructor(options: OwnZygotesOptions) {
+		this.#options = options;
+	}
+
+	/** For one start of that function; undefined while it has no zygote. */
+	place(module: OwnModule): ForkPlace | undefined {
+		const own = this.#owns.get(module);
+		if (own?.live === undefined || own.live.point.isFull) return undefined;
+		const {point, importMs, mib} = own.live;
+		own.uses += 1;
+		own.usedMs = performance.now();
+		own.priority = this.#options.ageing.priority(own.uses, importMs, mib);
+		return point.place(undefined);
+	}
+
+	/** A sandbox has loaded it in so long; when that adds up, it gets a zygote in the background. */
+	noteLoad(module: OwnModule, loadMs: number): void {
+		if (this.#closed) return;
+		const own = this.#own(module);
+		own.loads += 1;
+		own.spentMs += own.eachMs ?? beyondTrivial(loadMs);
+		if (!isWorth(own) || own.live !== undefined || own.making !== undefined || this.#options.budget.isShort) return;
+		own.making = this.#make(module, own)
+			.catch(() => {
+				own.spentMs = 0; // its parent may have died meanwhile, or had no ids left
+			})
+			.finally(() => {
+				own.making = undefined;
+			});
+	}
+
+	#own(module: OwnModule): Own {
+		let own = this.#owns.get(module);
+		if (own === undefined) {
+			const counts = {spentMs: 0, loads: 0, eachMs: undefined, mib: expectedMib, priority: 0, uses: 0, usedMs: 0};
+			own = {...counts, making: undefined, live: undefined, ended: Promise.resolve()};
+			this.#owns.set(module, own);
+		}
+		return own;
+	}
+
+	/** What could be let go. */
+	kept(): Kept[] {
+		return [...this.#owns.values()].flatMap((own) => {
+			const {live, priority, usedMs} = own;
+			if (live === undefined) return [];
+			const letGo = () => {
+				own.spentMs = 0;
+				own.loads = 0;
+				this.#letGo(own);
+			};
+			return [{above: live.plan, priority, usedMs, megabytes: live.mib, letGo}];
+		});
+	}
+
+	/** See {@link ForkPoint.calmDown}. */
+	calmDown(nowMs: number, pauseAfterMs: number): void {
+		for (const {live} of this.#owns.values()) live?.point.calmDown(nowMs, pauseAfterMs);
+	}
+
+	list(): Array<{packages: string; modules: readonly string[]; pid: number | undefined}> {
+		return [...this.#owns].flatMap(([{packages, entryFile}, {live}]) => {
+			return live === undefined ? [] : [{packages: packages.key, modules: [entryFile], pid: live.point.zygote.pid()}];
+		});
+	}
+
+	/** The function is gone, with all its sandboxes. */
+	async forget(module: OwnModule): Promise<void> {
+		const own = this.#owns.get(module);
+		if (own === undefined) return;
+		this.#owns.delete(module);
+		own.mib = Number.POSITIVE_INFINITY;
+		await own.making;
+		this.#letGo(own);
+		await own.ended;
+	}
+
+	async close(): Promise<void> {
+		this.#closed = true;
+		await Promise.all([...this.#owns.keys()].map((module) => this.forget(module)));
+	}
+
+	#letGo(own: Own): void {
+		const {live} = own;
+		own.live = undefined;
+		void live?.point.kill();
+	}
+
+	async #make(module: OwnModule, own: Own): Promise<void> {
+		const {findParent, makeSecond, budget, cgroups, onMade, onGone} = this.#options;
+		await own.ended;
+		const parent = await findParent(module.packages);
+		const zygote = await this.#fork(module, own, parent);
+		const mib = Math.ceil(readMemory(zygote.pid() ?? 0)?.privateMiB ?? 0);
+		this.#judge(module, own, zygote, mib);
+		if (!isWorth(own) || this.#closed) {
+			zygote.kill();
+			return;
+		}
+		const release = budget.charge(mib);
+		const point = new ForkPoint(zygote, {
+			most: 0, // the function's spares have all that one of these would have
+			budget,
+			cgroups,
+			origin: {preloaded: parent.preloaded, isLoaded: true},
+			makeSecond: (first) => makeSecond(first, maxSandboxes),
+		});
+		const {importMs} = zygote.report;
+		own.live = {plan: parent.plan, point, importMs, mib};
+		own.uses = 0;
+		own.usedMs = performance.now();
+		const packages = module.packages.key;
+		void zygote.gone.then((reason) => {
+			release();
+			if (own.live?.point === point) this.#letGo(own);
+			onGone({packages, reason: reason.message});
+		});
+		onMade({packages, modules: [module.entryFile], importMs});
+	}
+
+	/** What the function may not do in a sandbox it may not do here: hence a group of its own. */
+	async #fork(module: OwnModule, own: Own, parent: Parent): Promise<Zygote> {
+		const {limits, code, entryFile, environment} = module;
+		const memoryMb = limits.memoryMb + mibPerSandbox * maxSandboxes;
+		const group = await this.#options.cgroups.take({...limits, memoryMb});
+		try {
+			const attached = parent.packages === undefined ? [] : [{folder: parent.packages, target: inside.packages}];
+			const mounts = [{folder: code, target: inside.handler}, ...attached];
+			const spec = {modules: [], own: {entry: entryFile, variables: encodeVariables(environment)}};
+			const zygote = this.#options.track(await parent.zygote.forkZygote(spec, mounts, 2 * maxSandboxes + 1, group));
+			own.ended = zygote.drained.then(() => endGroup(group));
+			return zygote;
+		} catch (error) {
+			await endGroup(group);
+			throw error;
+		} finally {
+			group.closeJoins();
+		}
+	}
+
+	/** Counts anew with what was measured now. */
+	#judge({packages, entryFile}: OwnModule, own: Own, {report}: Zygote, mib: number): void {
+		const {failed, threaded, refused, loadMs} = report;
+		const reasons = [
+			...failed.map(({traceback}) => traceback),
+			...threaded.map(() => 'it leaves a thread behind'),
+			...(refused === null ? [] : [refused]),
+		];
+		for (const traceback of reasons) {
+			this.#options.onFailed({packages: packages.key, module: entryFile, traceback});
+		}
+		own.mib = reasons.length > 0 ? Number.POSITIVE_INFINITY : mib;
+		own.eachMs = beyondTrivial(loadMs);
+		own.spentMs = own.loads * own.eachMs;
+	}
+}
+
+function beyondTrivial(loadMs: number): number {
+	return Math.max(0, loadMs - trivialMs);
+}
+
+function isWorth({spentMs, mib}: Own): boolean {
+	return spentMs > spentMsPerMib * mib;
+}
+
+/** Whatever its module may have left running ends with it. */
+async function endGroup(group: Cgroup): Promise<void> {
+	group.killAll();
+	await group.remove();
+}

@@ -1,0 +1,181 @@
+import {once} from 'node:events';
+import process from 'node:process';
+import type {ExecutionContext} from 'ava';
+import type {DeployOptions, Outcome, RuntimeEvents} from '../../src/index.ts';
+import {withDeadline} from '../../src/kernel/deadline.ts';
+import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
+import {makeRuntime, py, useRuntime, value} from '../helpers/runtime.ts';
+import {provideWheels} from '../helpers/wheels.ts';
+
+provideWheels({
+	own_lazy: {'own_lazy.py': 'import os\nIMPORTED_BY = os.getpid()\n'},
+	// What numpy does with numpy.random, which is what forktree looks for.
+	numpy: {
+		'numpy/__init__.py': '',
+		'numpy/random.py': py`
+			import random
+			_own = random.Random()
+			def seed(value):
+				_own.seed(value)
+			def rand():
+				return _own.random()
+		`,
+	},
+});
+
+const fixture = useRuntime({promote: false});
+const options: DeployOptions = {reuse: false, spares: 0};
+/** Loading takes so long that one start makes a zygote worth it. */
+const slow = 'import os, time\ntime.sleep(0.5)\nLOADED_BY = os.getpid()\nTHERE = os.getpid() != 1\n';
+
+type Told = RuntimeEvents['zygoteCreated'][0] | RuntimeEvents['importFailed'][0];
+
+/** Deploys, and calls it until its module has a zygote, or has been refused one. */
+async function callUntilTold(t: ExecutionContext, code: string, own: DeployOptions = {}): Promise<[string, Told]> {
+	const {runtime} = fixture();
+	const name = await fixture().deploy(code, {...options, ...own});
+	t.teardown(() => runtime.remove(name));
+	const told = withDeadline(
+		new Promise<Told>((resolve) => {
+			runtime.on('zygoteCreated', (event) => event.modules[0] === 'f.py' && resolve(event));
+			runtime.on('importFailed', (event) => event.module === 'f.py' && resolve(event));
+		}),
+		20_000,
+		() => new Error('expected word of its zygote'),
+	);
+	value(t, await runtime.invoke(name, null));
+	const event = await told;
+	runtime.removeAllListeners('zygoteCreated').removeAllListeners('importFailed');
+	return [name, event];
+}
+
+async function call(t: ExecutionContext, name: string, event: string | null = null): Promise<unknown> {
+	return value(t, await fixture().runtime.invoke(name, event));
+}
+
+kernelTest('a module that takes long to load is loaded once, in a zygote of its own', async (t) => {
+	const code = `${slow}STATE = []\ndef f(event):\n\tSTATE.append(event)\n\treturn [LOADED_BY == os.getpid(), STATE, os.environ["WORD"], __file__]\n`;
+	const [name, told] = await callUntilTold(t, code, {env: {WORD: 'kept'}});
+	t.false('traceback' in told);
+	t.deepEqual(await call(t, name, 'one'), [false, ['one'], 'kept', '/handler/f.py']);
+	t.deepEqual(await call(t, name, 'two'), [false, ['two'], 'kept', '/handler/f.py'], 'sandboxes share nothing');
+	const outcome = await fixture().runtime.invoke(name, null);
+	t.like(outcome, {start: 'forked', ownZygote: true});
+	const before = await fixture().runtime.stats();
+	t.true(before.zygotes.some(({modules}) => modules[0] === 'f.py'));
+	await fixture().runtime.deploy(name, {'f.py': 'def f(event):\n\tpass\n'}, options);
+	await call(t, name);
+	const after = await fixture().runtime.stats();
+	t.false(
+		after.zygotes.some(({modules}) => modules[0] === 'f.py'),
+		'it goes with its function',
+	);
+});
+
+kernelTest('so are packages that the module imports, if its node has not', async (t) => {
+	const code = `${slow}import own_lazy\ndef f(event):\n\treturn [own_lazy.IMPORTED_BY == LOADED_BY, LOADED_BY == os.getpid()]\n`;
+	const {runtime} = await makeRuntime(t, {tree: {packages: [], children: []}, promote: false});
+	await runtime.deploy('lazy', {'f.py': code}, {...options, requirements: ['own_lazy']});
+	const created = once(runtime, 'zygoteCreated');
+	t.deepEqual(value(t, await runtime.invoke('lazy', null)), [true, true]);
+	await created;
+	t.deepEqual(value(t, await runtime.invoke('lazy', null)), [true, false]);
+});
+
+kernelTest('no two sandboxes of such a zygote draw the same random numbers', async (t) => {
+	const code = `${slow}${py`
+		import numpy.random, random, secrets, ssl, uuid
+		random.random(), numpy.random.rand(), ssl.RAND_bytes(1)
+		def f(event):
+			return [random.random(), numpy.random.rand(), secrets.token_hex(), str(uuid.uuid4()), ssl.RAND_bytes(8).hex(), THERE]
+	`}`;
+	const [name] = await callUntilTold(t, code, {requirements: ['numpy']});
+	const answers = [];
+	for (let i = 0; i < 4; i += 1) answers.push((await call(t, name)) as unknown[]);
+	t.true(answers.every((answer) => answer.pop() === true));
+	for (const column of [0, 1, 2, 3, 4]) t.is(new Set(answers.map((answer) => answer[column])).size, 4);
+});
+
+kernelTest('a module may have its sandboxes open again what it had closed', async (t) => {
+	const code = `${slow}${py`
+		import forktree, threading
+		done = []
+		stop = threading.Event()
+		thread = threading.Thread(target=stop.wait)
+		if THERE:
+			thread.start()
+		@forktree.before_fork
+		def close():
+			stop.set()
+			thread.join()
+			done.append('before')
+		@forktree.after_fork
+		def reopen():
+			done.append('after')
+		def f(event):
+			return done
+	`}`;
+	const [name, told] = await callUntilTold(t, code);
+	t.false('traceback' in told);
+	t.deepEqual(await call(t, name), ['before', 'after']);
+});
+
+kernelTest('a function can have its module loaded in each sandbox', async (t) => {
+	const name = await fixture().deploy(`${slow}def f(event):\n\treturn LOADED_BY == os.getpid()\n`, {
+		...options,
+		ownZygote: false,
+	});
+	for (let i = 0; i < 3; i += 1) t.true(await call(t, name));
+	const {zygotes} = await fixture().runtime.stats();
+	t.false(zygotes.some(({modules}) => modules[0] === 'f.py'));
+});
+
+const refused: Readonly<Record<string, readonly [string, RegExp]>> = {
+	prints: ['print("loaded")', /prints/],
+	'keeps a file open': ['FILE = open("/etc/passwd")', /file or a socket/],
+	'keeps a socket open': ['import socket\nSOCKET = socket.socket()', /file or a socket/],
+	'leaves a file': ['open("/tmp/left", "w").close()', /files in \/tmp/],
+	'shares memory': ['import mmap\nSHARED = mmap.mmap(-1, 4096)', /memory that forks share/],
+	'starts a process': ['if THERE and os.fork() == 0:\n\ttime.sleep(600)\n\tos._exit(0)', /started a process/],
+	'starts a thread': [
+		'import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()',
+		/started a thread/,
+	],
+	'goes elsewhere': ['os.chdir("/")', /working folder/],
+	'fails there': ['if THERE:\n\traise RuntimeError("not here")', /RuntimeError: not here/],
+	'ends there': ['if THERE:\n\traise SystemExit(3)', /SystemExit: 3/],
+};
+for (const [what, [line, reason]] of Object.entries(refused)) {
+	kernelTest(`a module that ${what} as it is loaded is loaded in each sandbox`, async (t) => {
+		const [name, told] = await callUntilTold(t, `${slow}${line}\ndef f(event):\n\treturn LOADED_BY == os.getpid()\n`);
+		t.regex('traceback' in told ? told.traceback : '', reason);
+		t.true(await call(t, name));
+		t.true(await call(t, name));
+	});
+}
+
+kernelTest('a module has no more memory there than in a sandbox', async (t) => {
+	const code = `${slow}BYTES = b"x" * (300 << 20) if THERE else b""\ndef f(event):\n\treturn LOADED_BY == os.getpid()\n`;
+	const name = await fixture().deploy(code, {...options, concurrency: 1, limits: {memoryMb: 64}});
+	const outcomes: Outcome[] = [];
+	for (let i = 0; i < 3; i += 1) outcomes.push(await fixture().runtime.invoke(name, null));
+	t.true(outcomes.every((outcome) => outcome.ok && outcome.value === true));
+	await fixture().runtime.remove(name);
+});
+
+kernelTest('when the zygote dies its sandboxes live on, and calls come from elsewhere', async (t) => {
+	const {runtime} = fixture();
+	const code = `${slow}def f(event):\n\ttime.sleep(event or 0)\n\treturn LOADED_BY == os.getpid()\n`;
+	const [name] = await callUntilTold(t, code);
+	const calls = runtime.stream(name, 1);
+	const zygote = (await runtime.stats()).zygotes.find(({modules}) => modules[0] === 'f.py');
+	const forked = once(runtime, 'forked');
+	const chunks = calls[Symbol.asyncIterator]().next();
+	await forked;
+	const gone = once(runtime, 'zygoteDestroyed');
+	process.kill(zygote?.pid as number, 'SIGKILL');
+	await gone;
+	t.true(await call(t, name));
+	await chunks;
+	t.false(value(t, await calls.outcome));
+});
