@@ -125,7 +125,8 @@ class FunctionKind implements Kind {
 
 	/** Message queues are counted for all nodes together, and suffice for the sibling of one. */
 	get #siblingEnv(): Record<string, string> {
-		return this.#options.spares === 0 ? {QUEUES_ARE_TAKEN: ''} : {};
+		const {spares, ownZygote} = this.#options;
+		return spares === 0 || ownZygote === true ? {QUEUES_ARE_TAKEN: ''} : {};
 	}
 
 	async runTogether(attempts: readonly string[], host: HostFacts): Promise<unknown> {
