@@ -12,7 +12,7 @@
 namespace forktree {
 namespace {
 
-constexpr long kRemoveSeconds = 5;
+constexpr long kRemoveSeconds = 2;
 
 int WriteControl(const std::string& path, const std::string& value) {
   int file = open(path.c_str(), O_WRONLY | O_CLOEXEC);

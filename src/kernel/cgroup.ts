@@ -5,6 +5,7 @@
  */
 import {
 	closeSync,
+	existsSync,
 	mkdirSync,
 	openSync,
 	readdirSync,
@@ -329,11 +330,18 @@ export class Cgroup {
 		return text.split('\n').filter(Boolean).map(Number);
 	}
 
+	/** On v1 a process can be in the group of one hierarchy and not of the others. */
+	#everyone(): number[] {
+		const files = this.#hierarchies.map(({directory}) => path.join(directory, 'cgroup.procs'));
+		const texts = files.filter((file) => existsSync(file)).map((file) => readControl(file));
+		return texts.join('').split('\n').filter(Boolean).map(Number);
+	}
+
 	/** Kills who is in it, and whom they start meanwhile. For a group that no one is sent to any more. */
 	killAll(): void {
 		const killed = new Set<number>();
 		for (let pass = 0; pass < maxKillPasses; pass += 1) {
-			const left = this.pids().filter((pid) => !killed.has(pid));
+			const left = this.#everyone().filter((pid) => !killed.has(pid));
 			if (left.length === 0) return;
 			for (const pid of left) {
 				killed.add(pid);
@@ -432,12 +440,19 @@ export class Cgroup {
 		this.#write(this.#memory, this.#memory.version === 1 ? 'memory.limit_in_bytes' : 'memory.max', bytes);
 	}
 
-	/** Removes the group, which must be empty. */
+	/** Removes the group, which should be empty: who is still in it, because it was handed {@link joins} and kept them, is killed. */
 	async remove(): Promise<void> {
 		this.closeJoins();
 		for (const fd of this.#open.values()) closeSync(fd);
 		this.#open.clear();
-		await removeGroup(this.#hierarchies.map(({directory}) => directory));
+		const directories = this.#hierarchies.map(({directory}) => directory);
+		try {
+			await removeGroup(directories);
+		} catch (error) {
+			if (!(error instanceof SyscallError) || error.errnoName !== 'EBUSY') throw error;
+			this.killAll();
+			await removeGroup(directories);
+		}
 	}
 }
 

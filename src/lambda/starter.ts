@@ -85,7 +85,7 @@ export class Starter {
 		this.#code = code;
 		this.#host = host;
 		const {entryFile, environment, limits, packages} = settings;
-		const own = {entryFile, environment, code, packages};
+		const own = {entryFile, environment, code, packages, timeoutMs: limits.timeoutMs};
 		this.#module = settings.ownZygote ? {...own, limits: {...limits, swapMb: 0}} : undefined;
 	}
 

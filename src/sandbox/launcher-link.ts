@@ -155,8 +155,7 @@ export class LauncherLink {
 	}
 
 	#expectBirth(id: number): NodeJS.Timeout {
-		const words = `a fork took longer than ${bornDeadlineMs} ms`;
-		return setTimeout(() => this.#askBirth(id, 'maybe', words), bornDeadlineMs);
+		return setTimeout(() => this.#giveUp(id), bornDeadlineMs);
 	}
 
 	/** Has the birth of a spare told once more, as that of what it is handed over as. */
@@ -186,6 +185,14 @@ export class LauncherLink {
 			leaf.isAwaited = true;
 			this.#births?.resume();
 		} else this.#settleBirth(id, leaf, {error: new ForktreeError('ZygoteFailed', words)});
+	}
+
+	/** A launcher that does not fork has hung, or does not want to: nobody else shall wait for it. */
+	#giveUp(id: number): void {
+		this.#births?.drain();
+		const hasHung = this.#pending.get(id)?.isForking === true;
+		this.#askBirth(id, 'maybe', `a fork took longer than ${bornDeadlineMs} ms`);
+		if (hasHung) this.kill();
 	}
 
 	#receiveBirth(data: Buffer, fds: readonly number[]): void {

@@ -141,10 +141,13 @@ export class Launcher {
 		streams: boolean,
 		make: (started: StartedLauncher) => T,
 		begin: (control: number) => Promise<Process | undefined>,
-		firstLeafId = systemIds,
+		{firstLeafId = systemIds, signal}: {readonly firstLeafId?: number; readonly signal?: AbortSignal | undefined} = {},
 	): Promise<T> {
+		if (signal?.aborted === true) throw new ForktreeError('ZygoteFailed', 'it is not wanted any more');
 		const [ours, theirs] = socketPair(true);
 		const link = new LauncherLink(ours);
+		const abort = () => link.kill();
+		signal?.addEventListener('abort', abort, {once: true});
 		try {
 			try {
 				const init = await begin(theirs);
@@ -157,6 +160,8 @@ export class Launcher {
 		} catch (error) {
 			link.kill();
 			throw error;
+		} finally {
+			signal?.removeEventListener('abort', abort);
 		}
 	}
 

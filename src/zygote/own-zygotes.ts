@@ -18,6 +18,8 @@ const trivialMs = 1;
 const spentMsPerMib = 50;
 /** What such a zygote is expected to take, until one was measured; in MiB. */
 const expectedMib = 3;
+/** Then it is not made again. */
+const maxDeaths = 2;
 /** The most sandboxes that come from it at once, those that are ending included; when there are more, its parent forks them. */
 const maxSandboxes = 256;
 /** What the kernel charges to whoever forks one: page tables, stacks. */
@@ -29,6 +31,8 @@ export type OwnModule = {
 	readonly environment: Readonly<Record<string, string>>;
 	readonly code: LockedFolder;
 	readonly limits: CgroupLimits;
+	/** How long it may take to load. */
+	readonly timeoutMs: number;
 	readonly packages: PackageSet;
 };
 
@@ -91,6 +95,10 @@ type Own = {
 				readonly mib: number;
 		  })
 		| undefined;
+	/** Ends the making, and what it has come to. */
+	readonly gone: AbortController;
+	/** How often its zygote has died, or could not be made. */
+	deaths: number;
 	/** When everything that it had has ended. */
 	ended: Promise<void>;
 	priority: number;
@@ -128,7 +136,9 @@ export class OwnZygotes {
 		if (!isWorth(own) || own.live !== undefined || own.making !== undefined || this.#options.budget.isShort) return;
 		own.making = this.#make(module, own)
 			.catch(() => {
-				own.spentMs = 0; // its parent may have died meanwhile, or had no ids left
+				own.deaths += 1;
+				own.spentMs = 0;
+				own.loads = 0;
 			})
 			.finally(() => {
 				own.making = undefined;
@@ -138,8 +148,10 @@ export class OwnZygotes {
 	#own(module: OwnModule): Own {
 		let own = this.#owns.get(module);
 		if (own === undefined) {
-			const counts = {spentMs: 0, loads: 0, eachMs: undefined, mib: expectedMib, priority: 0, uses: 0, usedMs: 0};
-			own = {...counts, making: undefined, live: undefined, ended: Promise.resolve()};
+			const spent = {spentMs: 0, loads: 0, eachMs: undefined, mib: expectedMib};
+			const counts = {deaths: 0, priority: 0, uses: 0, usedMs: 0};
+			const gone = new AbortController();
+			own = {...spent, ...counts, gone, making: undefined, live: undefined, ended: Promise.resolve()};
 			this.#owns.set(module, own);
 		}
 		return own;
@@ -150,12 +162,7 @@ export class OwnZygotes {
 		return [...this.#owns.values()].flatMap((own) => {
 			const {live, priority, usedMs} = own;
 			if (live === undefined) return [];
-			const letGo = () => {
-				own.spentMs = 0;
-				own.loads = 0;
-				this.#letGo(own);
-			};
-			return [{above: live.plan, priority, usedMs, megabytes: live.mib, letGo}];
+			return [{above: live.plan, priority, usedMs, megabytes: live.mib, letGo: () => this.#letGo(own)}];
 		});
 	}
 
@@ -175,7 +182,7 @@ export class OwnZygotes {
 		const own = this.#owns.get(module);
 		if (own === undefined) return;
 		this.#owns.delete(module);
-		own.mib = Number.POSITIVE_INFINITY;
+		own.gone.abort();
 		await own.making;
 		this.#letGo(own);
 		await own.ended;
@@ -186,9 +193,12 @@ export class OwnZygotes {
 		await Promise.all([...this.#owns.keys()].map((module) => this.forget(module)));
 	}
 
+	/** Later it can be worth another one. */
 	#letGo(own: Own): void {
 		const {live} = own;
 		own.live = undefined;
+		own.spentMs = 0;
+		own.loads = 0;
 		void live?.point.kill();
 	}
 
@@ -199,7 +209,7 @@ export class OwnZygotes {
 		const zygote = await this.#fork(module, own, parent);
 		const mib = Math.ceil(readMemory(zygote.pid() ?? 0)?.privateMiB ?? 0);
 		this.#judge(module, own, zygote, mib);
-		if (!isWorth(own) || this.#closed) {
+		if (!isWorth(own) || own.gone.signal.aborted) {
 			zygote.kill();
 			return;
 		}
@@ -218,7 +228,10 @@ export class OwnZygotes {
 		const packages = module.packages.key;
 		void zygote.gone.then((reason) => {
 			release();
-			if (own.live?.point === point) this.#letGo(own);
+			if (own.live?.point === point) {
+				own.deaths += 1;
+				this.#letGo(own);
+			}
 			onGone({packages, reason: reason.message});
 		});
 		onMade({packages, modules: [module.entryFile], importMs});
@@ -226,14 +239,17 @@ export class OwnZygotes {
 
 	/** What the function may not do in a sandbox it may not do here: hence a group of its own. */
 	async #fork(module: OwnModule, own: Own, parent: Parent): Promise<Zygote> {
-		const {limits, code, entryFile, environment} = module;
+		const {limits, code, entryFile, environment, timeoutMs} = module;
 		const memoryMb = limits.memoryMb + mibPerSandbox * maxSandboxes;
 		const group = await this.#options.cgroups.take({...limits, memoryMb});
 		try {
 			const attached = parent.packages === undefined ? [] : [{folder: parent.packages, target: inside.packages}];
 			const mounts = [{folder: code, target: inside.handler}, ...attached];
+			const signal = AbortSignal.any([own.gone.signal, AbortSignal.timeout(timeoutMs)]);
 			const spec = {modules: [], own: {entry: entryFile, variables: encodeVariables(environment)}};
-			const zygote = this.#options.track(await parent.zygote.forkZygote(spec, mounts, 2 * maxSandboxes + 1, group));
+			const zygote = this.#options.track(
+				await parent.zygote.forkZygote(spec, mounts, 2 * maxSandboxes + 1, {group, signal}),
+			);
 			own.ended = zygote.drained.then(() => endGroup(group));
 			return zygote;
 		} catch (error) {
@@ -265,8 +281,8 @@ function beyondTrivial(loadMs: number): number {
 	return Math.max(0, loadMs - trivialMs);
 }
 
-function isWorth({spentMs, mib}: Own): boolean {
-	return spentMs > spentMsPerMib * mib;
+function isWorth({spentMs, mib, deaths}: Own): boolean {
+	return deaths < maxDeaths && spentMs > spentMsPerMib * mib;
 }
 
 /** Whatever its module may have left running ends with it. */

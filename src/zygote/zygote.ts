@@ -36,8 +36,15 @@ export class Zygote extends Launcher {
 	 * Forks a child zygote, which then imports its own modules.
 	 * @param count ids that it and all below it get
 	 * @param group that it joins before it imports anything; it is the caller's
+	 * @param signal kills it, until it is ready
+	 * @throws {ForktreeError} `ZygoteFailed`; {RangeError} when there are not so many ids left
 	 */
-	async forkZygote(spec: ZygoteSpec, mounts: readonly LeafMount[], count: number, group?: Cgroup): Promise<Zygote> {
+	async forkZygote(
+		spec: ZygoteSpec,
+		mounts: readonly LeafMount[],
+		count: number,
+		{group, signal}: {readonly group?: Cgroup; readonly signal?: AbortSignal} = {},
+	): Promise<Zygote> {
 		const {slice, release} = this.takeIds(count);
 		let fds: number[] = [];
 		try {
@@ -50,7 +57,7 @@ export class Zygote extends Launcher {
 			};
 			// One for a single function needs ids for no others, so a few do.
 			const firstLeafId = spec.own === undefined ? this.firstLeafId : 1;
-			const made = await Launcher.start(hostIds, true, Zygote.#make(spec), ask, firstLeafId);
+			const made = await Launcher.start(hostIds, true, Zygote.#make(spec), ask, {firstLeafId, signal});
 			void made.drained.then(release);
 			return made;
 		} catch (error) {

@@ -4,6 +4,7 @@ import type {ExecutionContext} from 'ava';
 import type {DeployOptions, Outcome, RuntimeEvents} from '../../src/index.ts';
 import {withDeadline} from '../../src/kernel/deadline.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
+import {within} from '../helpers/pool.ts';
 import {makeRuntime, py, useRuntime, value} from '../helpers/runtime.ts';
 import {provideWheels} from '../helpers/wheels.ts';
 
@@ -26,12 +27,17 @@ provideWheels({
 const fixture = useRuntime({promote: false});
 const options: DeployOptions = {reuse: false, spares: 0};
 /** Loading takes so long that one start makes a zygote worth it. */
-const slow = 'import os, time\ntime.sleep(0.5)\nLOADED_BY = os.getpid()\nTHERE = os.getpid() != 1\n';
+const slow = 'import os, time\ntime.sleep(0.2)\nLOADED_BY = os.getpid()\nTHERE = os.getpid() != 1\n';
 
 type Told = RuntimeEvents['zygoteCreated'][0] | RuntimeEvents['importFailed'][0];
 
-/** Deploys, and calls it until its module has a zygote, or has been refused one. */
-async function callUntilTold(t: ExecutionContext, code: string, own: DeployOptions = {}): Promise<[string, Told]> {
+/** Deploys and calls it; answers when its module has a zygote, or has been refused one. */
+async function callUntilTold(
+	t: ExecutionContext,
+	code: string,
+	own: DeployOptions = {},
+	calls = 1,
+): Promise<[string, Told]> {
 	const {runtime} = fixture();
 	const name = await fixture().deploy(code, {...options, ...own});
 	t.teardown(() => runtime.remove(name));
@@ -43,7 +49,7 @@ async function callUntilTold(t: ExecutionContext, code: string, own: DeployOptio
 		20_000,
 		() => new Error('expected word of its zygote'),
 	);
-	value(t, await runtime.invoke(name, null));
+	for (let each = 0; each < calls; each += 1) value(t, await runtime.invoke(name, null));
 	const event = await told;
 	runtime.removeAllListeners('zygoteCreated').removeAllListeners('importFailed');
 	return [name, event];
@@ -89,7 +95,7 @@ kernelTest('no two sandboxes of such a zygote draw the same random numbers', asy
 		def f(event):
 			return [random.random(), numpy.random.rand(), secrets.token_hex(), str(uuid.uuid4()), ssl.RAND_bytes(8).hex(), THERE]
 	`}`;
-	const [name] = await callUntilTold(t, code, {requirements: ['numpy']});
+	const [name] = await callUntilTold(t, code, {requirements: ['numpy']}, 4); // what takes more memory has to be worth more
 	const answers = [];
 	for (let i = 0; i < 4; i += 1) answers.push((await call(t, name)) as unknown[]);
 	t.true(answers.every((answer) => answer.pop() === true));
@@ -178,4 +184,73 @@ kernelTest('when the zygote dies its sandboxes live on, and calls come from else
 	t.true(await call(t, name));
 	await chunks;
 	t.false(value(t, await calls.outcome));
+});
+
+/** Is called in place of what serves the host, with what the host sent and its descriptors. */
+function takeOver(answer: string): string {
+	return `${slow}${py`
+		import os, socket, sys
+		def f(event):
+			return LOADED_BY == os.getpid()
+		class Hostile:
+			def __getattr__(self, name):
+				return getattr(native, name)
+			def forktree_serve(self, *args):
+				control = socket.socket(fileno=3)
+				while True:
+					data, fds, *_ = socket.recv_fds(control, 1 << 17, 16)
+					if not data:
+						os._exit(0)
+					answer(control, data, fds)
+		${answer}
+		if THERE:
+			zygote = sys.modules['forktree_guest.zygote']
+			native, zygote.native = zygote.native, Hostile()
+	`}`;
+}
+
+const hostile: Readonly<Record<string, string>> = {
+	'leaves a child in the groups of its sandboxes instead of forking': py`
+		def answer(control, data, fds):
+			if os.fork():
+				return
+			for fd in fds:
+				try:
+					os.write(fd, b'0')
+				except OSError:
+					pass
+			time.sleep(600)
+	`,
+	'says that its sandboxes have ended': py`
+		def answer(control, data, fds):
+			if data[:1] == b'L':
+				control.send(b'X' + bytes(3) + data[4:8] + bytes(4))
+	`,
+	'says what is no message': py`
+		def answer(control, data, fds):
+			control.send(b'?')
+	`,
+};
+for (const [what, answer] of Object.entries(hostile)) {
+	kernelTest(`a module that ${what} harms its own calls only`, async (t) => {
+		const {runtime} = fixture();
+		const code = takeOver(answer.split('\n').join('\n\t\t'));
+		const other = await fixture().deploy('def f(event):\n\treturn event\n', options);
+		const [name, told] = await callUntilTold(t, code);
+		t.false('traceback' in told);
+		const gone = once(runtime, 'zygoteDestroyed');
+		const called = call(t, name);
+		t.is(await call(t, other, 'well'), 'well');
+		await gone;
+		t.true(await called, 'its node has forked it');
+	});
+}
+
+kernelTest('a function can be removed while its module hangs in its zygote', async (t) => {
+	const code = `${slow}if THERE:\n\ttime.sleep(60)\ndef f(event):\n\treturn event\n`;
+	const name = await fixture().deploy(code, {...options, limits: {timeoutMs: 100_000}});
+	await call(t, name);
+	await call(t, name);
+	await within(fixture().runtime.remove(name), 'its removal');
+	t.pass();
 });
