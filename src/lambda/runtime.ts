@@ -100,6 +100,8 @@ export type RuntimeEvents = {
 	zygoteCreated: [{packages: string; modules: readonly string[]; importMs: number}];
 	zygoteDestroyed: [{packages: string; reason: string}];
 	importFailed: [{packages: string; module: string; traceback: string}];
+	/** The tree was fitted anew to what was called lately; `nodes` counts all that it has now, without the root. */
+	treeChanged: [{nodes: number; added: number; removed: number}];
 };
 
 /** What a deploy came to. */
@@ -589,10 +591,12 @@ async function buildParts(
 		tree,
 		promote: promote && tree !== undefined,
 		costOf: (folder) => workload.costOf(folder),
+		takeRecent: (isMeant) => workload.takeRecent(isMeant),
 		events: {
 			zygoteCreated: (detail) => emit('zygoteCreated', detail),
 			zygoteDestroyed: (detail) => emit('zygoteDestroyed', detail),
 			importFailed: (detail) => emit('importFailed', detail),
+			treeChanged: (detail) => emit('treeChanged', detail),
 		},
 	});
 	undo.push(() => imports.close());

@@ -8,15 +8,19 @@ import type {Ageing} from '../sandbox/ageing.ts';
 import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
 import type {Interpreter} from '../sandbox/interpreter.ts';
 import type {Keeper} from '../sandbox/keeper.ts';
+import type {LeafMount} from '../sandbox/leaf-birth.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import {LockedFolder} from '../sandbox/mounts.ts';
 import {inside, planRoot} from '../sandbox/rootfs.ts';
 import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
+import type {FitInput} from './fit.ts';
 import {type ForkPlace, ForkPoint} from './fork-point.ts';
 import {spareMb} from './node-spares.ts';
 import {type Kept, type OwnModule, OwnZygotes, type Parent} from './own-zygotes.ts';
-import {type CostOf, type PlanNode, ZygotePlan} from './plan.ts';
+import {type CostOf, type PlanChange, type PlanNode, ZygotePlan} from './plan.ts';
 import type {ZygoteSpec} from './protocol.ts';
+import {RefitSchedule} from './refit-schedule.ts';
+import {replan} from './replan.ts';
 import type {TreeNode} from './tree.ts';
 import {Zygote} from './zygote.ts';
 
@@ -45,6 +49,7 @@ export type ImportCacheEvents = {
 	}): void;
 	zygoteDestroyed(zygote: {readonly packages: string; readonly reason: string}): void;
 	importFailed(failure: {readonly packages: string; readonly module: string; readonly traceback: string}): void;
+	treeChanged(change: Omit<PlanChange, 'gone'>): void;
 };
 
 export type ImportCacheOptions = {
@@ -63,8 +68,10 @@ export type ImportCacheOptions = {
 	readonly spares: number;
 	/** The plan; without one, each function's set is a node. */
 	readonly tree: TreeNode | undefined;
-	/** Whether sets that the tree leaves much to import of get nodes of their own, in the background. */
+	/** Whether the tree follows what is called, in the background: sets that it leaves much to import of get nodes, and it is fitted anew. */
 	readonly promote: boolean;
+	/** What was called lately of the sets that are meant, since this was asked last and, counted half, before. */
+	readonly takeRecent: (isMeant: (set: PackageSet) => boolean) => FitInput;
 	readonly costOf: CostOf;
 };
 
@@ -101,7 +108,10 @@ export class ImportCache {
 	readonly #zygotes = new Set<Zygote>();
 	/** Milliseconds that starts spent on imports, by the set's key; infinite: it was promoted, or that failed. */
 	readonly #missedMs = new Map<string, number>();
-	#promoting: Promise<void> = Promise.resolve();
+	/** Changes of the plan that nobody waits for, one after the other. */
+	#changing: Promise<void> = Promise.resolve();
+	readonly #refits = new RefitSchedule();
+	readonly #ending = new AbortController();
 	readonly #own: OwnZygotes;
 	#root: Promise<ForkPoint> | undefined;
 	/** What that became. */
@@ -294,16 +304,19 @@ export class ImportCache {
 	/** Gives up what it has for packages that no function uses any more. */
 	async forget(set: PackageSet): Promise<void> {
 		this.#missedMs.delete(set.key);
-		const useless = this.#plan.forget(set);
-		const keys = [set.key];
+		await this.#drop(this.#plan.forget(set), [set.key]);
+	}
+
+	/** Lets nodes go that are no part of the plan any more, with the folders of their sets and of others that nobody has now. */
+	async #drop(useless: readonly PlanNode[], otherKeys: readonly string[] = []): Promise<void> {
 		for (const plan of useless) {
 			const node = this.#nodes.get(plan);
 			this.#nodes.delete(plan);
 			await node?.making?.catch(() => undefined);
 			if (node !== undefined) this.#letGo(node);
-			keys.push(plan.set.key);
 		}
-		for (const key of new Set(keys)) {
+		for (const key of new Set([...useless.map((plan) => plan.set.key), ...otherKeys])) {
+			if (this.#plan.isNeeded(key)) continue;
 			const locked = this.#folders.get(key);
 			this.#folders.delete(key);
 			const folder = await locked?.catch(() => undefined);
@@ -313,10 +326,34 @@ export class ImportCache {
 
 	#notePromotion(set: PackageSet): void {
 		const missing = this.#plan.missingMs(set);
+		if (this.#refits.noteStart(missing, performance.now())) this.#change(() => this.#replan());
 		const missed = (this.#missedMs.get(set.key) ?? 0) + missing;
 		const isDue = missed >= Math.max(promotionMs, 2 * missing) && missed < Number.POSITIVE_INFINITY;
 		this.#missedMs.set(set.key, isDue ? Number.POSITIVE_INFINITY : missed);
-		if (isDue) this.#promoting = this.#promoting.then(() => this.#promote(set)).catch(() => undefined);
+		if (isDue) this.#change(() => this.#promote(set));
+	}
+
+	#change(change: () => Promise<void>): void {
+		this.#changing = this.#changing.then(change).catch(() => undefined);
+	}
+
+	/** The new tree may take half of the memory that nobody has reserved: the rest is for sandboxes. */
+	async #replan(): Promise<void> {
+		const {budget, takeRecent, events} = this.#options;
+		if (this.#closed || budget.isShort) return;
+		const {gone, ...change} = await replan(this.#plan, {
+			calls: takeRecent((set) => this.#plan.has(set)),
+			roomMb: Math.max(0, budget.totalMb - budget.reservedMb) / 2,
+			mayMake: () => !this.#closed && !budget.isShort,
+			isAlive: (plan) => this.#nodes.get(plan)?.live !== undefined,
+			make: (plan) => this.#live(this.#node(plan)).catch(() => undefined),
+			signal: this.#ending.signal,
+		});
+		await this.#drop(gone);
+		if (change.added + change.removed === 0) return;
+		this.#refits.noteChange();
+		this.#missedMs.clear();
+		events.treeChanged(change);
 	}
 
 	/** Nobody is sent to the new node before it is there. */
@@ -338,6 +375,7 @@ export class ImportCache {
 	/** Kills every zygote. */
 	async close(): Promise<void> {
 		this.#closed = true;
+		this.#ending.abort();
 		await this.#own.close();
 		const points = [this.#root, ...[...this.#nodes.values()].map(({making}) => making)];
 		await Promise.all(points.map(async (point) => (await point?.catch(() => undefined))?.kill()));
@@ -485,7 +523,7 @@ export class ImportCache {
 			if (ancestor.live !== undefined) {
 				try {
 					const {zygote} = ancestor.live;
-					return {zygote: this.#track(await zygote.forkZygote({modules}, attached, ids)), modules};
+					return {zygote: this.#track(await forkBelow(zygote, modules, attached, ids)), modules};
 				} catch (error) {
 					if (!isAncestorTrouble(error)) throw error;
 				}
@@ -528,6 +566,21 @@ function megabytesOf(zygote: Zygote): number {
 /** What it imports beyond its parent. */
 function modulesOf({plan, excluded}: Node): string[] {
 	return plan.added.flatMap(({modules}) => modules).filter((module) => !excluded.has(module));
+}
+
+/** With the least of ids when it has no more left: one that is made elsewhere would have to import what it has. */
+async function forkBelow(
+	zygote: Zygote,
+	modules: readonly string[],
+	mounts: readonly LeafMount[],
+	ids: number,
+): Promise<Zygote> {
+	try {
+		return await zygote.forkZygote({modules}, mounts, ids);
+	} catch (error) {
+		if (!(error instanceof RangeError) || ids <= nodeIds.least) throw error;
+		return zygote.forkZygote({modules}, mounts, nodeIds.least);
+	}
 }
 
 /** It died meanwhile, or has no ids left for such a node: another one can be forked from. */

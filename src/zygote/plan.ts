@@ -13,8 +13,29 @@ export type PlanNode = {
 	readonly set: PackageSet;
 	/** What of that its parent has not. */
 	readonly added: PackageSet['distributions'];
-	/** A function's whole set, which nobody else shares by design: no part of the tree. */
-	readonly isOwn: boolean;
+	/** A function's whole set, for that alone: no part of the tree, until that is fitted anew and takes it in. */
+	isOwn: boolean;
+};
+
+/** A node of the tree, whether functions can be forked from it now or not. */
+type Entry = {
+	readonly id: number;
+	/** Undefined: the root. */
+	readonly parent: Entry | undefined;
+	/** What it loads beyond its parent, each as `name==version` or `name`. */
+	readonly packages: readonly string[];
+	/** Of a change that is prepared: functions are sent there only after it, or only until then. */
+	state: 'stays' | 'comes' | 'goes';
+};
+
+/** What a change of the tree came to. */
+export type PlanChange = {
+	/** How many the tree has now, whether functions can be forked from them or not. */
+	readonly nodes: number;
+	readonly added: number;
+	readonly removed: number;
+	/** Nodes that nobody is sent to any more. */
+	readonly gone: readonly PlanNode[];
 };
 
 /** Where a set is forked from, and the milliseconds that it then has still to import. */
@@ -33,35 +54,33 @@ const leastMs = 0.01;
  * stands for one archive, so that the same version from another index is another package.
  */
 export class ZygotePlan {
-	readonly #tree: readonly FlatNode[];
 	readonly #hasTree: boolean;
 	readonly #costOf: CostOf;
+	/** Nodes of the tree by their ids, parents first. */
+	readonly #entries = new Map<number, Entry>();
 	/** Of deployed functions. */
 	readonly #sets = new Map<string, PackageSet>();
-	/** Nodes of the tree that were bound to folders, by the tree's ids. */
+	/** Nodes of the tree that were bound to folders, by their ids. */
 	readonly #bound = new Map<number, PlanNode>();
 	/** By the set's key. */
 	readonly #own = new Map<string, PlanNode>();
 	readonly #chosen = new Map<string, Choice>();
-	/** Nodes of the tree below each, by the tree's ids. */
-	readonly #below: number[] = [];
-	#index: CoverIndex | undefined;
-	#lastId: number;
+	/** Of the tree without what comes, and without what goes. */
+	#indexes: {now?: CoverIndex; later?: CoverIndex} = {};
+	#lastId = 0;
 
 	/** @param tree undefined: each set gets a node of its own */
 	constructor(tree: TreeNode | undefined, costOf: CostOf) {
-		this.#tree = tree === undefined ? [] : flattenTree(tree).slice(1);
 		this.#hasTree = tree !== undefined;
 		this.#costOf = costOf;
-		this.#lastId = this.#tree.length;
-		for (const {id, parent} of [...this.#tree].reverse()) {
-			if (parent !== undefined) this.#below[parent.id] = (this.#below[parent.id] ?? 0) + (this.#below[id] ?? 0) + 1;
+		for (const {parent, node} of tree === undefined ? [] : flattenTree(tree).slice(1)) {
+			this.#enter(this.#nextId(), this.#entries.get(parent?.id ?? 0), node.packages, 'stays');
 		}
 	}
 
 	/** Nodes that functions can be forked from, parents first. */
 	nodes(): PlanNode[] {
-		return [...[...this.#bound.values()].sort((a, b) => a.id - b.id), ...this.#own.values()];
+		return [...this.#without('comes'), ...this.#own.values()];
 	}
 
 	/**
@@ -72,8 +91,7 @@ export class ZygotePlan {
 		if (this.#sets.has(set.key)) return;
 		this.#sets.set(set.key, set);
 		if (!this.#hasTree && set.folders.length > 0) this.adopt(this.propose(set));
-		for (const each of this.#tree) this.#bind(each, set);
-		this.reweigh();
+		this.#bindAll([set]);
 	}
 
 	/** No function has this set any more. @returns nodes that nobody can be forked from now */
@@ -86,24 +104,37 @@ export class ZygotePlan {
 			([, {set}]) => !left.some((folders) => set.folders.every((each) => folders.has(each))),
 		);
 		for (const [id] of useless) this.#bound.delete(id);
-		for (const set of this.#sets.values()) for (const each of this.#tree) this.#bind(each, set);
-		this.reweigh();
-		return [...(own === undefined ? [] : [own]), ...useless.map(([, node]) => node)];
+		this.#bindAll(this.#sets.values());
+		const isAlone = own !== undefined && !this.#entries.has(own.id);
+		return [...(isAlone ? [own] : []), ...useless.map(([, node]) => node)];
+	}
+
+	/** Whether a function with this set can come. */
+	has({key}: PackageSet): boolean {
+		return this.#sets.has(key);
+	}
+
+	/** Whether a deployed function or a node has the set with this key. */
+	isNeeded(key: string): boolean {
+		const nodes = [...this.#bound.values(), ...this.#own.values()];
+		return this.#sets.has(key) || nodes.some(({set}) => set.key === key);
 	}
 
 	/** How many nodes the tree has below it, whether functions can be forked from them now or not. */
-	countBelow(node: PlanNode): number {
-		return node.isOwn ? 0 : (this.#below[node.id] ?? 0);
+	countBelow({id}: PlanNode): number {
+		const path = new Set([id]);
+		for (const entry of this.#entries.values()) if (path.has(entry.parent?.id ?? 0)) path.add(entry.id);
+		return path.size - 1;
 	}
 
 	/** Of the whole tree, but for the root. */
 	get treeSize(): number {
-		return this.#tree.length;
+		return this.#entries.size;
 	}
 
 	/** Costs have changed: what was chosen by them is chosen anew. */
 	reweigh(): void {
-		this.#index = undefined;
+		this.#indexes = {};
 		this.#chosen.clear();
 	}
 
@@ -121,8 +152,7 @@ export class ZygotePlan {
 		let choice = this.#chosen.get(set.key);
 		if (choice === undefined) {
 			const node = this.#own.get(set.key) ?? this.#cover(set);
-			const loaded = new Set(node?.set.folders);
-			const missing = set.folders.filter((folder) => !loaded.has(folder));
+			const missing = beyond(node, set.folders);
 			choice = {node, missingMs: missing.reduce((sum, folder) => sum + this.#weight(folder), 0)};
 			this.#chosen.set(set.key, choice);
 		}
@@ -132,10 +162,9 @@ export class ZygotePlan {
 	/** A node for this set alone, below the one that it is forked from until now. It counts once it is {@link adopt}ed. */
 	propose(set: PackageSet): PlanNode {
 		const parent = this.#cover(set);
-		this.#lastId += 1;
-		const loaded = new Set(parent?.set.folders);
-		const added = set.distributions.filter((_each, index) => !loaded.has(set.folders[index] ?? ''));
-		return {id: this.#lastId, parent, set, added, isOwn: true};
+		const missing = new Set(beyond(parent, set.folders));
+		const added = set.distributions.filter((_each, index) => missing.has(set.folders[index] ?? ''));
+		return {id: this.#nextId(), parent, set, added, isOwn: true};
 	}
 
 	/** @returns false when no function has that set any more, or its parent is no part of the plan any more */
@@ -147,31 +176,137 @@ export class ZygotePlan {
 		return true;
 	}
 
-	#cover(set: PackageSet): PlanNode | undefined {
-		this.#index ??= new CoverIndex(
+	/** What functions can be forked from, nodes for one set alone among it. The key `id` of a node says which it is. */
+	get tree(): TreeNode {
+		const children = new Map<PlanNode | undefined, PlanNode[]>();
+		for (const node of this.nodes()) children.set(node.parent, [...(children.get(node.parent) ?? []), node]);
+		const treesBelow = (parent: PlanNode | undefined): TreeNode[] =>
+			(children.get(parent) ?? []).map((node) => ({
+				packages: node.added.map(({name, version}) => `${name}==${version}`),
+				children: treesBelow(node),
+				extra: {id: node.id},
+			}));
+		return {packages: [], children: treesBelow(undefined), extra: {}};
+	}
+
+	/**
+	 * Another tree is to take this one's place. Nodes that both have are the same ones; what nobody can be forked from now stays
+	 * if its parent does. Until it is {@link settle}d, functions are sent where they were.
+	 * @param old the {@link tree} that it was made of
+	 * @param fitted a node of it without the `id` of an old one is new
+	 */
+	prepare(old: TreeNode, fitted: TreeNode): void {
+		const kept = new Set(flattenTree(fitted).map(idOf));
+		const lost = new Set(
+			flattenTree(old)
+				.map(idOf)
+				.filter((id) => !kept.has(id)),
+		);
+		for (const entry of this.#entries.values()) {
+			if (lost.has(entry.id) || entry.parent?.state === 'goes') entry.state = 'goes';
+		}
+		const own = new Map([...this.#own.values()].map((node) => [node.id, node]));
+		const entered = new Map<number, Entry | undefined>([[0, undefined]]);
+		for (const flat of flattenTree(fitted).slice(1)) {
+			const known = idOf(flat) ?? 0;
+			const promoted = own.get(known);
+			const parent = entered.get(flat.parent?.id ?? 0);
+			const entry =
+				this.#entries.get(known) ?? this.#enter(promoted?.id ?? this.#nextId(), parent, flat.node.packages, 'comes');
+			if (promoted !== undefined) this.#bound.set(entry.id, promoted);
+			entered.set(flat.id, entry);
+		}
+		this.#bindAll(this.#sets.values());
+	}
+
+	/** Nodes that functions are sent to by what is prepared, and are not yet; parents first. */
+	newlyChosen(): PlanNode[] {
+		const nodes = new Set<PlanNode>();
+		for (const set of this.#sets.values()) {
+			const node = this.#cover(set, 'later');
+			if (node !== undefined && node !== this.find(set)) nodes.add(node);
+		}
+		return [...nodes].sort((a, b) => a.id - b.id);
+	}
+
+	/** What is prepared is the tree from now on. Nodes for one set alone are part of it, or gone. */
+	settle(): PlanChange {
+		const added = [...this.#entries.values()].filter(({state}) => state === 'comes').length;
+		const before = this.#entries.size;
+		const removed = this.#remove('goes');
+		const covered = [...this.#own.values()].filter(({id}) => !this.#entries.has(id));
+		this.#own.clear();
+		for (const node of this.#bound.values()) node.isOwn = false;
+		return {nodes: this.#entries.size, added, removed: before - this.#entries.size, gone: [...removed, ...covered]};
+	}
+
+	/** The tree stays as it was before something was prepared. */
+	abandon(): PlanChange {
+		const gone = this.#remove('comes').filter((node) => this.#own.get(node.set.key) !== node);
+		return {nodes: this.#entries.size, added: 0, removed: 0, gone};
+	}
+
+	/** Nodes that were bound; all others stay. */
+	#remove(state: 'comes' | 'goes'): PlanNode[] {
+		const removed: PlanNode[] = [];
+		for (const entry of this.#entries.values()) {
+			if (entry.state === state) {
+				const node = this.#bound.get(entry.id);
+				if (node !== undefined) removed.push(node);
+				this.#bound.delete(entry.id);
+				this.#entries.delete(entry.id);
+			}
+			entry.state = 'stays';
+		}
+		this.reweigh();
+		return removed;
+	}
+
+	#cover(set: PackageSet, when: 'now' | 'later' = 'now'): PlanNode | undefined {
+		this.#indexes[when] ??= new CoverIndex(
 			[
 				{id: 0, parentId: undefined, packages: []},
-				...this.nodes()
-					.filter(({isOwn}) => !isOwn)
-					.map(({id, parent, set: {folders}}) => ({
-						id,
-						parentId: parent?.id ?? 0,
-						packages: folders.slice(parent?.set.folders.length ?? 0),
-					})),
+				...this.#without(when === 'now' ? 'comes' : 'goes').map(({id, parent, set: {folders}}) => ({
+					id,
+					parentId: parent?.id ?? 0,
+					packages: beyond(parent, folders),
+				})),
 			],
 			(folder) => this.#weight(folder),
 		);
-		return this.#bound.get(this.#index.find(set.folders));
+		return this.#bound.get(this.#indexes[when].find(set.folders));
+	}
+
+	/** Nodes of the tree that functions can be forked from, parents first. */
+	#without(unmeant: Entry['state']): PlanNode[] {
+		const meant = [...this.#entries.values()].filter(({state}) => state !== unmeant);
+		return meant.flatMap(({id}) => this.#bound.get(id) ?? []);
 	}
 
 	#weight(folder: string): number {
 		return Math.max(leastMs, this.#costOf(folder) ?? unknownMs);
 	}
 
-	#bind({id, parent, node: {packages}}: FlatNode, set: PackageSet): void {
+	#nextId(): number {
+		this.#lastId += 1;
+		return this.#lastId;
+	}
+
+	#enter(id: number, parent: Entry | undefined, packages: readonly string[], state: Entry['state']): Entry {
+		const entry = {id, parent, packages, state};
+		this.#entries.set(id, entry);
+		return entry;
+	}
+
+	#bindAll(sets: Iterable<PackageSet>): void {
+		for (const set of sets) for (const each of this.#entries.values()) this.#bind(each, set);
+		this.reweigh();
+	}
+
+	#bind({id, parent, packages}: Entry, set: PackageSet): void {
 		if (this.#bound.has(id)) return;
-		const above = parent === undefined || parent.id === 0 ? undefined : this.#bound.get(parent.id);
-		if (above === undefined && parent?.id !== 0) return;
+		const above = parent === undefined ? undefined : this.#bound.get(parent.id);
+		if (above === undefined && parent !== undefined) return;
 		const own = new Set(set.folders);
 		if (above?.set.folders.some((folder) => !own.has(folder)) === true) return;
 		const places = packages.map((wanted) => set.distributions.findIndex((each) => isMeant(wanted, each)));
@@ -182,6 +317,16 @@ export class ZygotePlan {
 		const distributions = [...(above?.set.distributions ?? []), ...added];
 		this.#bound.set(id, {id, parent: above, set: {key: keyOf(folders), folders, distributions}, added, isOwn: false});
 	}
+}
+
+/** What of these folders it has not loaded. */
+function beyond(node: PlanNode | undefined, folders: readonly string[]): string[] {
+	const loaded = new Set(node?.set.folders);
+	return folders.filter((folder) => !loaded.has(folder));
+}
+
+function idOf({node: {extra}}: FlatNode): number | undefined {
+	return typeof extra.id === 'number' ? extra.id : undefined;
 }
 
 function isMeant(wanted: string, {name, version}: {readonly name: string; readonly version: string}): boolean {

@@ -151,9 +151,10 @@ export function useZygote(): () => ZygoteFixture {
 		undo.push(() => rm(stateDir, {recursive: true, force: true}));
 		const interpreter = await findInterpreter(python);
 		const host = await openSandboxHost({stateDir, memoryBudgetMb: 1024, managed: false}, undo);
-		const events = {zygoteCreated: () => {}, zygoteDestroyed: () => {}, importFailed: () => {}};
+		const events = {zygoteCreated: () => {}, zygoteDestroyed: () => {}, importFailed: () => {}, treeChanged: () => {}};
 		const plan = {tree: undefined, promote: false, costOf: () => undefined, ageing: new Ageing(), spares: 0};
-		const imports = new ImportCache({...host, ...plan, interpreter, events});
+		const takeRecent = () => ({calls: [], costs: new Map(), closures: new Map()});
+		const imports = new ImportCache({...host, ...plan, interpreter, events, takeRecent});
 		undo.push(() => imports.close());
 		fixture = new ZygoteFixture(host, imports, interpreter, stateDir);
 		leaks.track(stateDir);
