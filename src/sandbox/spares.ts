@@ -16,7 +16,13 @@ export type SparesOptions<T> = {
 	readonly dispose: (thing: T) => Promise<unknown>;
 };
 
-type Spare<T> = {readonly made: Promise<T | undefined>; thing: T | undefined};
+type Spare<T> = {
+	readonly made: Promise<T | undefined>;
+	readonly begunMs: number;
+	thing: T | undefined;
+	/** What making it took, once that is known. */
+	makingMs: number;
+};
 
 /** Owns them until they are taken. */
 export class Spares<T> {
@@ -39,9 +45,10 @@ export class Spares<T> {
 
 	/** One that is ready; it is the caller's now. */
 	takeReady(): T | undefined {
-		for (const [index, {thing}] of this.#spares.entries()) {
+		for (const [index, {thing, makingMs}] of this.#spares.entries()) {
 			if (thing === undefined || !this.#options.isUsable(thing)) continue;
 			this.#spares.splice(index, 1);
+			this.#demand.noteTaken(makingMs);
 			return thing;
 		}
 		return undefined;
@@ -50,7 +57,10 @@ export class Spares<T> {
 	/** One that is ready or in the making, which is further than one that is begun now; it is the caller's now. */
 	take(): Promise<T | undefined> | undefined {
 		const ready = this.takeReady();
-		return ready === undefined ? this.#spares.shift()?.made : Promise.resolve(ready);
+		if (ready !== undefined) return Promise.resolve(ready);
+		const spare = this.#spares.shift();
+		if (spare !== undefined) this.#demand.noteTaken(performance.now() - spare.begunMs);
+		return spare?.made;
 	}
 
 	/** Somebody needs one. */
@@ -90,18 +100,26 @@ export class Spares<T> {
 		await Promise.all(this.#spares.splice(0).map((spare) => this.#end(spare)));
 	}
 
-	async #end({made}: Spare<T>): Promise<void> {
-		const thing = await made;
-		if (thing !== undefined) await this.#options.dispose(thing);
+	async #end(spare: Spare<T>): Promise<void> {
+		const thing = await spare.made;
+		if (thing === undefined) return;
+		this.#demand.noteWasted(spare.makingMs, spare.begunMs, performance.now());
+		await this.#options.dispose(thing);
 	}
 
 	#make(release: () => void): Spare<T> {
-		const began = performance.now();
-		const spare: Spare<T> = {thing: undefined, made: this.#options.make(release)};
+		const begunMs = performance.now();
+		const spare: Spare<T> = {thing: undefined, begunMs, makingMs: 0, made: this.#options.make(release)};
 		void spare.made.then((thing) => {
 			spare.thing = thing;
-			if (thing !== undefined) this.#demand.noteMaking(performance.now() - began);
-			const index = thing === undefined ? this.#spares.indexOf(spare) : -1;
+			const nowMs = performance.now();
+			spare.makingMs = nowMs - begunMs;
+			if (thing !== undefined) {
+				this.#demand.noteMaking(spare.makingMs);
+				return;
+			}
+			this.#demand.noteWasted(spare.makingMs, begunMs, nowMs);
+			const index = this.#spares.indexOf(spare);
 			if (index >= 0) this.#spares.splice(index, 1);
 		});
 		return spare;
