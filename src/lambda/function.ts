@@ -56,7 +56,10 @@ export class LambdaFunction {
 			},
 			make: (release) => this.#makeSpare(release),
 			isUsable: ({instance}) => instance.usable,
-			dispose: ({instance}) => instance.destroy(),
+			dispose: ({instance}) => {
+				this.#workingSet.noteUnused(instance.leaf);
+				return instance.destroy();
+			},
 		});
 	}
 
@@ -134,6 +137,7 @@ export class LambdaFunction {
 
 	/** Waits for what becomes of an event that a ready instance was handed. */
 	async #finish({instance, printed}: Ready, call: Call, limit: CallLimit, record: CallRecord): Promise<Outcome> {
+		const begunMs = performance.now();
 		try {
 			if (printed === undefined) {
 				record.begin(instance, 'warm');
@@ -144,6 +148,7 @@ export class LambdaFunction {
 			const answer = instance.answer(call);
 			limit.guard(instance);
 			const result = await answer;
+			if (result.ok) this.#workingSet.noteFirstCall(instance.leaf, performance.now() - begunMs);
 			limit.checkAborted();
 			return record.outcome(result, call);
 		} finally {
