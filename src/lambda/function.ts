@@ -116,8 +116,10 @@ export class LambdaFunction {
 			record.begin(instance, started.start, started.phases, started.spare);
 			limit.checkAborted();
 			if (!started.loaded.ok) return record.outcome(started.loaded, call);
+			const begunMs = performance.now();
 			instance.hand(event, call.listener);
 			const result = await instance.answer(call);
+			if (result.ok) started.noteFirstCall(performance.now() - begunMs);
 			limit.checkAborted();
 			return record.outcome(result, call);
 		} finally {
@@ -178,6 +180,7 @@ export class LambdaFunction {
 			phases: undefined,
 			loaded: {ok: true, value: null},
 			spare: 'function',
+			noteFirstCall: (durationMs) => this.#workingSet.noteFirstCall(instance.leaf, durationMs),
 		};
 	}
 

@@ -8,9 +8,9 @@ import type {Leaf} from '../sandbox/leaf.ts';
 import type {Limits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
-import type {Spare} from '../sandbox/spare.ts';
 import type {ForkPlace} from '../zygote/fork-point.ts';
 import type {ImportCache} from '../zygote/import-cache.ts';
+import type {NodeSpare} from '../zygote/node-spares.ts';
 import type {OwnModule} from '../zygote/own-zygotes.ts';
 import {encodeLoad, frameType} from '../zygote/protocol.ts';
 import {pythonLeaf} from '../zygote/python-leaf.ts';
@@ -69,6 +69,8 @@ export type Started = {
 	readonly phases: Phases | undefined;
 	readonly loaded: CallResult;
 	readonly spare: SpareKind | undefined;
+	/** To be told what the first call took, in milliseconds. */
+	readonly noteFirstCall: (durationMs: number) => void;
 };
 
 /** Knows all instances that it started and that have not ended. */
@@ -120,8 +122,8 @@ export class Starter {
 	async #startForked(call: Call, limit: CallLimit, release: () => void, takesSpare: boolean): Promise<Started> {
 		const asked = performance.now();
 		const place = await limit.race(this.#host.imports.find(this.#settings.packages, this.#module));
-		const spare = takesSpare ? place.takeSpare() : undefined;
-		return this.#fork(place, spare, 'forked', performance.now() - asked, call, limit, release);
+		const taken = takesSpare ? place.takeSpare() : undefined;
+		return this.#fork(place, taken, 'forked', performance.now() - asked, call, limit, release);
 	}
 
 	async #startCold(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
@@ -148,7 +150,7 @@ export class Starter {
 
 	async #fork(
 		{zygote, packages, origin, refill}: Omit<ForkPlace, 'takeSpare'>,
-		spare: Spare | undefined,
+		taken: NodeSpare | undefined,
 		start: StartKind,
 		zygoteMs: number,
 		call: Call,
@@ -166,7 +168,7 @@ export class Starter {
 			greet: (made: Leaf) => made.send(frameType.load, load),
 		};
 		const takeCgroup = () => this.#host.cgroups.take(groupLimits);
-		const asking = spare?.handOver({...spec, limits: groupLimits}) ?? zygote.forkLeaf({...spec, takeCgroup});
+		const asking = taken?.spare.handOver({...spec, limits: groupLimits}) ?? zygote.forkLeaf({...spec, takeCgroup});
 		const {leaf, born} = await asking;
 		// All that the start needs is made while the zygote forks: then nothing is left to do but to wait.
 		let isBorn = false;
@@ -187,7 +189,7 @@ export class Starter {
 		const [{prepareMs, forkMs, isolateMs, bornAtMs}, loaded] = await Promise.all([birth, loading]);
 		setImmediate(() => {
 			refill();
-			if (spare === undefined) this.#host.cgroups.refill(groupLimits);
+			if (taken === undefined) this.#host.cgroups.refill(groupLimits);
 			this.#code.refill();
 			packages?.refill();
 		});
@@ -196,6 +198,8 @@ export class Starter {
 			this.#host.imports.noteLoad(this.#module, loadMs);
 		}
 		const phases = {zygoteMs, prepareMs, forkMs, isolateMs, loadMs};
-		return {instance, start, phases, loaded, spare: spare === undefined ? undefined : 'node'};
+		const spare = taken === undefined ? undefined : 'node';
+		const noteFirstCall = (durationMs: number) => taken?.noteFirstCall(isolateMs + loadMs + durationMs);
+		return {instance, start, phases, loaded, spare, noteFirstCall};
 	}
 }

@@ -1,9 +1,8 @@
 /** Where the sandboxes of one node are forked: its zygote, a second one while forks queue, and children that were forked ahead. */
 import {availableParallelism} from 'node:os';
 import type {LockedFolder} from '../sandbox/mounts.ts';
-import type {Spare} from '../sandbox/spare.ts';
 import {ForkQueue} from './fork-queue.ts';
-import {makeNodeSpares, type NodeSpares, type NodeSparesOptions} from './node-spares.ts';
+import {makeNodeSpares, type NodeSpare, type NodeSpares, type NodeSparesOptions} from './node-spares.ts';
 import type {Zygote} from './zygote.ts';
 
 /** What a zygote has ahead of a fresh interpreter. */
@@ -20,7 +19,7 @@ export type ForkPlace = {
 	readonly packages: LockedFolder | undefined;
 	readonly origin: Origin;
 	/** A child of it that was forked ahead, if there is one; whoever takes it hands it over, at once. */
-	readonly takeSpare: () => Spare | undefined;
+	readonly takeSpare: () => NodeSpare | undefined;
 	/** Makes what the next starts need. To be called when a start is over. */
 	readonly refill: () => void;
 };
@@ -67,7 +66,7 @@ export class ForkPoint {
 				// One in the making is no help: it rehearses, which takes longer than a fork.
 				const taken = this.#spares.takeReady();
 				taken?.release();
-				return taken?.spare;
+				return taken;
 			},
 			refill: () => {
 				zygote.refill();

@@ -13,8 +13,16 @@ export const spareMb = 2;
 /** Until it is handed over; then it gets those of its function. */
 const spareLimits = {...defaultLimits, swapMb: 0};
 
-/** Each with what gives the memory for it back. */
-export type NodeSpares = Spares<{readonly spare: Spare; readonly release: () => void}>;
+/** One of them. */
+export type NodeSpare = {
+	readonly spare: Spare;
+	/** To be told what its sandbox's first call took, in milliseconds. */
+	readonly noteFirstCall: (durationMs: number) => void;
+	/** Gives the memory for it back. */
+	readonly release: () => void;
+};
+
+export type NodeSpares = Spares<NodeSpare>;
 
 export type NodeSparesOptions = {
 	/** So many at the most. */
@@ -23,7 +31,10 @@ export type NodeSparesOptions = {
 	readonly cgroups: CgroupPool;
 };
 
-/** The first one rehearses; the others have the pages that this wrote to, which takes half as long and comes to the same. */
+/**
+ * The first one rehearses; the others have the pages that this wrote to, which takes half as long and comes to the same. As long as that
+ * pays, by the first calls of whatever functions they serve.
+ */
 export function makeNodeSpares(zygote: Zygote, {most, budget, cgroups}: NodeSparesOptions): NodeSpares {
 	const rehearsed = new SharedWorkingSet();
 	const make = async () => {
@@ -43,12 +54,15 @@ export function makeNodeSpares(zygote: Zygote, {most, budget, cgroups}: NodeSpar
 		reserve: () => (budget.hasRoom(spareMb) ? budget.charge(spareMb) : undefined),
 		make: async (release) => {
 			const spare = await make().catch(() => undefined);
-			if (spare !== undefined) return {spare, release};
+			if (spare !== undefined) {
+				return {spare, release, noteFirstCall: (durationMs) => rehearsed.noteFirstCall(spare.leaf, durationMs)};
+			}
 			release();
 			return undefined;
 		},
 		isUsable: ({spare}) => spare.isUsable,
 		dispose: async ({spare, release}) => {
+			rehearsed.noteUnused(spare.leaf);
 			await spare.leaf.destroy();
 			release();
 		},
