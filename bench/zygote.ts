@@ -54,6 +54,8 @@ const short: Sizes = {
 /** A live runtime with what is called in it, and what the same takes without it. */
 type Field = {
 	readonly runtime: Runtime;
+	/** Forks when it is asked to, and nothing ahead. */
+	readonly plain: Runtime;
 	readonly sizes: Sizes;
 	readonly requirements: readonly string[];
 	readonly python: string;
@@ -110,17 +112,16 @@ async function floorOf({runtime, python}: Field, name: string): Promise<FloorOpt
 }
 
 /**
- * Starts by what they came from: of a function that may have spares, of one that may not, and of functions that were never called
- * before, which can have at most a spare of their node.
+ * Starts by what they came from: of a function that may have spares, of one in a runtime without any, and of functions that were never
+ * called before, which can have at most a spare of their node.
  */
 async function measureAnswers(field: Field, modules: readonly string[]): Promise<void> {
-	const {runtime, sizes, results, python} = field;
+	const {runtime, plain, sizes, results, python} = field;
 	const requirements = [...field.requirements, ...modules.filter((each) => each !== 'pandas')];
 	const title = modules.join(' and ');
 	const name = modules.join('-');
-	const without = `${name}-without`;
 	await runtime.deploy(name, sourceOf(modules), {reuse: false, requirements});
-	await runtime.deploy(without, sourceOf(modules), {reuse: false, requirements, spares: 0});
+	await plain.deploy(name, sourceOf(modules), {reuse: false, requirements, spares: 0});
 	const floor = await openProcessFloor(await floorOf(field, name));
 	const socket = await openSocketFloor(python);
 	const message = Buffer.from(JSON.stringify(event));
@@ -129,13 +130,13 @@ async function measureAnswers(field: Field, modules: readonly string[]): Promise
 		for (const {name: pace, gapMs} of paces) {
 			const fresh = await deployFresh(field, modules, requirements);
 			const answers: Answer[] = [];
-			const measure = async (which: string) => {
-				const each = await answer(runtime, which);
+			const measure = async (which: string, where = runtime) => {
+				const each = await answer(where, which);
 				answers.push(each);
 				return each.wholeMs;
 			};
 			const again = async () => measure(name);
-			const alone = async () => measure(without);
+			const alone = async () => measure(name, plain);
 			const first = async () => measure(fresh.shift() ?? name);
 			await alternate(5, 0, again, alone, floor.forkMs, () => socket.roundTripMs(message));
 			answers.length = 0;
@@ -287,24 +288,59 @@ async function measureFirstCalls(field: Field): Promise<void> {
 	if (bwrap === undefined) results.notes.push('NotInstalled: bwrap; on Debian and Ubuntu: apt-get install bubblewrap');
 }
 
+const draws = {
+	random: 'random.random()',
+	numpy: 'numpy.random.random()',
+	uuid: 'str(uuid.uuid4())',
+	secrets: 'secrets.token_hex()',
+	ssl: 'ssl.RAND_bytes(16).hex()',
+};
+
+/** A function that draws random numbers, and first does something for them to be `more` than nothing. */
+function drawing(more: string): Record<string, string> {
+	const answers = Object.entries(draws).map(([name, draw]) => `'${name}': ${draw}`);
+	const imports = 'import numpy, pandas, random, re, secrets, ssl, uuid';
+	return {'f.py': [imports, more, 'def f(event):', `    return {${answers.join(', ')}}`, ''].join('\n')};
+}
+
 /** Children of one zygote must not draw the same numbers. */
 async function measureSiblings({runtime, sizes, requirements, results}: Field): Promise<void> {
-	const draws = {
-		random: 'random.random()',
-		numpy: 'numpy.random.random()',
-		uuid: 'str(uuid.uuid4())',
-		secrets: 'secrets.token_hex()',
-		ssl: 'ssl.RAND_bytes(16).hex()',
-	};
-	const answers = Object.entries(draws).map(([name, draw]) => `'${name}': ${draw}`);
-	const code = `import numpy, random, secrets, ssl, uuid\ndef f(event):\n    return {${answers.join(', ')}}\n`;
-	await runtime.deploy('draw', {'f.py': code}, {reuse: false, requirements});
-	const drawn: Array<Record<string, unknown>> = [];
-	for (let i = 0; i < sizes.siblings; i += 1)
-		drawn.push((await answer(runtime, 'draw')).value as Record<string, unknown>);
+	await runtime.deploy('draw', drawing(''), {reuse: false, requirements, ownZygote: false});
+	const answers: Answer[] = [];
+	for (let i = 0; i < sizes.siblings; i += 1) answers.push(await answer(runtime, 'draw'));
+	addDrawn(results, 'of one zygote', answers);
+}
+
+function addDrawn({marks}: Results, what: string, answers: readonly Answer[]): void {
+	const drawn = answers.map(({value}) => value as Record<string, unknown>);
 	const same = Object.keys(draws).map((name) => drawn.length - new Set(drawn.map((each) => each[name])).size);
 	const count = same.reduce((sum, each) => sum + each, 0);
-	results.marks.push(mark(`equal random numbers of ${sizes.siblings} children`, count, '<=', 0, ''));
+	marks.push(mark(`equal random numbers of ${drawn.length} children ${what}`, count, '<=', 0, ''));
+}
+
+/** A module that takes long to load: in each sandbox, and in a zygote of the function's own. */
+async function measureOwn({runtime, sizes, requirements, results}: Field): Promise<void> {
+	const source = drawing("PATTERNS = [re.compile(f'{each}[a-z]+') for each in range(100)]");
+	const options = {reuse: false, spares: 0, requirements};
+	await runtime.deploy('loads', source, {...options, ownZygote: false});
+	await runtime.deploy('loaded', source, options);
+	for (let calls = 0; !(await runtime.invoke('loaded', event)).ownZygote; calls += 1) {
+		if (calls > 500) throw new Error('expected a zygote of its own');
+	}
+	const answers: Answer[] = [];
+	const [each, own] = await alternate(
+		sizes.siblings,
+		0,
+		async () => (await answer(runtime, 'loads')).startMs,
+		async () => {
+			const last = await answer(runtime, 'loaded');
+			answers.push(last);
+			return last.startMs;
+		},
+	);
+	results.series('start, module loaded in each sandbox', each);
+	results.series('start, module loaded in a zygote of the function’s own', own);
+	addDrawn(results, 'of a function’s own zygote', answers);
 }
 
 /** @param stateDir keeps the packages between runs */
@@ -316,18 +352,22 @@ export async function benchZygote(stateDir: string, isShort: boolean): Promise<B
 	// First: the kernel frees what many sandboxes had long after their end, and so would seem to give memory for later ones.
 	results.add(await measureIdle(dirs, requirements, sizes.idle, sizes.besideRuns));
 	const runtime = await createRuntime(dirs);
+	const plain = await createRuntime({...dirs, stateDir: path.join(stateDir, 'zygote-plain'), spares: 0});
 	try {
 		const {python, isolation} = await runtime.stats();
-		const field = {runtime, sizes, requirements, python: python.executable, results};
+		const field = {runtime, plain, sizes, requirements, python: python.executable, results};
 		await measureAnswers(field, ['pandas']);
 		for (const module of sizes.more) await measureAnswers(field, ['pandas', module]);
 		await measureRate(field);
 		await measureFirstCalls(field);
 		await measureSiblings(field);
+		await measureOwn(field);
 		const {marks, samples, notes} = results;
 		return {bench: 'zygote', host: describeHost(isolation.cgroup, {python: python.version}), marks, samples, notes};
 	} finally {
-		for (const {name} of runtime.list()) await runtime.remove(name);
-		await runtime.close();
+		for (const each of [runtime, plain]) {
+			for (const {name} of each.list()) await each.remove(name);
+			await each.close();
+		}
 	}
 }
