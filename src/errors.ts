@@ -25,6 +25,7 @@ export const errorCodes = {
 	PackageDamaged: 'an installed package is not what was installed',
 	Offline: 'something that is not in the store is needed, and the store may not use the network',
 	PythonNotFound: 'no usable CPython 3.9 or later was found',
+	QueueFull: 'as many calls wait for the function as may (maxQueue)',
 	ResolveFailed: 'the requirements have no solution; the message holds the resolver’s own words',
 	RuntimeClosed: 'the runtime or the pool was closed',
 	SandboxDead: 'the sandbox has ended; the message says why',

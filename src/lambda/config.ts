@@ -21,6 +21,8 @@ export type FunctionConfig = {
 	readonly limits: FunctionLimits;
 	/** How many calls may run at once. */
 	readonly concurrency: number | undefined;
+	/** `max-queue`: how many more may wait. */
+	readonly maxQueue: number | undefined;
 	/** Whether to fork from a zygote. */
 	readonly zygote: boolean | undefined;
 	/** The file with the handler, relative to the folder: the variable `OL_ENTRY_FILE`, else `f.py`. */
@@ -50,7 +52,7 @@ const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
 // Longer ones overflow Node's timers, which then fire at once.
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 const COUNTS: ReadonlySet<LimitName> = new Set(['processes', 'openFiles']);
-const KEYS = ['environment', 'reuse-sandbox', 'triggers', 'limits', 'concurrency', 'zygote'] as const;
+const KEYS = ['environment', 'reuse-sandbox', 'triggers', 'limits', 'concurrency', 'max-queue', 'zygote'] as const;
 
 /**
  * Reads the text of an `ol.yaml`; no text means the defaults.
@@ -68,6 +70,7 @@ export function parseConfig(text: string | undefined): FunctionConfig {
 		reuse: read('reuse-sandbox', checkBoolean),
 		limits: read('limits', checkLimits) ?? {},
 		concurrency: read('concurrency', checkConcurrency),
+		maxQueue: read('max-queue', checkMaxQueue),
 		zygote: read('zygote', checkBoolean),
 		entryFile: checkEntryFile(environment.OL_ENTRY_FILE ?? DEFAULT_ENTRY_FILE, 'OL_ENTRY_FILE', configError),
 	};
@@ -121,10 +124,16 @@ export function checkConcurrency(value: unknown, label: string, fail: Fail): num
 	return checkInteger(value, label, fail);
 }
 
-function checkInteger(value: unknown, label: string, fail: Fail): number {
-	if (typeof value !== 'number') throw fail(`${label} is ${quote(value)}, expected a positive integer`, 'type');
-	if (!Number.isSafeInteger(value) || value < 1)
-		throw fail(`${label} is ${value}, expected a positive integer`, 'range');
+/** Checks how many calls may wait. */
+export function checkMaxQueue(value: unknown, label: string, fail: Fail): number {
+	return checkInteger(value, label, fail, 0);
+}
+
+function checkInteger(value: unknown, label: string, fail: Fail, minimum: 0 | 1 = 1): number {
+	const expected = minimum === 0 ? 'an integer from 0' : 'a positive integer';
+	if (typeof value !== 'number') throw fail(`${label} is ${quote(value)}, expected ${expected}`, 'type');
+	if (!Number.isSafeInteger(value) || value < minimum)
+		throw fail(`${label} is ${value}, expected ${expected}`, 'range');
 	return value;
 }
 

@@ -70,7 +70,7 @@ export class LambdaFunction {
 
 	/**
 	 * One event in, one outcome out.
-	 * @throws {ForktreeError} `Aborted`, `RuntimeClosed`, or what forktree itself failed at; a failed handler is an outcome
+	 * @throws {ForktreeError} `Aborted`, `QueueFull`, `RuntimeClosed`, or what forktree itself failed at; a failed handler is an outcome
 	 */
 	async invoke(event: EncodedEvent, options: CallOptions): Promise<Outcome> {
 		const asked = performance.now();
@@ -263,6 +263,9 @@ export class LambdaFunction {
 	}
 
 	async #waitForTurn(limit: CallLimit): Promise<void> {
+		const {name, maxQueue} = this.settings;
+		if (this.#queue.length >= maxQueue)
+			throw new ForktreeError('QueueFull', `expected at most ${maxQueue} calls to wait for '${name}' (maxQueue), got one more`);
 		let turn!: () => void;
 		const waiting = new Promise<void>((resolve) => {
 			turn = resolve;

@@ -10,6 +10,7 @@ import {
 	checkEntryFile,
 	checkEnvironment,
 	checkLimits,
+	checkMaxQueue,
 	type FunctionConfig,
 	optionError,
 } from './config.ts';
@@ -32,11 +33,13 @@ const deployOptions: ReadonlyArray<keyof DeployOptions> = [
 	'requirements',
 	'reuse',
 	'concurrency',
+	'maxQueue',
 	'zygote',
 	'spares',
 	'ownZygote',
 ];
 const defaultConcurrency = 32;
+const defaultMaxQueue = 1024;
 const defaultSpares = 4;
 
 /** Options of `createRuntime`. */
@@ -93,6 +96,8 @@ export type DeployOptions = {
 	readonly reuse?: boolean;
 	/** Calls that run at once, 32 by default; more wait in line. */
 	readonly concurrency?: number;
+	/** Calls that may wait in line, 1024 by default; one more is refused at once, with `QueueFull`. */
+	readonly maxQueue?: number;
 	/** False: every start is a fresh interpreter, which shares neither memory layout nor hash seed with others. */
 	readonly zygote?: boolean;
 	/**
@@ -113,6 +118,7 @@ export type ResolvedSettings = {
 	readonly limits: Limits;
 	readonly reuse: boolean;
 	readonly concurrency: number;
+	readonly maxQueue: number;
 	readonly zygote: boolean;
 	readonly entryFile: string;
 	readonly spares: number;
@@ -212,6 +218,7 @@ export function resolveSettings(options: DeployOptions, config: FunctionConfig):
 		limits: {...defaultLimits, ...config.limits, ...own},
 		reuse: pick(options.reuse, checkBoolean, 'reuse') ?? config.reuse ?? true,
 		concurrency: pick(options.concurrency, checkConcurrency, 'concurrency') ?? config.concurrency ?? defaultConcurrency,
+		maxQueue: pick(options.maxQueue, checkMaxQueue, 'maxQueue') ?? config.maxQueue ?? defaultMaxQueue,
 		zygote: pick(options.zygote, checkBoolean, 'zygote') ?? config.zygote ?? true,
 		entryFile: config.entryFile,
 		spares: checkSpares(options.spares),

@@ -59,6 +59,7 @@ export type FunctionDescription = {
 	readonly version: string;
 	readonly reuse: boolean;
 	readonly concurrency: number;
+	readonly maxQueue: number;
 	readonly zygote: boolean;
 	readonly ownZygote: boolean;
 	readonly limits: FunctionSettings['limits'];
@@ -214,7 +215,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	 * Calls a function.
 	 * @param event JSON, or a Uint8Array, which the handler gets as bytes
 	 * @returns what became of the call; a handler that fails is an outcome with `ok: false`
-	 * @throws {ForktreeError} `UnknownFunction`, `Aborted`, `BudgetExceeded`, or what forktree itself failed at
+	 * @throws {ForktreeError} `UnknownFunction`, `Aborted`, `QueueFull`, `BudgetExceeded`, or what forktree itself failed at
 	 * @throws {RangeError} when the event is too large
 	 */
 	invoke(name: string, event: JsonValue | Uint8Array, options: InvokeOptions = {}): Promise<Outcome> {
@@ -263,6 +264,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			version: settings.version,
 			reuse: settings.reuse,
 			concurrency: settings.concurrency,
+			maxQueue: settings.maxQueue,
 			zygote: settings.zygote,
 			ownZygote: settings.ownZygote,
 			limits: settings.limits,

@@ -35,6 +35,8 @@ export type FunctionSettings = {
 	readonly reuse: boolean;
 	/** Calls that run at once; more wait. */
 	readonly concurrency: number;
+	/** So many; one more is refused. */
+	readonly maxQueue: number;
 	/** False: each start is a fresh interpreter, which shares nothing with siblings. */
 	readonly zygote: boolean;
 	readonly packages: PackageSet;

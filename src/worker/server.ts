@@ -31,8 +31,12 @@ export type WorkerOptions = {
 /** How long sent answers may take to arrive, once every call has ended and the worker closes. */
 const flushDeadlineMs = 5000;
 const timeouts = {headersTimeout: 10_000, requestTimeout: 60_000, keepAliveTimeout: 5000};
-/** Codes of errors by which a call was not refused for good. */
-const busyCodes: ReadonlySet<string> = new Set(['BudgetExceeded', 'RuntimeClosed']);
+/** By codes of errors by which a call was not refused for good. */
+const busyStatuses: ReadonlyMap<string, number> = new Map([
+	['QueueFull', 429],
+	['BudgetExceeded', 503],
+	['RuntimeClosed', 503],
+]);
 
 /** An answer other than a value. */
 class Refusal extends Error {
@@ -182,8 +186,8 @@ function toRefusal(error: unknown): Refusal {
 	// An event can be larger as the runtime sends it than as it came: 1e20 has 21 digits.
 	if (error instanceof RangeError) return new Refusal(413, error.message);
 	const headers = error instanceof ForktreeError ? {'x-forktree-error': error.code} : {};
-	const busy = error instanceof ForktreeError && busyCodes.has(error.code);
-	return new Refusal(busy ? 503 : 500, describe(error), headers);
+	const status = error instanceof ForktreeError ? busyStatuses.get(error.code) : undefined;
+	return new Refusal(status ?? 500, describe(error), headers);
 }
 
 function describe(error: unknown): string {
@@ -251,7 +255,7 @@ function listen(server: Server, host: string, port: number): Promise<string> {
 /**
  * Deploys a registry and serves it:
  * - `POST /run/NAME` with the event as JSON, or as bytes with `content-type: application/octet-stream`, is answered
- *   with the value, or with 500 and the traceback (the code is in `x-forktree-error`).
+ *   with the value, or with 500 and the traceback (the code is in `x-forktree-error`); with 429 when too many calls wait for the function.
  * - `GET /status` is answered with `ready`.
  * @throws what `createRuntime` throws, what reading the registry or listening throws, or the signal's reason
  * @example

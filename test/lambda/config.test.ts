@@ -21,6 +21,7 @@ const defaults = {
 	reuse: undefined,
 	limits: {},
 	concurrency: undefined,
+	maxQueue: undefined,
 	zygote: undefined,
 	entryFile: 'f.py',
 };
@@ -40,6 +41,7 @@ environment: {A: text, _b: "", OL_ENTRY_FILE: lib/app.py}
 reuse-sandbox: false
 limits: {${limitNames.map((name, index) => `${name}: ${index + 1}`).join(', ')}}
 concurrency: 4
+max-queue: 0
 zygote: true
 `;
 	t.deepEqual(parseConfig(text), {
@@ -47,6 +49,7 @@ zygote: true
 		reuse: false,
 		limits: Object.fromEntries(limitNames.map((name, index) => [name, index + 1])),
 		concurrency: 4,
+		maxQueue: 0,
 		zygote: true,
 		entryFile: 'lib/app.py',
 	});
@@ -112,6 +115,7 @@ const bad: ReadonlyArray<readonly [label: string, text: string, message: RegExp]
 	['concurrency: a fraction', 'concurrency: 1.5', /concurrency is 1\.5/],
 	['concurrency: infinite', 'concurrency: .inf', /concurrency is Infinity/],
 	['concurrency: text', 'concurrency: "4"', /concurrency is "4"/],
+	['max-queue: below zero', 'max-queue: -1', /max-queue is -1, expected an integer from 0/],
 	['limits: unknown', 'limits: {memory: 5}', /unknown key "limits\.memory", expected one of memoryMb/],
 	['limits: text', 'limits: {memoryMb: "5"}', /limits\.memoryMb is "5"/],
 	['limits: zero', 'limits: {memoryMb: 0}', /limits\.memoryMb is 0/],
@@ -243,19 +247,22 @@ test('any JSON is a whole configuration, or the key that is wrong is named', (t)
 			triggers: mostly(fc.dictionary(fc.string(), fc.jsonValue())),
 			limits: mostly(limits),
 			concurrency: anyNumber,
+			'max-queue': anyNumber,
 			zygote: mostly(fc.boolean()),
 		},
 		{requiredKeys: []},
 	);
-	const fault = /environment|reuse-sandbox|triggers|limits|concurrency|zygote|OL_ENTRY_FILE|the document|unknown key/;
+	const fault =
+		/environment|reuse-sandbox|triggers|limits|concurrency|max-queue|zygote|OL_ENTRY_FILE|the document|unknown key/;
 	fc.assert(
 		fc.property(mostly(document), (given) => {
 			const config = parse(t, JSON.stringify(given), fault);
 			if (config === undefined) return;
-			const {limits: chosen, reuse, zygote, concurrency} = resolveSettings({}, config);
+			const {limits: chosen, reuse, zygote, concurrency, maxQueue} = resolveSettings({}, config);
 			t.true(Object.values(chosen).every((limit) => Number.isFinite(limit) && limit > 0));
 			t.deepEqual([typeof reuse, typeof zygote], ['boolean', 'boolean']);
 			t.true(Number.isSafeInteger(concurrency) && concurrency > 0);
+			t.true(Number.isSafeInteger(maxQueue) && maxQueue >= 0);
 			t.true(Object.values(config.environment).every((each) => typeof each === 'string'));
 		}),
 		parameters,

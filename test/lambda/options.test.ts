@@ -91,7 +91,7 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 });
 
 function isComplete(settings: ResolvedSettings): boolean {
-	const {environment, limits, reuse, concurrency, zygote, entryFile, spares, ownZygote, ...others} = settings;
+	const {environment, limits, reuse, concurrency, maxQueue, zygote, entryFile, spares, ownZygote, ...others} = settings;
 	return (
 		Object.keys(others).length === 0 &&
 		Object.entries(environment).every(([name, value]) => /^\w+$/.test(name) && typeof value === 'string') &&
@@ -100,6 +100,8 @@ function isComplete(settings: ResolvedSettings): boolean {
 		typeof reuse === 'boolean' &&
 		Number.isSafeInteger(concurrency) &&
 		concurrency > 0 &&
+		Number.isSafeInteger(maxQueue) &&
+		maxQueue >= 0 &&
 		typeof zygote === 'boolean' &&
 		typeof ownZygote === 'boolean' &&
 		entryFile.endsWith('.py') &&
@@ -124,12 +126,13 @@ test('any options of a function are resolved or refused by name', (t) => {
 		requirements: mostly(fc.array(mostly(fc.string()))),
 		reuse: mostly(fc.boolean()),
 		concurrency: anyNumber,
+		maxQueue: anyNumber,
 		zygote: mostly(fc.boolean()),
 		ownZygote: mostly(fc.boolean()),
 		spares: mostly(fc.integer({min: 0, max: 64})),
 	});
 	const names =
-		/^(deploy options|env|limits|requirements|reuse|concurrency|zygote|spares|ownZygote)\b|^unknown key "limits\./;
+		/^(deploy options|env|limits|requirements|reuse|concurrency|maxQueue|zygote|spares|ownZygote)\b|^unknown key "limits\./;
 	fc.assert(
 		fc.property(options, (given) => {
 			const entryFile = resolved(t, names, () => checkDeployOptions(given as never) ?? 'f.py');
@@ -146,13 +149,14 @@ test('any options of a function are resolved or refused by name', (t) => {
 
 test('what is left out comes from ol.yaml, and else from the defaults', (t) => {
 	const config = parseConfig(
-		'{environment: {A: b, C: d}, limits: {memoryMb: 5, processes: 6}, concurrency: 3, zygote: false}',
+		'{environment: {A: b, C: d}, limits: {memoryMb: 5, processes: 6}, concurrency: 3, max-queue: 0, zygote: false}',
 	);
 	t.deepEqual(resolveSettings({env: {A: 'e'}, limits: {processes: 7}, concurrency: 4}, config), {
 		environment: {A: 'e', C: 'd'},
 		limits: {...defaultLimits, memoryMb: 5, processes: 7},
 		reuse: true,
 		concurrency: 4,
+		maxQueue: 0,
 		spares: 4,
 		ownZygote: true,
 		zygote: false,

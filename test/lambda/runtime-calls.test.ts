@@ -266,6 +266,29 @@ kernelTest('with concurrency 1 calls wait in line', async (t) => {
 	t.true(outcomes.every((outcome, index) => index === 0 || outcome.timings.queueMs > 0));
 });
 
+kernelTest('a call beyond those that may wait is refused at once, and the others are not', async (t) => {
+	const {runtime} = fixture();
+	const name = await fixture().deploy(waiting, {concurrency: 1, maxQueue: 1});
+	const controller = new AbortController();
+	let started: () => void;
+	const running = new Promise<void>((resolve) => {
+		started = resolve;
+	});
+	const {signal} = controller;
+	const holding = runtime.invoke(name, null, {signal, onStdout: () => started()});
+	await running;
+	const queued = runtime.invoke(name, null, {timeoutMs: 1000});
+	await t.throwsAsync(() => runtime.invoke(name, null), {code: 'QueueFull', message: /at most 1 .*\(maxQueue\)/});
+	t.like(
+		(await runtime.stats()).functions.find((each) => each.name === name),
+		{running: 1, waiting: 1},
+	);
+	controller.abort();
+	await t.throwsAsync(holding, {code: 'Aborted'});
+	t.is((await queued).logs.stdout, 'here\n', 'it got its turn');
+	t.is(failure(t, await runtime.invoke(name, null, {timeoutMs: 100})).code, 'Timeout', 'and there is room again');
+});
+
 kernelTest('a call that waits in line times out, aborts, and makes way', async (t) => {
 	const {runtime} = fixture();
 	const name = await fixture().deploy(waiting, {concurrency: 1});

@@ -212,6 +212,28 @@ kernelTest('a client that leaves ends its call', async (t) => {
 	t.true(outputs.includes('one: begun\n'));
 });
 
+kernelTest('a call beyond those that may wait is answered with 429', async (t) => {
+	let onBegun = () => {};
+	const begun = new Promise<void>((resolve) => {
+		onBegun = resolve;
+	});
+	const files = {
+		'full/f.py': "def f(event):\n\tprint('begun')\n\twhile True: pass\n",
+		'full/ol.yaml': 'concurrency: 1\nmax-queue: 0\n',
+	};
+	const worker = await startWorker(t, files, {onOutput: () => onBegun()});
+	const leaving = new AbortController();
+	const url = `${worker.url}/run/full`;
+	const first = fetch(url, {method: 'POST', signal: leaving.signal}).catch((error: unknown) => error);
+	await begun;
+	const refused = await fetch(url, {method: 'POST'});
+	t.is(refused.status, 429);
+	t.is(refused.headers.get('x-forktree-error'), 'QueueFull');
+	t.regex(await refused.text(), /^QueueFull: expected at most 0 calls to wait/);
+	leaving.abort();
+	t.is(await first, leaving.signal.reason);
+});
+
 kernelTest('closing lets running calls finish and takes no more', async (t) => {
 	let onBegun = () => {};
 	const begun = new Promise<void>((resolve) => {
