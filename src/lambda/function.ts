@@ -8,6 +8,7 @@ import {CallEnded, CallLimit} from './call-limit.ts';
 import {CallRecord} from './call-record.ts';
 import {Call, type CallListener, type EncodedEvent, type Instance} from './instance.ts';
 import type {JsonValue, Outcome, StartKind} from './outcome.ts';
+import {Pace, type Work} from './pace.ts';
 import {type FunctionHost, type FunctionSettings, type Started, Starter} from './starter.ts';
 
 /** How a call is made. */
@@ -21,6 +22,13 @@ export type CallOptions = CallListener & {
 type Loaded = {readonly instance: Instance; readonly printed: Call};
 /** An instance that can take an event at once: an idle one, or a spare. */
 type Ready = Loaded | {readonly instance: Instance; readonly printed: undefined};
+
+/** A call in line. Who gives it its turn counts it with those that run. */
+type Turn = {
+	/** @param instance of the call before, if it is to be used again */
+	give(instance: Instance | undefined): void;
+	refuse(error: ForktreeError): void;
+};
 
 type Idle = {readonly instance: Instance; readonly sinceMs: number; readonly priority: number};
 
@@ -36,9 +44,8 @@ export class LambdaFunction {
 	/** Of its sandboxes that were not started ahead. */
 	readonly #workingSet = new SharedWorkingSet();
 	#uses = 0;
-	/** What its last start took. */
-	#startMs = 0;
-	readonly #queue: Array<() => void> = [];
+	readonly #pace = new Pace();
+	readonly #queue: Turn[] = [];
 	#running = 0;
 	#closed = false;
 	#settleDrained: (() => void) | undefined;
@@ -83,7 +90,7 @@ export class LambdaFunction {
 		const limit = new CallLimit(options.timeoutMs, options.signal);
 		try {
 			if (ready === undefined) return await this.#invokeInTurn(event, call, limit, record);
-			return await this.#finish(ready, call, limit, record);
+			return await this.#finish(ready, this.#pace.begin(asked), call, limit, record);
 		} catch (error) {
 			if (!(error instanceof CallEnded)) throw error;
 			return record.outcome({ok: false, error: error.error}, call);
@@ -102,13 +109,18 @@ export class LambdaFunction {
 
 	/** Waits for its turn, takes or starts an instance, and hands it the event. */
 	async #invokeInTurn(event: EncodedEvent, call: Call, limit: CallLimit, record: CallRecord): Promise<Outcome> {
-		await this.#enter(limit);
+		const instance = await this.#enter(limit);
 		record.leaveQueue();
-		const ready = this.#takeReady();
+		const ready = instance === undefined ? this.#takeReady() : {instance, printed: undefined};
 		if (ready !== undefined) {
 			ready.instance.hand(event, call.listener);
-			return this.#finish(ready, call, limit, record);
+			return this.#finish(ready, this.#pace.begin(performance.now()), call, limit, record);
 		}
+		return this.#invokeStarted(event, call, limit, record);
+	}
+
+	async #invokeStarted(event: EncodedEvent, call: Call, limit: CallLimit, record: CallRecord): Promise<Outcome> {
+		const work = this.#pace.beginStart(performance.now());
 		let started: Started | undefined;
 		try {
 			started = (await this.#takeSpare(call, limit)) ?? (await this.#start(call, limit));
@@ -116,13 +128,16 @@ export class LambdaFunction {
 			record.begin(instance, started.start, started.phases, started.spare);
 			limit.checkAborted();
 			if (!started.loaded.ok) return record.outcome(started.loaded, call);
-			const begunMs = performance.now();
 			instance.hand(event, call.listener);
+			work.sinceMs = performance.now();
 			const result = await instance.answer(call);
-			if (result.ok) started.noteFirstCall(performance.now() - begunMs);
+			const endedMs = performance.now();
+			this.#pace.end(work, endedMs);
+			if (result.ok) started.noteFirstCall(endedMs - work.sinceMs);
 			limit.checkAborted();
 			return record.outcome(result, call);
 		} finally {
+			this.#pace.abandon(work); // unless it got its answer
 			const looking = this.#lookAt(started);
 			// One that is to be ended waits for that; one that is kept can take the next call meanwhile.
 			if (looking === undefined || this.settings.reuse) this.#leave(started?.instance);
@@ -138,8 +153,13 @@ export class LambdaFunction {
 	}
 
 	/** Waits for what becomes of an event that a ready instance was handed. */
-	async #finish({instance, printed}: Ready, call: Call, limit: CallLimit, record: CallRecord): Promise<Outcome> {
-		const begunMs = performance.now();
+	async #finish(
+		{instance, printed}: Ready,
+		work: Work,
+		call: Call,
+		limit: CallLimit,
+		record: CallRecord,
+	): Promise<Outcome> {
 		try {
 			if (printed === undefined) {
 				record.begin(instance, 'warm');
@@ -150,10 +170,11 @@ export class LambdaFunction {
 			const answer = instance.answer(call);
 			limit.guard(instance);
 			const result = await answer;
-			if (result.ok) this.#workingSet.noteFirstCall(instance.leaf, performance.now() - begunMs);
+			if (result.ok) this.#workingSet.noteFirstCall(instance.leaf, performance.now() - work.sinceMs);
 			limit.checkAborted();
 			return record.outcome(result, call);
 		} finally {
+			this.#pace.end(work, performance.now());
 			this.#leave(instance);
 		}
 	}
@@ -191,7 +212,7 @@ export class LambdaFunction {
 		const release = await budget.reserve(memoryMb, limit.remainingMs, makeRoom, limit.signal);
 		const began = performance.now();
 		const started = await this.#starter.start(call, limit, release, true);
-		this.#startMs = performance.now() - began;
+		this.#pace.noteStart(performance.now() - began);
 		return started;
 	}
 
@@ -232,7 +253,7 @@ export class LambdaFunction {
 	/** Takes no new calls, lets running ones finish until the deadline, then ends them. */
 	async close(deadlineMs: number): Promise<void> {
 		this.#closed = true;
-		for (const waiting of this.#queue.splice(0)) waiting();
+		for (const turn of this.#queue.splice(0)) turn.refuse(this.#closedError());
 		while (this.evictIdle());
 		const spares = this.#spares.close();
 		if (this.#running > 0) {
@@ -252,33 +273,60 @@ export class LambdaFunction {
 		await Promise.all([...this.#starter.instances].map((instance) => instance.destroy()));
 	}
 
-	async #enter(limit: CallLimit): Promise<void> {
+	/** Waits for its turn. @returns an instance that the call before has left to it, if there is one */
+	async #enter(limit: CallLimit): Promise<Instance | undefined> {
 		limit.checkAborted();
 		if (this.#closed) throw this.#closedError();
-		if (this.#running >= this.settings.concurrency) {
-			await this.#waitForTurn(limit);
-			if (this.#closed) throw this.#closedError();
+		const {name, reuse, concurrency, maxQueue} = this.settings;
+		const mayWait = this.#queue.length < maxQueue;
+		if (this.#running >= concurrency) {
+			if (mayWait) return this.#waitForTurn(limit, undefined);
+			throw new ForktreeError(
+				'QueueFull',
+				`expected at most ${maxQueue} calls to wait for '${name}' (maxQueue), got one more`,
+			);
 		}
+		const patienceMs = reuse && mayWait ? this.#pace.patienceMs(this.#queue.length, performance.now()) : 0;
+		if (patienceMs > 0) return this.#waitForTurn(limit, patienceMs);
 		this.#running += 1;
+		return undefined;
 	}
 
-	async #waitForTurn(limit: CallLimit): Promise<void> {
-		const {name, maxQueue} = this.settings;
-		if (this.#queue.length >= maxQueue)
-			throw new ForktreeError('QueueFull', `expected at most ${maxQueue} calls to wait for '${name}' (maxQueue), got one more`);
-		let turn!: () => void;
-		const waiting = new Promise<void>((resolve) => {
-			turn = resolve;
-			this.#queue.push(resolve);
+	/** @param patienceMs after which it gets its turn if not too many run; undefined: too many do */
+	async #waitForTurn(limit: CallLimit, patienceMs: number | undefined): Promise<Instance | undefined> {
+		let turn!: Turn;
+		const given = new Promise<Instance | undefined>((give, refuse) => {
+			turn = {give, refuse};
 		});
+		this.#queue.push(turn);
+		const timer = patienceMs === undefined ? undefined : setTimeout(() => this.#hurry(turn), patienceMs);
 		try {
-			await limit.race(waiting);
+			return await limit.race(given);
 		} catch (error) {
-			const index = this.#queue.indexOf(turn);
-			if (index >= 0) this.#queue.splice(index, 1);
-			else this.#queue.shift()?.(); // its turn came in the same moment: the next one's now
+			// Its turn may have come in the same moment: the next one's now.
+			if (!this.#quit(turn))
+				void given.then(
+					(instance) => this.#leave(instance),
+					() => undefined,
+				);
 			throw error;
+		} finally {
+			clearTimeout(timer);
 		}
+	}
+
+	/** The instance that it was to wait for is not free in time. */
+	#hurry(turn: Turn): void {
+		if (this.#running >= this.settings.concurrency || !this.#quit(turn)) return;
+		this.#running += 1;
+		turn.give(undefined);
+	}
+
+	/** Takes it out of the line; false when it is in none. */
+	#quit(turn: Turn): boolean {
+		const index = this.#queue.indexOf(turn);
+		if (index >= 0) this.#queue.splice(index, 1);
+		return index >= 0;
 	}
 
 	#closedError(): ForktreeError {
@@ -317,19 +365,25 @@ export class LambdaFunction {
 		);
 	}
 
+	/** Whoever is next in line has its place, and its instance if that is to be used again. */
 	#leave(instance: Instance | undefined): void {
 		const keep = this.settings.reuse && !this.#closed && !this.#host.budget.isShort;
-		if (instance?.usable === true && keep) this.#keep(instance);
-		else if (instance !== undefined) void instance.destroy();
-		this.#running -= 1;
-		this.#queue.shift()?.();
-		if (this.#running === 0) this.#settleDrained?.();
+		const kept = keep && instance?.usable === true ? instance : undefined;
+		if (kept === undefined) void instance?.destroy();
+		const next = this.#queue.shift();
+		if (next !== undefined) {
+			next.give(kept);
+		} else {
+			if (kept !== undefined) this.#keep(kept);
+			this.#running -= 1;
+			if (this.#running === 0) this.#settleDrained?.();
+		}
 		// When whoever waits for this call has been told.
 		setImmediate(() => this.#spares.refill());
 	}
 
 	#keep(instance: Instance): void {
-		const priority = this.#host.ageing.priority(this.#uses, this.#startMs, this.settings.limits.memoryMb);
+		const priority = this.#host.ageing.priority(this.#uses, this.#pace.startMs ?? 0, this.settings.limits.memoryMb);
 		this.#idle.push({instance, sinceMs: performance.now(), priority});
 	}
 }

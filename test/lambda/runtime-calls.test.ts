@@ -266,6 +266,47 @@ kernelTest('with concurrency 1 calls wait in line', async (t) => {
 	t.true(outcomes.every((outcome, index) => index === 0 || outcome.timings.queueMs > 0));
 });
 
+/** Its starts take half a second, its calls nothing, unless they are to last. */
+const slowToStart = py`
+	import time
+	time.sleep(0.5)
+	def f(event):
+		if event == 'last':
+			print('here', flush=True)
+			time.sleep(600)
+		return event
+`;
+
+kernelTest('a call whose turn comes sooner than a start waits for that instance', async (t) => {
+	const {runtime} = fixture();
+	const name = await fixture().deploy(slowToStart);
+	const first = await runtime.invoke(name, 'first');
+	const outcomes = await Promise.all([1, 2, 3].map((event) => runtime.invoke(name, event)));
+	t.deepEqual(
+		outcomes.map((outcome) => [value(t, outcome), outcome.start, outcome.sandbox]),
+		[1, 2, 3].map((event) => [event, 'warm', first.sandbox]),
+	);
+});
+
+kernelTest('a call that has waited as long as a start takes gets an instance of its own', async (t) => {
+	const {runtime} = fixture();
+	const name = await fixture().deploy(slowToStart);
+	const first = await runtime.invoke(name, 'first');
+	const controller = new AbortController();
+	const lasting = runtime.invoke(name, 'last', {signal: controller.signal});
+	const waiting = runtime.invoke(name, 'other');
+	t.like(
+		(await runtime.stats()).functions.find((each) => each.name === name),
+		{running: 1, waiting: 1},
+	);
+	const other = await waiting;
+	t.is(value(t, other), 'other');
+	t.is(other.start, 'forked');
+	t.not(other.sandbox, first.sandbox);
+	controller.abort();
+	await t.throwsAsync(lasting, {code: 'Aborted'});
+});
+
 kernelTest('a call beyond those that may wait is refused at once, and the others are not', async (t) => {
 	const {runtime} = fixture();
 	const name = await fixture().deploy(waiting, {concurrency: 1, maxQueue: 1});
