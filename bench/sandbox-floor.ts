@@ -63,7 +63,7 @@ function settings(version: 1 | 2, controllers: readonly string[]): string {
 /** @param folder holds the program; sandboxes see it as /bench */
 export async function openSandboxFloor(folder: string): Promise<SandboxFloor> {
 	const [floor, server] = await Promise.all([benchProgram('floor'), benchProgram('floor_sandbox')]);
-	const {hierarchies} = findHostCgroups(true);
+	const {hierarchies} = findHostCgroups('managed');
 	const name = `forktree-floor-${randomBytes(6).toString('hex')}`;
 	const range = HostIdRange.take();
 	const scratch = await temporaryDirectory({unsafeCleanup: true});

@@ -4,6 +4,7 @@
 // A request is a list of NUL-terminated words; the answer is `ok` or `no STEP ERRNO PATH`.
 #include "keeper.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <linux/mount.h>
 #include <poll.h>
@@ -28,6 +29,8 @@ constexpr size_t kMaxRequest = 160 * 1024;
 
 struct Keeper {
   std::string mount_point;
+  // Of whose groups sandboxes are frozen; only where that keeps them from ending.
+  std::string freezer;
   std::map<std::string, Fd> locked;
   std::map<pid_t, Fd> inits;
 };
@@ -114,7 +117,8 @@ Outcome Clone(Keeper& keeper, const std::string& id) {
   return Outcome::Ok({}, Fd(tree));
 }
 
-Outcome Join(const std::vector<Fd>& groups) {
+Outcome Join(Keeper& keeper, const Words& words, const std::vector<Fd>& groups) {
+  if (words.size() == 2) keeper.freezer = words[1];
   for (const Fd& group : groups) TRY("join cgroup", "", write(group.get(), "0", 1));
   return Outcome::Ok();
 }
@@ -127,7 +131,7 @@ Outcome Spawn(Keeper& keeper, const Words& words, const std::vector<Fd>& fds) {
 
 Outcome Handle(Keeper& keeper, const Words& words, const std::vector<Fd>& fds) {
   const std::string& op = words.empty() ? "" : words[0];
-  if (op == "join") return Join(fds);
+  if (op == "join") return Join(keeper, words, fds);
   if ((op == "lock" || op == "lock-writable") && words.size() == 3) return Lock(keeper, words);
   if (op == "lock-layers" && words.size() >= 4) return Lock(keeper, words);
   if (op == "unlock" && words.size() == 2) return Unlock(keeper, words[1]);
@@ -161,12 +165,21 @@ bool WaitForHost(Keeper& keeper) {
   }
 }
 
+// What is frozen can't end, on v1, and with it the init above.
+void Thaw(const std::string& freezer) {
+  DIR* groups = freezer.empty() ? nullptr : opendir(freezer.c_str());
+  if (groups == nullptr) return;
+  while (const dirent* group = readdir(groups)) {
+    if (group->d_type == DT_DIR && group->d_name[0] != '.') WriteFile(freezer + "/" + group->d_name + "/freezer.state", "THAWED", 0);
+  }
+  closedir(groups);
+}
+
 // The end of an init is the end of everyone in its pid namespace and below; who waits for it finds none of them left.
 void EndInits(const Keeper& keeper) {
-  for (const auto& [pid, pidfd] : keeper.inits) {
-    kill(pid, SIGKILL);
-    waitpid(pid, nullptr, __WALL);
-  }
+  for (const auto& [pid, pidfd] : keeper.inits) kill(pid, SIGKILL);
+  Thaw(keeper.freezer);
+  for (const auto& [pid, pidfd] : keeper.inits) waitpid(pid, nullptr, __WALL);
 }
 
 int Run(const char* mount_point) {

@@ -34,6 +34,11 @@ const limiting = ['memory', 'pids', 'cpu'] as const;
 /** On v1 these have hierarchies of their own; every v2 group can freeze and counts its time. */
 const managing = ['freezer', 'cpuacct'] as const;
 type Controller = (typeof limiting)[number] | (typeof managing)[number];
+const wantedFor: Readonly<Record<CgroupKind, readonly Controller[]>> = {
+	limiting,
+	pausable: [...limiting, 'freezer'],
+	managed: [...limiting, ...managing],
+};
 
 /** What a group limits. */
 export type CgroupLimits = {
@@ -42,6 +47,9 @@ export type CgroupLimits = {
 	readonly cpuPercent: number;
 	readonly processes: number;
 };
+
+/** What groups do besides limiting: nothing; they freeze, where the host's can; they freeze, and count their CPU time. */
+export type CgroupKind = 'limiting' | 'pausable' | 'managed';
 
 /** `v1`: only v1 hierarchies; `hybrid`: v1 controllers beside a v2 tree; `v2`: one tree. */
 export type CgroupMode = 'v1' | 'hybrid' | 'v2';
@@ -84,7 +92,6 @@ function findController(
 
 /**
  * Finds the controllers.
- * @param managed whether groups are also to be frozen and their time counted
  * @param mountinfo text of /proc/self/mountinfo
  * @param groups text of /proc/self/cgroup
  * @param v2Controllers reads `cgroup.controllers` of a v2 mount point
@@ -94,17 +101,17 @@ export function findCgroups(
 	mountinfo: string,
 	groups: string,
 	v2Controllers: (mountPoint: string) => string,
-	managed = false,
+	kind: CgroupKind = 'limiting',
 ): CgroupHost {
 	// Of two mounts on one folder the later one hides the other.
 	const mounts = [...new Map(parseMountinfo(mountinfo).map((mount) => [mount.mountPoint, mount])).values()];
 	const hierarchies = new Map<string, {version: 1 | 2; directory: string; controllers: Controller[]}>();
 	const missing: string[] = [];
-	const wanted: readonly Controller[] = managed ? [...limiting, ...managing] : limiting;
+	const wanted = wantedFor[kind];
 	for (const controller of wanted) {
 		const found = findController(controller, mounts, groups, v2Controllers);
 		if (found === undefined) {
-			missing.push(controller);
+			if (kind !== 'pausable' || controller !== 'freezer') missing.push(controller);
 			continue;
 		}
 		const known = hierarchies.get(found.directory);
@@ -132,12 +139,12 @@ function readV2Controllers(mountPoint: string): string {
 }
 
 /** {@link findCgroups} of the running host. */
-export function findHostCgroups(managed = false): CgroupHost {
+export function findHostCgroups(kind?: CgroupKind): CgroupHost {
 	return findCgroups(
 		readFileSync('/proc/self/mountinfo', 'utf8'),
 		readFileSync('/proc/self/cgroup', 'utf8'),
 		readV2Controllers,
-		managed,
+		kind,
 	);
 }
 
@@ -354,11 +361,10 @@ export class Cgroup {
 		}
 	}
 
-	/** Stops everything in it; for a group of a tree that is managed. @throws {SyscallError} when that does not come about */
+	/** Stops everything in it; for a group that can be frozen. @throws {SyscallError} when that does not come about */
 	freeze(): void {
+		this.beginFreeze();
 		const freezer = this.#of('freezer');
-		if (freezer.version === 1) this.#write(freezer, 'freezer.state', 'FROZEN');
-		else this.#write(freezer, 'cgroup.freeze', '1');
 		// The change's event is held back by the kernel for some ten milliseconds; looking again takes microseconds.
 		const deadline = Date.now() + freezeDeadlineMs;
 		while (!this.#isFrozen(freezer)) {
@@ -367,6 +373,13 @@ export class Cgroup {
 				throw new SyscallError('freeze', -constants.errno.EBUSY, 'EBUSY', freezer.directory);
 			}
 		}
+	}
+
+	/** As {@link freeze}, without waiting until all of it has stopped. */
+	beginFreeze(): void {
+		const {version, directory} = this.#of('freezer');
+		if (version === 1) writeSetting(directory, 'freezer.state', 'FROZEN');
+		else writeSetting(directory, 'cgroup.freeze', '1');
 	}
 
 	#isFrozen({version, directory}: Hierarchy): boolean {
@@ -378,9 +391,9 @@ export class Cgroup {
 
 	/** Lets it go on. */
 	thaw(): void {
-		const freezer = this.#of('freezer');
-		if (freezer.version === 1) this.#write(freezer, 'freezer.state', 'THAWED');
-		else this.#write(freezer, 'cgroup.freeze', '0');
+		const {version, directory} = this.#of('freezer');
+		if (version === 1) writeSetting(directory, 'freezer.state', 'THAWED');
+		else writeSetting(directory, 'cgroup.freeze', '0');
 	}
 
 	/**
@@ -502,6 +515,20 @@ export class CgroupTree {
 				{cause: error},
 			);
 		}
+	}
+
+	/** Whether its groups can be frozen. */
+	get canFreeze(): boolean {
+		return this.#freezer !== undefined;
+	}
+
+	/** The parent's folder in a v1 hierarchy of the freezer, where what is frozen does not end when it is killed. */
+	get v1Freezer(): string | undefined {
+		return this.#freezer?.version === 1 ? this.#freezer.directory : undefined;
+	}
+
+	get #freezer(): Hierarchy | undefined {
+		return this.#parents.find(({controllers}) => controllers.includes('freezer'));
 	}
 
 	/** A group for one sandbox. @throws {SyscallError} for example for a limit that the kernel does not take */

@@ -274,7 +274,10 @@ const checks = {
 				return ok(`version ${version}`);
 			}),
 	},
-	cgroupFreezer: {...controllerCheck('freezer'), without: 'there are no pools of sandboxes for programs'},
+	cgroupFreezer: {
+		...controllerCheck('freezer'),
+		without: 'there are no pools of sandboxes for programs, and idle instances are not paused',
+	},
 } as const satisfies Readonly<Record<string, Check>>;
 
 export type DoctorCheckName = keyof typeof checks;

@@ -6,6 +6,7 @@ import {Spares} from '../sandbox/spares.ts';
 import {SharedWorkingSet} from '../sandbox/working-set.ts';
 import {CallEnded, CallLimit} from './call-limit.ts';
 import {CallRecord} from './call-record.ts';
+import {IdleInstances} from './idle.ts';
 import {Call, type CallListener, type EncodedEvent, type Instance} from './instance.ts';
 import type {JsonValue, Outcome, StartKind} from './outcome.ts';
 import {Pace, type Work} from './pace.ts';
@@ -30,8 +31,6 @@ type Turn = {
 	refuse(error: ForktreeError): void;
 };
 
-type Idle = {readonly instance: Instance; readonly sinceMs: number; readonly priority: number};
-
 /** Owns its instances. */
 export class LambdaFunction {
 	readonly settings: FunctionSettings;
@@ -39,8 +38,7 @@ export class LambdaFunction {
 	readonly #code: LockedFolder;
 	readonly #starter: Starter;
 	readonly #spares: Spares<Loaded>;
-	/** What waits longest comes first, and with it what goes first. */
-	readonly #idle: Idle[] = [];
+	readonly #idle: IdleInstances;
 	/** Of its sandboxes that were not started ahead. */
 	readonly #workingSet = new SharedWorkingSet();
 	#uses = 0;
@@ -55,6 +53,7 @@ export class LambdaFunction {
 		this.#code = code;
 		this.#host = host;
 		this.#starter = new Starter(settings, code, host);
+		this.#idle = new IdleInstances(host.ageing, host.instancePauseMs);
 		this.#spares = new Spares({
 			most: settings.spares,
 			reserve: () => {
@@ -71,8 +70,9 @@ export class LambdaFunction {
 	}
 
 	/** Counts for stats. */
-	get counts(): {running: number; idle: number; spares: number; waiting: number} {
-		return {running: this.#running, idle: this.#idle.length, spares: this.#spares.size, waiting: this.#queue.length};
+	get counts(): {running: number; idle: number; paused: number; spares: number; waiting: number} {
+		const {size: idle, paused} = this.#idle;
+		return {running: this.#running, idle, paused, spares: this.#spares.size, waiting: this.#queue.length};
 	}
 
 	/**
@@ -233,28 +233,24 @@ export class LambdaFunction {
 
 	/** The priority of the idle instance that would go first, see {@link Ageing}; undefined when there is none. */
 	get evictable(): number | undefined {
-		return this.#idle[0]?.priority;
+		return this.#idle.evictable;
 	}
 
 	/** Ends one idle instance; false when there is none. */
 	evictIdle(): boolean {
-		const victim = this.#idle.shift();
-		if (victim === undefined) return false;
-		this.#host.ageing.noteEvicted(victim.priority);
-		void victim.instance.destroy();
-		return true;
+		return this.#idle.evict();
 	}
 
 	/** Ends what has been idle since before then. */
 	evictIdleSince(sinceMs: number): void {
-		while ((this.#idle[0]?.sinceMs ?? sinceMs) < sinceMs) this.evictIdle();
+		this.#idle.evictSince(sinceMs);
 	}
 
 	/** Takes no new calls, lets running ones finish until the deadline, then ends them. */
 	async close(deadlineMs: number): Promise<void> {
 		this.#closed = true;
 		for (const turn of this.#queue.splice(0)) turn.refuse(this.#closedError());
-		while (this.evictIdle());
+		this.#idle.close();
 		const spares = this.#spares.close();
 		if (this.#running > 0) {
 			const timer = setTimeout(() => this.#destroyAll(), deadlineMs);
@@ -334,9 +330,8 @@ export class LambdaFunction {
 	}
 
 	#takeReady(): Ready | undefined {
-		for (let idle = this.#idle.pop(); idle !== undefined; idle = this.#idle.pop()) {
-			if (idle.instance.usable) return {instance: idle.instance, printed: undefined};
-		}
+		const instance = this.#idle.take();
+		if (instance !== undefined) return {instance, printed: undefined};
 		const spare = this.#spares.takeReady();
 		if (spare !== undefined) this.#noteStart();
 		return spare;
@@ -374,7 +369,7 @@ export class LambdaFunction {
 		if (next !== undefined) {
 			next.give(kept);
 		} else {
-			if (kept !== undefined) this.#keep(kept);
+			if (kept !== undefined) this.#idle.keep(kept, this.#priority);
 			this.#running -= 1;
 			if (this.#running === 0) this.#settleDrained?.();
 		}
@@ -382,9 +377,9 @@ export class LambdaFunction {
 		setImmediate(() => this.#spares.refill());
 	}
 
-	#keep(instance: Instance): void {
-		const priority = this.#host.ageing.priority(this.#uses, this.#pace.startMs ?? 0, this.settings.limits.memoryMb);
-		this.#idle.push({instance, sinceMs: performance.now(), priority});
+	/** Of an instance, as of now; see {@link Ageing}. */
+	get #priority(): number {
+		return this.#host.ageing.priority(this.#uses, this.#pace.startMs ?? 0, this.settings.limits.memoryMb);
 	}
 }
 

@@ -24,6 +24,7 @@ const runtimeOptions: ReadonlyArray<keyof RuntimeOptions> = [
 	'tree',
 	'promote',
 	'spares',
+	'instancePauseMs',
 	'instanceIdleMs',
 	'zygoteIdleMs',
 ];
@@ -66,6 +67,11 @@ export type RuntimeOptions = {
 	 * default, 0 for none.
 	 */
 	readonly spares?: number;
+	/**
+	 * Milliseconds after which an instance that nobody called is paused until the next call, so that nothing that a handler left
+	 * running takes CPU time; a second by default. Where control groups can't be frozen none is.
+	 */
+	readonly instancePauseMs?: number;
 	/** Milliseconds after which an instance that nobody called is ended; ten minutes by default. */
 	readonly instanceIdleMs?: number;
 	/** Milliseconds after which a zygote that nothing was forked from is ended; an hour by default. */
@@ -81,6 +87,7 @@ export type ResolvedRuntimeOptions = {
 	readonly tree: TreeNode | undefined;
 	readonly promote: boolean;
 	readonly spares: number;
+	readonly instancePauseMs: number;
 	readonly instanceIdleMs: number;
 	readonly zygoteIdleMs: number;
 };
@@ -199,6 +206,7 @@ export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeO
 		tree: openTree(options.tree),
 		promote: checkFlag(options.promote, 'promote', true),
 		spares: checkSpares(options.spares),
+		instancePauseMs: checkIdle(options.instancePauseMs, 'instancePauseMs', 1000),
 		instanceIdleMs: checkIdle(options.instanceIdleMs, 'instanceIdleMs', 10 * 60_000),
 		zygoteIdleMs: checkIdle(options.zygoteIdleMs, 'zygoteIdleMs', 60 * 60_000),
 	};

@@ -75,6 +75,8 @@ export type RuntimeStats = {
 		readonly name: string;
 		readonly running: number;
 		readonly idle: number;
+		/** Of those: what runs in them is stopped until the next call. */
+		readonly paused: number;
 		/** Instances that were started ahead, or are being started. */
 		readonly spares: number;
 		readonly waiting: number;
@@ -131,7 +133,7 @@ type Parts = SandboxHost & {
 	readonly packages: PackageCache;
 	readonly workload: Workload;
 	readonly ageing: Ageing;
-	readonly idle: Pick<ResolvedRuntimeOptions, 'instanceIdleMs' | 'zygoteIdleMs'>;
+	readonly idle: Pick<ResolvedRuntimeOptions, 'instancePauseMs' | 'instanceIdleMs' | 'zygoteIdleMs'>;
 };
 
 /**
@@ -163,6 +165,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			ageing: parts.ageing,
 			cgroups: parts.cgroups,
 			imports: parts.imports,
+			instancePauseMs: parts.cgroupTree.canFreeze ? parts.idle.instancePauseMs : Number.POSITIVE_INFINITY,
 			makeRoom: (missingMb) => this.#makeRoom(missingMb),
 			onCreated: (event) => {
 				this.emit('created', event);
@@ -575,7 +578,7 @@ async function buildParts(
 ): Promise<Parts> {
 	const interpreter = await findInterpreter(options.python);
 	const {stateDir, memoryBudgetMb, tree, promote, spares} = options;
-	const host = await openSandboxHost({stateDir, memoryBudgetMb, managed: false}, undo);
+	const host = await openSandboxHost({stateDir, memoryBudgetMb, groups: 'pausable'}, undo);
 	const {packagesDir: dir = host.state.path('packages'), offline} = options;
 	const packages = await PackageCache.open({dir, offline}, interpreter);
 	undo.push(() => packages.close());

@@ -52,6 +52,8 @@ export type FunctionHost = {
 	readonly ageing: Ageing;
 	readonly cgroups: CgroupPool;
 	readonly imports: ImportCache;
+	/** After which idle instances are paused; infinite: never. */
+	readonly instancePauseMs: number;
 	/** Frees idle instances or zygotes of anyone. */
 	makeRoom(missingMb: number): void;
 	/** A call needs a fresh sandbox with these packages. */

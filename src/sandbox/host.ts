@@ -3,7 +3,7 @@ import {randomBytes} from 'node:crypto';
 import path from 'node:path';
 import process from 'node:process';
 import {ForktreeError} from '../errors.ts';
-import {CgroupTree, findHostCgroups} from '../kernel/cgroup.ts';
+import {type CgroupKind, CgroupTree, findHostCgroups} from '../kernel/cgroup.ts';
 import {closeFd, nativeDirectory, pipe} from '../native.ts';
 import type {Undo} from '../undo.ts';
 import {CgroupPool} from './cgroup-pool.ts';
@@ -30,8 +30,7 @@ export type SandboxHostOptions = {
 	/** By default a temporary folder. */
 	readonly stateDir: string | undefined;
 	readonly memoryBudgetMb: number;
-	/** Whether sandboxes are to be paused, and their CPU time counted. */
-	readonly managed: boolean;
+	readonly groups: CgroupKind;
 };
 
 /**
@@ -49,7 +48,7 @@ export function checkHost(): void {
 export async function openSandboxHost(options: SandboxHostOptions, undo: Undo): Promise<SandboxHost> {
 	const state = StateDir.open(options.stateDir);
 	undo.push(() => state.close());
-	const host = findHostCgroups(options.managed);
+	const host = findHostCgroups(options.groups);
 	const name = `forktree-${randomBytes(6).toString('hex')}`;
 	state.noteGroups(host.hierarchies.map((each) => path.join(each.directory, name)));
 	const cgroupTree = new CgroupTree(host, name);
@@ -57,11 +56,13 @@ export async function openSandboxHost(options: SandboxHostOptions, undo: Undo): 
 	const cgroups = new CgroupPool(cgroupTree);
 	undo.push(() => cgroups.close());
 	const [liveness, livenessEnd] = pipe();
-	const keeper = await Keeper.start(state.path('mnt'), cgroupTree.zygotes.joins).catch((error: unknown) => {
-		closeFd(liveness);
-		closeFd(livenessEnd);
-		throw error;
-	});
+	const keeper = await Keeper.start(state.path('mnt'), cgroupTree.zygotes.joins, cgroupTree.v1Freezer).catch(
+		(error: unknown) => {
+			closeFd(liveness);
+			closeFd(livenessEnd);
+			throw error;
+		},
+	);
 	cgroupTree.zygotes.closeJoins();
 	undo.push(() => keeper.close());
 	const ids = HostIdRange.take();

@@ -74,13 +74,14 @@ export class Keeper {
 	/**
 	 * Starts a keeper and moves it to its cgroup.
 	 * @param groups open `tasks` or `cgroup.procs` files of the group that it and the zygotes belong to
+	 * @param freezer a folder whose groups it thaws in the end, since what is frozen in them could not end
 	 * @throws {SyscallError} for example EPERM without root.
 	 */
-	static async start(mountPoint: string, groups: readonly number[]): Promise<Keeper> {
+	static async start(mountPoint: string, groups: readonly number[], freezer?: string): Promise<Keeper> {
 		const keeper = new Keeper(mountPoint);
 		try {
 			await keeper.#answer();
-			await keeper.#ask(['join'], groups);
+			await keeper.#ask(freezer === undefined ? ['join'] : ['join', freezer], groups);
 			return keeper;
 		} catch (error) {
 			await keeper.close();

@@ -69,6 +69,7 @@ export class Leaf {
 	/** Answers that are waited for, in order. */
 	readonly #asked: Asked[] = [];
 	#isKnown = false;
+	#isPaused = false;
 	/** Its channel broke, or it was never born. */
 	#isBroken = false;
 	#status: Promise<ProcessEnd> | undefined;
@@ -185,6 +186,23 @@ export class Leaf {
 		this.#channel.resume();
 	}
 
+	/**
+	 * Stops everything in it, for a sandbox whose group can be frozen; what is sent to it waits. It ends all the same.
+	 * @throws {SyscallError} when that is refused
+	 */
+	pause(): void {
+		if (this.#isBroken || this.#isPaused) return;
+		this.#parts.cgroup.beginFreeze();
+		this.#isPaused = true;
+	}
+
+	/** Lets it go on. Does nothing when it is not paused. @throws {SyscallError} as {@link pause} */
+	resume(): void {
+		if (!this.#isPaused) return;
+		this.#isPaused = false;
+		this.#parts.cgroup.thaw();
+	}
+
 	/** Hands over the process, once it is known, and where word of its exit status comes from. */
 	attach(process: Process, status: Promise<ProcessEnd>): void {
 		this.#process = process;
@@ -260,6 +278,7 @@ export class Leaf {
 	}
 
 	async #waitForEnd(): Promise<boolean> {
+		this.resume();
 		await this.birth.catch(() => undefined);
 		if (this.#process === undefined) return false;
 		const ended = this.#process.ended.then(() => true);
@@ -277,6 +296,7 @@ export class Leaf {
 		const {cgroup, streams, releaseId} = this.#parts;
 		// The first process is process 1 of its pid namespace: with it the kernel kills everyone in there.
 		process?.signal('SIGKILL');
+		this.resume(); // on v1, what is frozen does not end
 		if (process !== undefined) {
 			await withDeadline(
 				process.ended,

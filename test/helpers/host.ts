@@ -1,5 +1,5 @@
 /**
- * Hosts a runtime whose handler spins, as a process that tests kill: node --import=tsx host.ts STATE_DIR PYTHON.
+ * Hosts a runtime whose handler spins, beside a paused instance, as a process that tests kill: node --import=tsx host.ts STATE_DIR PYTHON.
  * Writes the pids of all its sandboxes and zygotes, as JSON, once the handler runs.
  */
 import process from 'node:process';
@@ -7,7 +7,7 @@ import {createRuntime} from '../../src/index.ts';
 import {cgroupsOf, processesIn} from './leak-check.ts';
 
 const [, , stateDir = '', python = ''] = process.argv;
-const runtime = await createRuntime({stateDir, python});
+const runtime = await createRuntime({stateDir, python, instancePauseMs: 1});
 const code = `
 import os, signal
 def f(event):
@@ -25,6 +25,7 @@ def f(event):
 await runtime.deploy('spin', {'f.py': code}, {limits: {timeoutMs: 60_000}});
 await runtime.deploy('idle', {'f.py': 'def f(event):\n\treturn event\n'});
 await runtime.invoke('idle', null);
+while ((await runtime.stats()).functions.every(({paused}) => paused === 0)) await new Promise(setImmediate);
 let printed = 0;
 await runtime.invoke('spin', null, {
 	onStdout(text) {

@@ -66,6 +66,7 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 		offline: mostly(fc.boolean()),
 		promote: mostly(fc.boolean()),
 		spares: mostly(fc.integer({min: 0, max: 64})),
+		instancePauseMs: anyNumber,
 		instanceIdleMs: anyNumber,
 		zygoteIdleMs: anyNumber,
 		tree: mostly(fc.constant({packages: [], children: [{packages: ['a==1']}]})),
@@ -73,16 +74,17 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 	fc.assert(
 		fc.property(options, (given) => {
 			const names =
-				/^(createRuntime options|stateDir|packagesDir|python|memoryBudgetMb|offline|promote|spares|tree|instanceIdleMs|zygoteIdleMs): /;
+				/^(createRuntime options|stateDir|packagesDir|python|memoryBudgetMb|offline|promote|spares|tree|instancePauseMs|instanceIdleMs|zygoteIdleMs): /;
 			const settings = resolved(t, names, () => resolveRuntimeOptions(given as never));
 			if (settings === undefined) return;
-			const {memoryBudgetMb, offline, promote, tree, spares, instanceIdleMs, zygoteIdleMs, ...texts} = settings;
+			const {memoryBudgetMb, offline, promote, tree, spares, ...others} = settings;
+			const {instancePauseMs, instanceIdleMs, zygoteIdleMs, ...texts} = others;
 			t.deepEqual(Object.keys(texts).sort(), ['packagesDir', 'python', 'stateDir']);
 			t.true(Object.values(texts).every((text) => text === undefined || (typeof text === 'string' && text !== '')));
 			t.is(typeof offline, 'boolean');
 			t.is(typeof promote, 'boolean');
 			t.true(Number.isInteger(spares) && spares >= 0 && spares <= 64);
-			for (const idleMs of [instanceIdleMs, zygoteIdleMs]) t.true(idleMs >= 1 && idleMs < 2 ** 31);
+			for (const idleMs of [instancePauseMs, instanceIdleMs, zygoteIdleMs]) t.true(idleMs >= 1 && idleMs < 2 ** 31);
 			t.true(tree === undefined || tree.packages.length === 0);
 			t.true(Number.isFinite(memoryBudgetMb) && memoryBudgetMb > 0);
 		}),
