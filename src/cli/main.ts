@@ -86,11 +86,19 @@ The functions are the folders and the NAME.tar.gz files in DIR/registry; state i
 A call is POST /run/NAME with the event as JSON; GET /status answers when it is ready. It runs until SIGINT or
 SIGTERM, which lets running calls finish for ten seconds.
 
-Options of -o: worker_port (default 5000), worker_url (the address to listen on, default localhost),
-mem_pool_mb (memory that all sandboxes share, default three quarters of the machine's).
+Options of -o:
+  worker_port        5000 by default
+  worker_url         the address to listen on; localhost by default
+  mem_pool_mb        memory that all sandboxes share; three quarters of the machine's by default
+  import_cache_tree  the file of a tree of zygotes, see forktree tree; by default each set of packages has a zygote
+  promote            true or false: whether sets that the tree has too little for get zygotes as well; true by default
+  spares             the most children that each zygote forks ahead; 4 by default
+  instance_pause_ms  after which idle instances are paused; 1000 by default
+  instance_idle_ms   after which idle instances are ended; 600000 by default
+  zygote_idle_ms     after which zygotes are ended that nothing was forked from; 3600000 by default
 
 Example:
-  $ forktree worker up -p . -o worker_port=8080 -o mem_pool_mb=2048
+  $ forktree worker up -p . -o worker_port=8080 -o mem_pool_mb=2048 -o import_cache_tree=tree.json
   $ curl -X POST http://localhost:8080/run/hello -d '{"name": "world"}'`;
 
 function buildProgram(finish: (code: number) => void): Command {

@@ -4,18 +4,32 @@ import process from 'node:process';
 import {createWorker, type Worker, type WorkerOptions} from '../worker/server.ts';
 import {exitCodes, Interrupts, oneLine, print} from './terminal.ts';
 
-type Settings = Pick<WorkerOptions, 'host' | 'port' | 'memoryBudgetMb'>;
+type Settings = Partial<WorkerOptions>;
+
+/** What a timer can wait for. */
+const maxMs = 2 ** 31 - 1;
 
 const known: Readonly<Record<string, (value: string) => Settings>> = {
 	worker_port: (value) => ({port: parseInteger('worker_port', value, 0, 65_535)}),
 	worker_url: (value) => ({host: parseHost(value)}),
 	mem_pool_mb: (value) => ({memoryBudgetMb: parseInteger('mem_pool_mb', value, 1, Number.MAX_SAFE_INTEGER)}),
+	import_cache_tree: (value) => ({tree: value}),
+	promote: (value) => ({promote: parseFlag('promote', value)}),
+	spares: (value) => ({spares: parseInteger('spares', value, 0, 64)}),
+	instance_pause_ms: (value) => ({instancePauseMs: parseInteger('instance_pause_ms', value, 1, maxMs)}),
+	instance_idle_ms: (value) => ({instanceIdleMs: parseInteger('instance_idle_ms', value, 1, maxMs)}),
+	zygote_idle_ms: (value) => ({zygoteIdleMs: parseInteger('zygote_idle_ms', value, 1, maxMs)}),
 };
 
 function parseInteger(key: string, value: string, minimum: number, maximum: number): number {
 	const number = Number(value);
 	if (/^\d+$/.test(value) && number >= minimum && number <= maximum) return number;
 	throw new RangeError(`${key}: expected a whole number from ${minimum} to ${maximum}, got ${JSON.stringify(value)}`);
+}
+
+function parseFlag(key: string, value: string): boolean {
+	if (value === 'true' || value === 'false') return value === 'true';
+	throw new RangeError(`${key}: expected true or false, got ${JSON.stringify(value)}`);
 }
 
 function parseHost(value: string): string {

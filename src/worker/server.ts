@@ -3,19 +3,21 @@ import {createServer, type IncomingMessage, type Server, type ServerResponse} fr
 import type {AddressInfo} from 'node:net';
 import {finished} from 'node:stream/promises';
 import {setTimeout as sleep} from 'node:timers/promises';
-import {createRuntime, ForktreeError, type JsonValue, type Outcome, type Runtime} from '../index.ts';
+import {
+	createRuntime,
+	ForktreeError,
+	type JsonValue,
+	type Outcome,
+	type Runtime,
+	type RuntimeOptions,
+} from '../index.ts';
 import {describeFailure, encodeValue} from './answer.ts';
 import {deployRegistry, findSources, type RegisteredFunction} from './registry.ts';
 
-/** Options of {@link createWorker}. */
-export type WorkerOptions = {
+/** Options of {@link createWorker}, besides those of `createRuntime`. */
+export type WorkerOptions = RuntimeOptions & {
 	/** The folder whose folders and `NAME.tar.gz` files are the functions. */
 	readonly registry: string;
-	/** As in `createRuntime`: by default a temporary folder. */
-	readonly stateDir?: string;
-	readonly packagesDir?: string;
-	readonly python?: string;
-	readonly memoryBudgetMb?: number;
 	/** By default `localhost`: no other machine can reach it. */
 	readonly host?: string;
 	/** By default 5000; 0 takes a free one. */
@@ -267,26 +269,10 @@ function listen(server: Server, host: string, port: number): Promise<string> {
  * }
  */
 export async function createWorker(options: WorkerOptions): Promise<Worker> {
-	const {
-		registry,
-		host = 'localhost',
-		port = 5000,
-		signal,
-		onDeployFailed,
-		onOutput,
-		stateDir,
-		packagesDir,
-		python,
-		memoryBudgetMb,
-	} = options;
+	const {registry, host = 'localhost', port = 5000, signal, onDeployFailed, onOutput, ...runtimeOptions} = options;
 	signal?.throwIfAborted();
 	const sources = await findSources(registry);
-	const runtime = await createRuntime({
-		...(stateDir === undefined ? {} : {stateDir}),
-		...(packagesDir === undefined ? {} : {packagesDir}),
-		...(python === undefined ? {} : {python}),
-		...(memoryBudgetMb === undefined ? {} : {memoryBudgetMb}),
-	});
+	const runtime = await createRuntime(runtimeOptions);
 	// Ends installations; whatever it fails with is reported by the close below.
 	const giveUp = () => void runtime.close().catch(() => undefined);
 	signal?.addEventListener('abort', giveUp);

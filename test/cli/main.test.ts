@@ -37,7 +37,11 @@ for (const [args, words] of [
 	],
 	[
 		['worker', 'up', '--help'],
-		['$ forktree worker up -p .', 'worker_port', 'worker_url', 'mem_pool_mb'],
+		[
+			'$ forktree worker up -p .',
+			...['worker_port', 'worker_url', 'mem_pool_mb', 'import_cache_tree', 'promote', 'spares'],
+			...['instance_pause_ms', 'instance_idle_ms', 'zygote_idle_ms'],
+		],
 	],
 ] as const) {
 	test(`${args.join(' ')} says what it does`, async (t) => {
@@ -107,11 +111,17 @@ test('an event that is not UTF-8 is refused', async (t) => {
 	t.is(stderr, `forktree: ${file}: expected UTF-8\n`);
 });
 
+const settings =
+	'worker_port, worker_url, mem_pool_mb, import_cache_tree, promote, spares, instance_pause_ms, instance_idle_ms, zygote_idle_ms';
+
 for (const [pair, message] of [
-	['port=1', 'forktree: -o: expected worker_port, worker_url, mem_pool_mb, got "port"\n'],
-	['__proto__=1', 'forktree: -o: expected worker_port, worker_url, mem_pool_mb, got "__proto__"\n'],
+	['port=1', `forktree: -o: expected ${settings}, got "port"\n`],
+	['__proto__=1', `forktree: -o: expected ${settings}, got "__proto__"\n`],
 	['worker_port=65536', 'forktree: worker_port: expected a whole number from 0 to 65535, got "65536"\n'],
 	['mem_pool_mb=', `forktree: mem_pool_mb: expected a whole number from 1 to ${Number.MAX_SAFE_INTEGER}, got ""\n`],
+	['promote=yes', 'forktree: promote: expected true or false, got "yes"\n'],
+	['spares=65', 'forktree: spares: expected a whole number from 0 to 64, got "65"\n'],
+	['zygote_idle_ms=0', `forktree: zygote_idle_ms: expected a whole number from 1 to ${2 ** 31 - 1}, got "0"\n`],
 	['worker_url=http://x/', 'forktree: worker_url: expected a host name or address to listen on, got "http://x/"\n'],
 ] as const) {
 	test(`worker up -o ${pair} is refused`, async (t) => {

@@ -1,4 +1,4 @@
-import {existsSync} from 'node:fs';
+import {existsSync, readdirSync} from 'node:fs';
 import {mkdir, rename, rm} from 'node:fs/promises';
 import {request} from 'node:http';
 import {connect, createServer} from 'node:net';
@@ -9,7 +9,8 @@ import {createRuntime} from '../../src/index.ts';
 import {createWorker, type Worker, type WorkerOptions} from '../../src/worker/server.ts';
 import {Command, writeFiles} from '../cli/forktree.ts';
 import {kernelTest, refusal} from '../helpers/kernel-test.ts';
-import {cgroupsOf} from '../helpers/leak-check.ts';
+import {cgroupsOf, processesIn} from '../helpers/leak-check.ts';
+import {until} from '../helpers/pool.ts';
 import {python, temporaryFolder} from '../helpers/runtime.ts';
 
 const functions = {
@@ -333,6 +334,38 @@ for (const signal of ['SIGTERM', 'SIGINT'] as const) {
 		);
 	});
 }
+
+/** Processes of sandboxes, not of zygotes. */
+function sandboxed(stateDir: string): number[] {
+	return cgroupsOf(stateDir).flatMap((group) =>
+		readdirSync(group)
+			.filter((name) => name.startsWith('sandbox-'))
+			.flatMap((name) => processesIn([path.join(group, name)])),
+	);
+}
+
+kernelTest('forktree worker up: its settings reach the runtime', async (t) => {
+	const directory = await folder(t, {
+		'registry/count/f.py': 'calls = []\ndef f(event):\n\tcalls.append(event)\n\treturn len(calls)\n',
+		'tree.json': '{"children": [{"packages": ["nothing"]}]}',
+		'broken.json': '{"children": 5}',
+	});
+	const up = (...settings: string[]) =>
+		new Command(['worker', 'up', '-p', directory, ...settings.flatMap((each) => ['-o', each])]);
+	const broken = await up('worker_port=0', `import_cache_tree=${directory}/broken.json`).ended;
+	t.is(broken.exitCode, 125);
+	t.regex(broken.stderr, /^forktree: .*children/);
+	const tree = `import_cache_tree=${directory}/tree.json`;
+	const idle = ['instance_pause_ms=10', 'instance_idle_ms=50', 'zygote_idle_ms=50'];
+	const worker = up('worker_port=0', tree, 'promote=false', 'spares=0', ...idle);
+	const [, url] = await worker.says(/^ready on (.*)\n$/);
+	for (let turn = 0; turn < 2; turn += 1) {
+		t.is(await (await fetch(`${url}/run/count`, {method: 'POST'})).text(), '1');
+		await until(() => sandboxed(path.join(directory, 'state')).length === 0, 'the end of an idle instance');
+	}
+	worker.child.kill('SIGTERM');
+	t.is((await worker.ended).exitCode, 0);
+});
 
 kernelTest('forktree worker up: a second signal ends it at once', async (t) => {
 	const directory = await folder(t, {'registry/endless/f.py': "def f(event):\n\tprint('begun')\n\twhile True: pass\n"});
