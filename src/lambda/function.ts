@@ -207,7 +207,7 @@ export class LambdaFunction {
 
 	async #start(call: Call, limit: CallLimit): Promise<Started> {
 		const {budget} = this.#host;
-		const makeRoom = (missingMb: number) => this.#host.makeRoom(missingMb);
+		const makeRoom = () => this.#host.makeRoom();
 		const {memoryMb} = this.settings.limits;
 		const release = await budget.reserve(memoryMb, limit.remainingMs, makeRoom, limit.signal);
 		const began = performance.now();
@@ -223,12 +223,18 @@ export class LambdaFunction {
 
 	/** Makes the zygote that a start would fork from. */
 	async prewarm(): Promise<void> {
-		if (this.settings.zygote) await this.#host.imports.find(this.settings.packages);
+		if (this.settings.zygote) (await this.#host.imports.find(this.settings.packages)).leave();
 	}
 
 	/** Ends one spare; false when there is none. */
 	evictSpare(): boolean {
 		return this.#spares.evict();
+	}
+
+	/** What instances that are ending will give back. */
+	get endingMb(): number {
+		const ending = [...this.#starter.instances].filter(({isEnding}) => isEnding);
+		return ending.length * this.settings.limits.memoryMb;
 	}
 
 	/** The priority of the idle instance that would go first, see {@link Ageing}; undefined when there is none. */

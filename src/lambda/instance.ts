@@ -128,6 +128,11 @@ export class Instance {
 		return !this.#ended && this.#broken === undefined && this.#waiting === undefined;
 	}
 
+	/** Whether it is ending, or has ended: its memory comes free soon. */
+	get isEnding(): boolean {
+		return this.#broken !== undefined;
+	}
+
 	/** Stops everything in it until {@link resume}: what a handler left running takes no CPU time between calls. */
 	pause(): void {
 		if (this.usable) this.leaf.pause();

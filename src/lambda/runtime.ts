@@ -86,7 +86,8 @@ export type RuntimeStats = {
 		readonly modules: readonly string[];
 		readonly pid: number | undefined;
 	}>;
-	readonly memory: {readonly budgetMb: number; readonly reservedMb: number};
+	/** `reservedMb`: of instances, whether they use it or not; `zygotesMb`: in use by zygotes, and what those that ended have left. */
+	readonly memory: {readonly budgetMb: number; readonly reservedMb: number; readonly zygotesMb: number};
 	readonly isolation: {readonly level: 'full'; readonly cgroup: CgroupMode};
 	readonly python: {readonly executable: string; readonly version: string};
 };
@@ -166,13 +167,16 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			cgroups: parts.cgroups,
 			imports: parts.imports,
 			instancePauseMs: parts.cgroupTree.canFreeze ? parts.idle.instancePauseMs : Number.POSITIVE_INFINITY,
-			makeRoom: (missingMb) => this.#makeRoom(missingMb),
+			makeRoom: () => this.#makeRoom(),
 			onCreated: (event) => {
 				this.emit('created', event);
 				if (event.start === 'forked') this.emit('forked', {function: event.function, sandbox: event.sandbox});
 			},
 			onStart: (packages) => parts.workload.note(packages),
-			onDestroyed: (event) => this.emit('destroyed', event),
+			onDestroyed: (event) => {
+				this.#recheckMemory();
+				this.emit('destroyed', event);
+			},
 		};
 		const {instanceIdleMs, zygoteIdleMs} = parts.idle;
 		const sweepMs = Math.min(maxSweepMs, instanceIdleMs, zygoteIdleMs);
@@ -189,7 +193,13 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		const undo = new Undo();
 		let runtime: Runtime | undefined;
 		try {
-			const parts = await buildParts(options, undo, (event, detail) => runtime?.emit(event, detail as never));
+			const parts = await buildParts(options, undo, (event, detail) => {
+				const made = runtime;
+				if (made === undefined) return;
+				made.emit(event, detail as never);
+				// Zygotes come and go with memory. A new one is not to go before whoever waits for it has been told.
+				setImmediate(() => made.#recheckMemory());
+			});
 			runtime = new Runtime(parts, undo);
 			await runtime.#loadFunctions();
 			return runtime;
@@ -296,7 +306,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		return {
 			functions: [...this.#functions.values()].map((lambda) => ({name: lambda.settings.name, ...lambda.counts})),
 			zygotes: await imports.list(),
-			memory: {budgetMb: budget.totalMb, reservedMb: budget.reservedMb},
+			memory: {budgetMb: budget.totalMb, reservedMb: budget.reservedMb, zygotesMb: budget.besidesMb},
 			isolation: {level: 'full', cgroup: cgroupTree.mode},
 			python: {executable: interpreter.executable, version: interpreter.version},
 		};
@@ -522,10 +532,21 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		}
 	}
 
-	/** Ends spares, then idle instances and zygotes in the order of {@link Ageing}, until enough is freed or none is left. */
-	#makeRoom(missingMb: number): void {
-		let missing = missingMb;
+	/** More or less is in use than when those who wait for memory were told to wait. */
+	#recheckMemory(): void {
+		const {budget} = this.#parts;
+		if (!budget.isShort) return;
+		budget.recheck();
+		if (budget.isShort) this.#makeRoom();
+	}
+
+	/**
+	 * Ends spares, then idle instances and zygotes in the order of {@link Ageing}, until all that wait have room once these have ended, or
+	 * nothing is left. It can be asked for again and again.
+	 */
+	#makeRoom(): void {
 		const functions = [...this.#functions.values()];
+		let missing = functions.reduce((left, {endingMb}) => left - endingMb, this.#parts.budget.missingMb);
 		for (const lambda of functions) {
 			while (missing > 0 && lambda.evictSpare()) missing -= lambda.settings.limits.memoryMb;
 		}
@@ -551,6 +572,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		for (const lambda of this.#functions.values()) lambda.evictIdleSince(nowMs - instanceIdleMs);
 		this.#parts.imports.evictIdle(nowMs - zygoteIdleMs);
 		this.#parts.imports.calmDown(nowMs, pauseZygoteMs);
+		this.#recheckMemory();
 	}
 }
 
@@ -578,7 +600,7 @@ async function buildParts(
 ): Promise<Parts> {
 	const interpreter = await findInterpreter(options.python);
 	const {stateDir, memoryBudgetMb, tree, promote, spares} = options;
-	const host = await openSandboxHost({stateDir, memoryBudgetMb, groups: 'pausable'}, undo);
+	const host = await openSandboxHost({stateDir, memoryBudgetMb, groups: 'pausable', countsLaunchers: true}, undo);
 	const {packagesDir: dir = host.state.path('packages'), offline} = options;
 	const packages = await PackageCache.open({dir, offline}, interpreter);
 	undo.push(() => packages.close());

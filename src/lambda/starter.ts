@@ -54,8 +54,8 @@ export type FunctionHost = {
 	readonly imports: ImportCache;
 	/** After which idle instances are paused; infinite: never. */
 	readonly instancePauseMs: number;
-	/** Frees idle instances or zygotes of anyone. */
-	makeRoom(missingMb: number): void;
+	/** Frees what is idle of anyone, as much as all that wait for memory lack. */
+	makeRoom(): void;
 	/** A call needs a fresh sandbox with these packages. */
 	readonly onStart: (packages: PackageSet) => void;
 	readonly onCreated: (event: {function: string; sandbox: string; start: StartKind}) => void;
@@ -125,9 +125,17 @@ export class Starter {
 
 	async #startForked(call: Call, limit: CallLimit, release: () => void, takesSpare: boolean): Promise<Started> {
 		const asked = performance.now();
-		const place = await limit.race(this.#host.imports.find(this.#settings.packages, this.#module));
-		const taken = takesSpare ? place.takeSpare() : undefined;
-		return this.#fork(place, taken, 'forked', performance.now() - asked, call, limit, release);
+		const finding = this.#host.imports.find(this.#settings.packages, this.#module);
+		const place = await limit.race(finding).catch((error: unknown) => {
+			void finding.then((late) => late.leave()).catch(() => undefined);
+			throw error;
+		});
+		try {
+			const taken = takesSpare ? place.takeSpare() : undefined;
+			return await this.#fork(place, taken, 'forked', performance.now() - asked, call, limit, release);
+		} finally {
+			place.leave();
+		}
 	}
 
 	async #startCold(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
@@ -153,7 +161,7 @@ export class Starter {
 	}
 
 	async #fork(
-		{zygote, packages, origin, refill}: Omit<ForkPlace, 'takeSpare'>,
+		{zygote, packages, origin, refill}: Omit<ForkPlace, 'takeSpare' | 'leave'>,
 		taken: NodeSpare | undefined,
 		start: StartKind,
 		zygoteMs: number,

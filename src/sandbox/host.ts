@@ -12,6 +12,8 @@ import {MemoryBudget} from './memory-budget.ts';
 import {StateDir} from './state-dir.ts';
 import {HostIdRange, type IdRange} from './uid-range.ts';
 
+const mebibyte = 1024 * 1024;
+
 /** Lives as long as its owner. */
 export type SandboxHost = {
 	readonly state: StateDir;
@@ -31,6 +33,8 @@ export type SandboxHostOptions = {
 	readonly stateDir: string | undefined;
 	readonly memoryBudgetMb: number;
 	readonly groups: CgroupKind;
+	/** Whether what launchers use, and what those that ended have left to their sandboxes, counts in the budget. */
+	readonly countsLaunchers: boolean;
 };
 
 /**
@@ -72,6 +76,7 @@ export async function openSandboxHost(options: SandboxHostOptions, undo: Undo): 
 		closeFd(livenessEnd);
 		closeFd(liveness);
 	});
-	const budget = new MemoryBudget(options.memoryBudgetMb);
+	const launchersMb = () => cgroupTree.zygotes.memoryInUse() / mebibyte;
+	const budget = new MemoryBudget(options.memoryBudgetMb, options.countsLaunchers ? launchersMb : undefined);
 	return {state, cgroupTree, cgroups, keeper, ids: ids.range, liveness, budget};
 }

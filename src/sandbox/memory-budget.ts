@@ -7,10 +7,13 @@ type Waiter = {readonly megabytes: number; resolve(): void};
 export class MemoryBudget {
 	readonly totalMb: number;
 	readonly #waiters: Waiter[] = [];
+	readonly #readBesides: () => number;
 	#reservedMb = 0;
 
-	constructor(totalMb: number) {
+	/** @param besidesMb what is in use besides that which is reserved, asked for at each decision; its changes are told by {@link recheck} */
+	constructor(totalMb: number, besidesMb: () => number = () => 0) {
 		this.totalMb = totalMb;
+		this.#readBesides = besidesMb;
 	}
 
 	/** Whether somebody waits: then nothing should be kept idle. */
@@ -21,6 +24,22 @@ export class MemoryBudget {
 	/** How many wait for their turn. */
 	get waiting(): number {
 		return this.#waiters.length;
+	}
+
+	/** In use besides what is reserved. */
+	get besidesMb(): number {
+		return this.#readBesides();
+	}
+
+	/** What must be freed for all that wait. */
+	get missingMb(): number {
+		const waitingMb = this.#waiters.reduce((sum, {megabytes}) => sum + megabytes, 0);
+		return Math.max(0, this.#reservedMb + this.besidesMb + waitingMb - this.totalMb);
+	}
+
+	/** What is in use besides may have become less: whoever can be served now is. */
+	recheck(): void {
+		this.#serve();
 	}
 
 	/** Whether that much could be had at once. */
@@ -69,7 +88,7 @@ export class MemoryBudget {
 	}
 
 	#fits(megabytes: number): boolean {
-		return this.#reservedMb + megabytes <= this.totalMb;
+		return this.#reservedMb + this.besidesMb + megabytes <= this.totalMb;
 	}
 
 	async #wait(

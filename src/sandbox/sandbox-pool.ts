@@ -100,7 +100,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		const undo = new Undo();
 		try {
 			const {stateDir, memoryBudgetMb} = options;
-			const host = await openSandboxHost({stateDir, memoryBudgetMb, groups: 'managed'}, undo);
+			const host = await openSandboxHost({stateDir, memoryBudgetMb, groups: 'managed', countsLaunchers: false}, undo);
 			return new SandboxPool(host, undo, options);
 		} catch (error) {
 			await undo.run();

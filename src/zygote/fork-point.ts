@@ -22,11 +22,13 @@ export type ForkPlace = {
 	readonly takeSpare: () => NodeSpare | undefined;
 	/** Makes what the next starts need. To be called when a start is over. */
 	readonly refill: () => void;
+	/** Nothing is forked from there any more for this start: to be called once, in any case. */
+	readonly leave: () => void;
 };
 
 export type ForkPointOptions = NodeSparesOptions & {
 	readonly origin: Origin;
-	/** Forks a process like it from the zygote, which is charged to the budget until it is gone; undefined when it can't be. */
+	/** Forks a process like it from the zygote; undefined when it can't be. */
 	readonly makeSecond: (zygote: Zygote) => Promise<Zygote | undefined>;
 };
 
@@ -54,7 +56,7 @@ export class ForkPoint {
 	}
 
 	/** For one start. */
-	place(packages: LockedFolder | undefined): ForkPlace {
+	place(packages: LockedFolder | undefined): Omit<ForkPlace, 'leave'> {
 		this.#usedMs = performance.now();
 		const zygote = this.#pick();
 		return {

@@ -2,7 +2,6 @@
 
 import {ForktreeError} from '../errors.ts';
 import {withDeadline} from '../kernel/deadline.ts';
-import {readMemory} from '../kernel/memory.ts';
 import type {PackageSet} from '../packages/package-store.ts';
 import type {Ageing} from '../sandbox/ageing.ts';
 import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
@@ -60,7 +59,7 @@ export type ImportCacheOptions = {
 	/** Read end of the pipe whose end of file ends every guest. */
 	readonly liveness: number;
 	readonly events: ImportCacheEvents;
-	/** Charged for what zygotes use. */
+	/** Charged for children that were forked ahead; it counts what zygotes use by itself. */
 	readonly budget: MemoryBudget;
 	readonly ageing: Ageing;
 	readonly cgroups: CgroupPool;
@@ -83,6 +82,8 @@ type Node = {
 	live: ForkPoint | undefined;
 	/** Modules that are left to the handler: their import failed here, or left a thread behind. */
 	readonly excluded: Map<string, 'failed' | 'threaded'>;
+	/** How many starts are to fork from it: while there are any it is not evicted. */
+	starts: number;
 	/** See {@link Ageing}. */
 	priority: number;
 	uses: number;
@@ -93,6 +94,9 @@ type Node = {
 	importMs: number;
 	megabytes: number;
 };
+
+/** What a start, or a function's own zygote, is forked from. */
+type FoundPoint = Pick<Parent, 'plan' | 'packages' | 'leave'> & {readonly point: ForkPoint};
 
 /** Thrown inside when a node can't be made as it was asked. */
 class ImportTrouble extends Error {}
@@ -152,22 +156,39 @@ export class ImportCache {
 		const own = module && this.#own.place(module);
 		if (own !== undefined) return own;
 		if (this.#options.promote) this.#notePromotion(set);
-		const {point, packages} = await this.#findPoint(set);
-		return point.place(packages);
+		const {point, packages, leave} = await this.#findPoint(set);
+		return {...point.place(packages), leave};
 	}
 
-	async #findPoint(set: PackageSet): Promise<Pick<Parent, 'plan' | 'packages'> & {readonly point: ForkPoint}> {
+	async #findPoint(set: PackageSet): Promise<FoundPoint> {
 		for (let plan = this.#plan.find(set); plan !== undefined; plan = plan.parent) {
 			const node = this.#node(plan);
-			const point = await this.#live(node);
-			if (point === undefined) continue;
-			node.uses += 1;
-			node.usedMs = performance.now();
-			node.priority = this.#options.ageing.priority(node.uses, node.importMs, node.megabytes);
-			const isWhole = plan.set.folders.length === set.folders.length;
-			return {plan, point, packages: isWhole ? undefined : await this.#folder(set)};
+			node.starts += 1;
+			const found = await this.#pointAt(node, set).catch((error: unknown) => {
+				node.starts -= 1;
+				throw error;
+			});
+			if (found !== undefined) return found;
+			node.starts -= 1;
 		}
-		return {plan: undefined, point: await this.#rootPoint(), packages: await this.#folder(set)};
+		const leave = () => undefined;
+		return {plan: undefined, point: await this.#rootPoint(), packages: await this.#folder(set), leave};
+	}
+
+	/** Undefined: it can't be one, so that its parent has to do. */
+	async #pointAt(node: Node, set: PackageSet): Promise<FoundPoint | undefined> {
+		const {plan} = node;
+		const point = await this.#live(node);
+		if (point === undefined) return undefined;
+		node.uses += 1;
+		node.usedMs = performance.now();
+		node.priority = this.#options.ageing.priority(node.uses, node.importMs, node.megabytes);
+		const isWhole = plan.set.folders.length === set.folders.length;
+		const packages = isWhole ? undefined : await this.#folder(set);
+		const leave = () => {
+			node.starts -= 1;
+		};
+		return {plan, point, packages, leave};
 	}
 
 	async #findParent(set: PackageSet): Promise<Parent> {
@@ -269,14 +290,14 @@ export class ImportCache {
 		return this.#evictables().sort((a, b) => a.priority - b.priority)[0];
 	}
 
-	/** What is alive and has nothing live below it. */
+	/** What is alive, has nothing live below it, and no start that waits for it. */
 	#evictables(): Kept[] {
 		const live = [...this.#nodes.values()].filter((node) => node.live !== undefined);
 		const own = this.#own.kept();
 		const parents = new Set<PlanNode | undefined>();
 		for (const first of [...live.map(({plan}) => plan.parent), ...own.map(({above}) => above)])
 			for (let above = first; above !== undefined; above = above.parent) parents.add(above);
-		const nodes = live.filter(({plan}) => !parents.has(plan));
+		const nodes = live.filter(({plan, starts}) => starts === 0 && !parents.has(plan));
 		return [
 			...own,
 			...nodes.map((node): Kept => {
@@ -390,7 +411,7 @@ export class ImportCache {
 		let node = this.#nodes.get(plan);
 		if (node === undefined) {
 			const excluded = new Map();
-			const counts = {priority: 0, uses: 0, usedMs: performance.now(), deaths: 0, importMs: 0, megabytes: 0};
+			const counts = {starts: 0, priority: 0, uses: 0, usedMs: performance.now(), deaths: 0, importMs: 0, megabytes: 0};
 			node = {plan, making: undefined, live: undefined, excluded, ...counts};
 			this.#nodes.set(plan, node);
 		}
@@ -462,12 +483,8 @@ export class ImportCache {
 
 	/** A child that has imported no more than itself. */
 	async #makeSecond(first: Zygote, ids: number): Promise<Zygote | undefined> {
-		const {budget} = this.#options;
-		if (this.#closed || budget.isShort) return undefined;
-		const second = this.#track(await first.forkZygote({modules: []}, [], ids));
-		const release = budget.charge(megabytesOf(second));
-		void second.gone.then(release);
-		return second;
+		if (this.#closed || this.#options.budget.isShort) return undefined;
+		return this.#track(await first.forkZygote({modules: []}, [], ids));
 	}
 
 	/** A module that leaves a thread behind is left out and the node made again; one that raises fails the making. */
@@ -484,15 +501,13 @@ export class ImportCache {
 			}
 			for (const module of threaded) this.#exclude(plan, module, 'threaded');
 			if (failed.length === 0 && threaded.length === 0) {
-				node.megabytes = megabytesOf(zygote);
-				const release = this.#options.budget.charge(node.megabytes);
+				node.megabytes = zygote.ownMib();
 				const point = this.#pointOf(zygote, plan.set.distributions.map(idOf));
 				node.live = point;
 				node.deaths = 0;
 				node.importMs = importMs;
 				this.#watch(zygote, plan.set.key, () => {
 					if (node.live === point) this.#letGo(node);
-					release();
 				});
 				this.#options.events.zygoteCreated({packages: plan.set.key, modules, importMs});
 				return point;
@@ -555,12 +570,6 @@ export class ImportCache {
 
 function idOf({name, version}: {readonly name: string; readonly version: string}): string {
 	return `${name}==${version}`;
-}
-
-/** What it has of its own. */
-function megabytesOf(zygote: Zygote): number {
-	const pid = zygote.pid();
-	return pid === undefined ? 0 : Math.ceil(readMemory(pid)?.privateMiB ?? 0);
 }
 
 /** What it imports beyond its parent. */

@@ -1,6 +1,5 @@
 /** Zygotes of single functions: besides packages, each has run its function's module, so that sandboxes begin where that ended. */
 import type {Cgroup, CgroupLimits} from '../kernel/cgroup.ts';
-import {readMemory} from '../kernel/memory.ts';
 import type {PackageSet} from '../packages/package-store.ts';
 import type {Ageing} from '../sandbox/ageing.ts';
 import type {CgroupPool} from '../sandbox/cgroup-pool.ts';
@@ -55,9 +54,12 @@ export type Parent = {
 	readonly preloaded: readonly string[];
 	/** What has still to be attached. */
 	readonly packages: LockedFolder | undefined;
+	/** Until this is called it is not let go. */
+	readonly leave: () => void;
 };
 
 export type OwnZygotesOptions = {
+	/** Charged for what they take: their groups are not among those that it counts by itself. */
 	readonly budget: MemoryBudget;
 	readonly ageing: Ageing;
 	readonly cgroups: CgroupPool;
@@ -101,6 +103,8 @@ type Own = {
 	deaths: number;
 	/** When everything that it had has ended. */
 	ended: Promise<void>;
+	/** How many starts are to fork from its zygote: while there are any it is not evicted. */
+	starts: number;
 	priority: number;
 	uses: number;
 	usedMs: number;
@@ -124,7 +128,11 @@ export class OwnZygotes {
 		own.uses += 1;
 		own.usedMs = performance.now();
 		own.priority = this.#options.ageing.priority(own.uses, importMs, mib);
-		return point.place(undefined);
+		own.starts += 1;
+		const leave = () => {
+			own.starts -= 1;
+		};
+		return {...point.place(undefined), leave};
 	}
 
 	/** A sandbox has loaded it in so long; when that adds up, it gets a zygote in the background. */
@@ -149,7 +157,7 @@ export class OwnZygotes {
 		let own = this.#owns.get(module);
 		if (own === undefined) {
 			const spent = {spentMs: 0, loads: 0, eachMs: undefined, mib: expectedMib};
-			const counts = {deaths: 0, priority: 0, uses: 0, usedMs: 0};
+			const counts = {deaths: 0, starts: 0, priority: 0, uses: 0, usedMs: 0};
 			const gone = new AbortController();
 			own = {...spent, ...counts, gone, making: undefined, live: undefined, ended: Promise.resolve()};
 			this.#owns.set(module, own);
@@ -160,8 +168,8 @@ export class OwnZygotes {
 	/** What could be let go. */
 	kept(): Kept[] {
 		return [...this.#owns.values()].flatMap((own) => {
-			const {live, priority, usedMs} = own;
-			if (live === undefined) return [];
+			const {live, starts, priority, usedMs} = own;
+			if (live === undefined || starts > 0) return [];
 			return [{above: live.plan, priority, usedMs, megabytes: live.mib, letGo: () => this.#letGo(own)}];
 		});
 	}
@@ -203,31 +211,42 @@ export class OwnZygotes {
 	}
 
 	async #make(module: OwnModule, own: Own): Promise<void> {
-		const {findParent, makeSecond, budget, cgroups, onMade, onGone} = this.#options;
 		await own.ended;
-		const parent = await findParent(module.packages);
-		const zygote = await this.#fork(module, own, parent);
-		const mib = Math.ceil(readMemory(zygote.pid() ?? 0)?.privateMiB ?? 0);
-		this.#judge(module, own, zygote, mib);
-		if (!isWorth(own) || own.gone.signal.aborted) {
-			zygote.kill();
-			return;
+		const parent = await this.#options.findParent(module.packages);
+		try {
+			const zygote = await this.#fork(module, own, parent);
+			this.#judge(module, own, zygote);
+			if (isWorth(own) && !own.gone.signal.aborted) this.#keep(module, own, parent, zygote);
+			else zygote.kill();
+		} finally {
+			parent.leave();
 		}
-		const release = budget.charge(mib);
+	}
+
+	#keep(module: OwnModule, own: Own, {plan, preloaded}: Parent, zygote: Zygote): void {
+		const {makeSecond, budget, cgroups, onMade, onGone} = this.#options;
+		const charge = (charged: Zygote) => {
+			const release = budget.charge(charged.ownMib());
+			void charged.gone.then(release);
+		};
 		const point = new ForkPoint(zygote, {
 			most: 0, // the function's spares have all that one of these would have
 			budget,
 			cgroups,
-			origin: {preloaded: parent.preloaded, isLoaded: true},
-			makeSecond: (first) => makeSecond(first, maxSandboxes),
+			origin: {preloaded, isLoaded: true},
+			makeSecond: async (first) => {
+				const second = await makeSecond(first, maxSandboxes);
+				if (second !== undefined) charge(second);
+				return second;
+			},
 		});
+		charge(zygote);
 		const {importMs} = zygote.report;
-		own.live = {plan: parent.plan, point, importMs, mib};
+		own.live = {plan, point, importMs, mib: own.mib};
 		own.uses = 0;
 		own.usedMs = performance.now();
 		const packages = module.packages.key;
 		void zygote.gone.then((reason) => {
-			release();
 			if (own.live?.point === point) {
 				own.deaths += 1;
 				this.#letGo(own);
@@ -261,8 +280,8 @@ export class OwnZygotes {
 	}
 
 	/** Counts anew with what was measured now. */
-	#judge({packages, entryFile}: OwnModule, own: Own, {report}: Zygote, mib: number): void {
-		const {failed, threaded, refused, loadMs} = report;
+	#judge({packages, entryFile}: OwnModule, own: Own, zygote: Zygote): void {
+		const {failed, threaded, refused, loadMs} = zygote.report;
 		const reasons = [
 			...failed.map(({traceback}) => traceback),
 			...threaded.map(() => 'it leaves a thread behind'),
@@ -271,7 +290,7 @@ export class OwnZygotes {
 		for (const traceback of reasons) {
 			this.#options.onFailed({packages: packages.key, module: entryFile, traceback});
 		}
-		own.mib = reasons.length > 0 ? Number.POSITIVE_INFINITY : mib;
+		own.mib = reasons.length > 0 ? Number.POSITIVE_INFINITY : zygote.ownMib();
 		own.eachMs = beyondTrivial(loadMs);
 		own.spentMs = own.loads * own.eachMs;
 	}

@@ -1,6 +1,7 @@
 /** A zygote seen from the host: forks leaves and child zygotes, and can be let go without harm to them. */
 import {ForktreeError} from '../errors.ts';
 import type {Cgroup} from '../kernel/cgroup.ts';
+import {readMemory} from '../kernel/memory.ts';
 import {closeFd} from '../native.ts';
 import {encodeZygoteRequest} from '../sandbox/launch-protocol.ts';
 import {Launcher, type RootStart, type StartedLauncher} from '../sandbox/launcher.ts';
@@ -25,6 +26,12 @@ export class Zygote extends Launcher {
 			if (report === undefined) throw new ForktreeError('ZygoteFailed', 'it sent something that is no report');
 			return new Zygote(spec, report, started);
 		};
+	}
+
+	/** MiB that would be freed if it ended, while nothing that was forked from it has its pages. */
+	ownMib(): number {
+		const pid = this.pid();
+		return pid === undefined ? 0 : Math.ceil(readMemory(pid)?.privateMiB ?? 0);
 	}
 
 	/** Starts a fresh interpreter in a root of its own. */

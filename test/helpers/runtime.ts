@@ -2,7 +2,6 @@
 import {mkdtemp, realpath, rm} from 'node:fs/promises';
 import {tmpdir} from 'node:os';
 import path from 'node:path';
-import process from 'node:process';
 import test, {type ExecutionContext} from 'ava';
 import {
 	createRuntime,
@@ -17,9 +16,9 @@ import {
 } from '../../src/index.ts';
 import {refusal} from './kernel-test.ts';
 import {LeakCheck} from './leak-check.ts';
+import {python} from './python.ts';
 
-/** The interpreter that tests run. */
-export const python = process.env.FORKTREE_TEST_PYTHON ?? '/usr/bin/python3';
+export {python} from './python.ts';
 
 /** Python text as it stands, less the indentation that all its lines share. */
 export function py(strings: TemplateStringsArray, ...values: readonly unknown[]): string {

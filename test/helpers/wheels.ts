@@ -4,7 +4,7 @@ import {chmodSync, mkdtempSync, rmSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
-import {python} from './runtime.ts';
+import {python} from './python.ts';
 
 const program = `
 import json, sys, zipfile

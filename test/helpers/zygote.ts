@@ -150,7 +150,10 @@ export function useZygote(): () => ZygoteFixture {
 		const stateDir = await temporaryFolder();
 		undo.push(() => rm(stateDir, {recursive: true, force: true}));
 		const interpreter = await findInterpreter(python);
-		const host = await openSandboxHost({stateDir, memoryBudgetMb: 1024, groups: 'pausable'}, undo);
+		const host = await openSandboxHost(
+			{stateDir, memoryBudgetMb: 1024, groups: 'pausable', countsLaunchers: true},
+			undo,
+		);
 		const events = {zygoteCreated: () => {}, zygoteDestroyed: () => {}, importFailed: () => {}, treeChanged: () => {}};
 		const plan = {tree: undefined, promote: false, costOf: () => undefined, ageing: new Ageing(), spares: 0};
 		const takeRecent = () => ({calls: [], costs: new Map(), closures: new Map()});

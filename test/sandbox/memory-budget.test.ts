@@ -101,6 +101,27 @@ test('an abort is Aborted with its reason, and those behind get their turn', asy
 	t.is(budget.reservedMb, 0);
 });
 
+test('what is in use besides takes room, and when it is told to have become less who waits is served', async (t) => {
+	let besidesMb = 30;
+	const budget = new MemoryBudget(100, () => besidesMb);
+	const first = await budget.reserve(60, long, noRoom);
+	t.true(budget.hasRoom(10));
+	t.false(budget.hasRoom(11));
+	const second = budget.reserve(20, long, noRoom);
+	const third = budget.reserve(40, long, noRoom);
+	t.is(budget.missingMb, 50);
+	besidesMb = 21;
+	budget.recheck();
+	t.false(await isSettled(second));
+	besidesMb = 20;
+	t.false(await isSettled(second));
+	budget.recheck();
+	(await second)();
+	first();
+	(await third)();
+	t.deepEqual([budget.reservedMb, budget.missingMb], [0, 0]);
+});
+
 test('whatever is reserved, released and aborted: never too much, and in the end nothing', async (t) => {
 	const step = fc.record({megabytes: fc.integer({min: 1, max: 100}), abort: fc.boolean(), releaseFirst: fc.boolean()});
 	await fc.assert(
