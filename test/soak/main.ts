@@ -1,8 +1,8 @@
 /**
  * What only shows after many times. `npm run soak -- churn [TIMES]` makes sandboxes, runs programs in them that end in
  * every way, and destroys them; `npm run soak -- kill [TIMES]` kills the owner of busy sandboxes at random moments;
- * `npm run soak -- packages [TIMES]` installs and imports packages of real projects. Each ends with 0 when all went well and
- * nothing was left.
+ * `npm run soak -- packages [TIMES]` installs and imports packages of real projects; `npm run soak -- squeeze [SECONDS]` calls several
+ * times as many functions as fit into memory. Each ends with 0 when all went well and nothing was left.
  */
 import {type ChildProcess, spawn} from 'node:child_process';
 import {once} from 'node:events';
@@ -16,6 +16,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {createSandboxPool, type ExecResult, type Sandbox, type SandboxPool} from '../../src/index.ts';
 import {cgroupsOf, childrenOfOurs, processesIn} from '../helpers/leak-check.ts';
 import {packages} from './packages.ts';
+import {squeeze} from './squeeze.ts';
 
 const busySandboxes = 32;
 /** How long what an owner left may live. */
@@ -137,17 +138,20 @@ async function kill(times: number): Promise<void> {
 }
 
 const soaks = {
-	churn: {run: churn, times: 10_000},
-	kill: {run: kill, times: 100},
-	packages: {run: packages, times: 82},
+	churn: {run: churn, times: 10_000, unit: 'times'},
+	kill: {run: kill, times: 100, unit: 'times'},
+	packages: {run: packages, times: 82, unit: 'times'},
+	squeeze: {run: squeeze, times: 60, unit: 'seconds'},
 };
 const [name = '', times] = process.argv.slice(2);
 if (!Object.hasOwn(soaks, name) || (times !== undefined && !/^[1-9]\d*$/.test(times))) {
-	process.stderr.write(`usage: npm run soak -- ${Object.keys(soaks).join('|')} [TIMES]\n`);
+	process.stderr.write(`usage: npm run soak -- ${Object.keys(soaks).join('|')} [TIMES or SECONDS]\n`);
 	process.exit(2);
 }
 const soak = soaks[name as keyof typeof soaks];
 const started = performance.now();
 const count = times === undefined ? soak.times : Number(times);
 await soak.run(count);
-process.stdout.write(`${name}: ${count} times, nothing left, ${((performance.now() - started) / 1000).toFixed(0)} s\n`);
+process.stdout.write(
+	`${name}: ${count} ${soak.unit}, nothing left, ${((performance.now() - started) / 1000).toFixed(0)} s\n`,
+);
