@@ -65,6 +65,11 @@ const cpuPeriodUs = 100_000;
 const maxKillPasses = 100;
 /** For the text of a memory.stat. */
 const statBytes = Buffer.alloc(4096);
+/** Shares of CPU time; the usual one is what the kernel gives a new group. */
+const weights = {
+	1: {file: 'cpu.shares', low: '102', usual: '1024'},
+	2: {file: 'cpu.weight', low: '10', usual: '100'},
+} as const;
 
 /** The folder of our own group in a v1 hierarchy, so that limits set on us hold for our sandboxes as well. */
 function ownDirectory(mountPoint: string, root: string, group: string): string {
@@ -455,6 +460,13 @@ export class Cgroup {
 		} catch (error) {
 			if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || !optionalFiles.has(file)) throw error;
 		}
+	}
+
+	/** How much CPU time it gets beside other groups: little, for what nobody waits for, or as much as any. @throws {SyscallError} */
+	weigh(share: 'low' | 'usual'): void {
+		const cpu = this.#of('cpu');
+		const weight = weights[cpu.version];
+		this.#write(cpu, weight.file, weight[share]);
 	}
 
 	/** Sets its own limit again. */

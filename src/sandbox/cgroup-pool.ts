@@ -24,6 +24,18 @@ export class CgroupPool {
 		return this.#stock.take(keyOf(limits)) ?? this.#tree.create(limits);
 	}
 
+	/** As {@link take}, for what nobody waits for: of CPU time it gets little, until the caller weighs it as usual. */
+	async takeLow(limits: CgroupLimits): Promise<Cgroup> {
+		const group = await this.take(limits);
+		try {
+			group.weigh('low');
+			return group;
+		} catch (error) {
+			await group.remove();
+			throw error;
+		}
+	}
+
 	/** Makes groups for the next starts with these limits, away from Node's thread. To be called when a start is over. */
 	refill(limits: CgroupLimits): void {
 		this.#stock.refill(keyOf(limits), () => this.#tree.create(limits));

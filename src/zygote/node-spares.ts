@@ -38,11 +38,12 @@ export type NodeSparesOptions = {
 export function makeNodeSpares(zygote: Zygote, {most, budget, cgroups}: NodeSparesOptions): NodeSpares {
 	const rehearsed = new SharedWorkingSet();
 	const make = async () => {
-		const takeCgroup = () => cgroups.take(spareLimits);
+		const takeCgroup = () => cgroups.takeLow(spareLimits);
 		const spare = await zygote.forkSpare({...pythonSpare, warmUps: !rehearsed.isKnown, takeCgroup});
 		cgroups.refill(spareLimits);
 		try {
 			await (rehearsed.isKnown ? rehearsed.populate(spare.leaf) : rehearsed.look(spare.leaf));
+			spare.leaf.cgroup.weigh('usual');
 			return spare;
 		} catch (error) {
 			await spare.leaf.destroy();

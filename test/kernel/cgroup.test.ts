@@ -6,6 +6,7 @@ import test from 'ava';
 import fc from 'fast-check';
 import {ForktreeError, SyscallError} from '../../src/errors.ts';
 import {CgroupTree, enableControllers, findCgroups, findHostCgroups, tryController} from '../../src/kernel/cgroup.ts';
+import {CgroupPool} from '../../src/sandbox/cgroup-pool.ts';
 import {fuzzParameters} from '../helpers/fuzz.ts';
 import {kernelTest} from '../helpers/kernel-test.ts';
 import {LeakCheck} from '../helpers/leak-check.ts';
@@ -198,6 +199,25 @@ kernelTest('a group has its limits, joins, counts and goes', async (t) => {
 	t.true(group.memory().current >= 0);
 	await group.remove();
 	await group.remove();
+	await tree.close();
+	t.false(tree.directories.some((directory) => existsSync(directory)));
+});
+
+kernelTest('a group gets less CPU time than others for as long as it is to', async (t) => {
+	const tree = new CgroupTree(findHostCgroups(), `forktree-test-${process.pid}-weight`);
+	const pool = new CgroupPool(tree);
+	const group = await pool.takeLow(limits);
+	const weight = () => {
+		const files = tree.directories.flatMap((directory) =>
+			['cpu.shares', 'cpu.weight'].map((file) => path.join(directory, 'sandbox-1', file)),
+		);
+		return readFileSync(files.find((file) => existsSync(file)) ?? '', 'utf8').trim();
+	};
+	const low = weight();
+	group.weigh('usual');
+	t.true([`102 1024`, `10 100`].includes(`${low} ${weight()}`), `${low} ${weight()}`);
+	await group.remove();
+	await pool.close();
 	await tree.close();
 	t.false(tree.directories.some((directory) => existsSync(directory)));
 });
