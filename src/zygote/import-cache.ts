@@ -367,7 +367,7 @@ export class ImportCache {
 			roomMb: Math.max(0, budget.totalMb - budget.reservedMb) / 2,
 			mayMake: () => !this.#closed && !budget.isShort,
 			isAlive: (plan) => this.#nodes.get(plan)?.live !== undefined,
-			make: (plan) => this.#live(this.#node(plan)).catch(() => undefined),
+			make: (plan) => this.#live(this.#node(plan)),
 			signal: this.#ending.signal,
 		});
 		await this.#drop(gone);

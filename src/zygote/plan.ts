@@ -60,6 +60,8 @@ export class ZygotePlan {
 	readonly #entries = new Map<number, Entry>();
 	/** Of deployed functions. */
 	readonly #sets = new Map<string, PackageSet>();
+	/** Of each of these, where in it something is. */
+	readonly #places = new Map<string, ReadonlyMap<string, number>>();
 	/** Nodes of the tree that were bound to folders, by their ids. */
 	readonly #bound = new Map<number, PlanNode>();
 	/** By the set's key. */
@@ -67,6 +69,7 @@ export class ZygotePlan {
 	readonly #chosen = new Map<string, Choice>();
 	/** Of the tree without what comes, and without what goes. */
 	#indexes: {now?: CoverIndex; later?: CoverIndex} = {};
+	#newlyChosen: readonly PlanNode[] | undefined;
 	#lastId = 0;
 
 	/** @param tree undefined: each set gets a node of its own */
@@ -90,6 +93,7 @@ export class ZygotePlan {
 	use(set: PackageSet): void {
 		if (this.#sets.has(set.key)) return;
 		this.#sets.set(set.key, set);
+		this.#places.set(set.key, placesOf(set));
 		if (!this.#hasTree && set.folders.length > 0) this.adopt(this.propose(set));
 		this.#bindAll([set]);
 	}
@@ -97,6 +101,7 @@ export class ZygotePlan {
 	/** No function has this set any more. @returns nodes that nobody can be forked from now */
 	forget({key}: PackageSet): PlanNode[] {
 		this.#sets.delete(key);
+		this.#places.delete(key);
 		const own = this.#own.get(key);
 		this.#own.delete(key);
 		const left = [...this.#sets.values()].map(({folders}) => new Set(folders));
@@ -135,6 +140,7 @@ export class ZygotePlan {
 	/** Costs have changed: what was chosen by them is chosen anew. */
 	reweigh(): void {
 		this.#indexes = {};
+		this.#newlyChosen = undefined;
 		this.#chosen.clear();
 	}
 
@@ -173,6 +179,7 @@ export class ZygotePlan {
 		if (!this.#sets.has(set.key) || (parent !== undefined && this.#bound.get(parent.id) !== parent)) return false;
 		this.#own.set(set.key, node);
 		this.#chosen.delete(set.key);
+		this.#newlyChosen = undefined;
 		return true;
 	}
 
@@ -220,13 +227,15 @@ export class ZygotePlan {
 	}
 
 	/** Nodes that functions are sent to by what is prepared, and are not yet; parents first. */
-	newlyChosen(): PlanNode[] {
+	newlyChosen(): readonly PlanNode[] {
+		if (this.#newlyChosen !== undefined) return this.#newlyChosen;
 		const nodes = new Set<PlanNode>();
 		for (const set of this.#sets.values()) {
 			const node = this.#cover(set, 'later');
 			if (node !== undefined && node !== this.find(set)) nodes.add(node);
 		}
-		return [...nodes].sort((a, b) => a.id - b.id);
+		this.#newlyChosen = [...nodes].sort((a, b) => a.id - b.id);
+		return this.#newlyChosen;
 	}
 
 	/** What is prepared is the tree from now on. Nodes for one set alone are part of it, or gone. */
@@ -299,18 +308,20 @@ export class ZygotePlan {
 	}
 
 	#bindAll(sets: Iterable<PackageSet>): void {
-		for (const set of sets) for (const each of this.#entries.values()) this.#bind(each, set);
+		for (const set of sets) {
+			const places = this.#places.get(set.key) ?? new Map();
+			for (const each of this.#entries.values()) this.#bind(each, set, places);
+		}
 		this.reweigh();
 	}
 
-	#bind({id, parent, packages}: Entry, set: PackageSet): void {
+	#bind({id, parent, packages}: Entry, set: PackageSet, placeOf: ReadonlyMap<string, number>): void {
 		if (this.#bound.has(id)) return;
 		const above = parent === undefined ? undefined : this.#bound.get(parent.id);
 		if (above === undefined && parent !== undefined) return;
-		const own = new Set(set.folders);
-		if (above?.set.folders.some((folder) => !own.has(folder)) === true) return;
-		const places = packages.map((wanted) => set.distributions.findIndex((each) => isMeant(wanted, each)));
-		if (places.includes(-1)) return;
+		if (above?.set.folders.some((folder) => !placeOf.has(folder)) === true) return;
+		const places = packages.flatMap((wanted) => placeOf.get(wanted) ?? []);
+		if (places.length < packages.length) return;
 		const pick = <T>(list: readonly T[]) => places.map((place) => list[place] as T);
 		const added = pick(set.distributions);
 		const folders = [...(above?.set.folders ?? []), ...pick(set.folders)];
@@ -329,8 +340,12 @@ function idOf({node: {extra}}: FlatNode): number | undefined {
 	return typeof extra.id === 'number' ? extra.id : undefined;
 }
 
-function isMeant(wanted: string, {name, version}: {readonly name: string; readonly version: string}): boolean {
-	return wanted === name || wanted === `${name}==${version}`;
+/** Where in the set something is, by its folder, its name, or its name and version. */
+function placesOf({folders, distributions}: PackageSet): Map<string, number> {
+	const places = new Map(folders.map((folder, place) => [folder, place]));
+	for (const [place, {name, version}] of distributions.entries())
+		places.set(name, place).set(`${name}==${version}`, place);
+	return places;
 }
 
 function keyOf(folders: readonly string[]): string {

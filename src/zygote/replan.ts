@@ -25,7 +25,7 @@ export type ReplanHost = {
 	/** Whether another zygote may be made. */
 	readonly mayMake: () => boolean;
 	readonly isAlive: (node: PlanNode) => boolean;
-	/** Makes its zygote, as far as that can be. */
+	/** Makes its zygote. */
 	readonly make: (node: PlanNode) => Promise<unknown>;
 	/** Ends the fit. */
 	readonly signal: AbortSignal;
@@ -75,7 +75,7 @@ async function makeAhead(plan: ZygotePlan, {mayMake, isAlive, make}: ReplanHost)
 	for (let node = next(); node !== undefined; node = next()) {
 		if (!mayMake()) return false;
 		tries.set(node, triesOf(node) + 1);
-		await make(node);
+		await make(node).catch(() => undefined);
 	}
 	return true;
 }

@@ -92,6 +92,7 @@ test('a node that can’t be made is tried a few times, and does not keep the tr
 	host.make = async (node) => {
 		if (loaded(node) !== 'ab') return make(node);
 		host.asked.push('ab');
+		if (host.asked.length === 2) throw new Error('it died');
 		return undefined;
 	};
 	t.is((await replan(plan, host)).added, 3);
