@@ -60,7 +60,10 @@ export type RuntimeOptions = {
 	 * imports. By default each function's set of packages gets a node of its own.
 	 */
 	readonly tree?: string | object;
-	/** Whether sets of packages that the tree has too little for get nodes of their own meanwhile; by default true. */
+	/**
+	 * Whether the tree follows what is called: sets of packages that it has too little for get nodes of their own, and it is fitted anew
+	 * now and then; by default true.
+	 */
 	readonly promote?: boolean;
 	/**
 	 * The most children that each zygote forks ahead, while it is asked for again and again, for any of its functions; 4 by
