@@ -147,8 +147,8 @@ export class LambdaFunction {
 
 	/** What pages its first call took, once in a while. */
 	#lookAt(started: Started | undefined): Promise<unknown> | undefined {
-		// A cold one shares no pages with those that come later.
-		if (started?.start !== 'forked' || started.spare === 'function' || !started.instance.usable) return undefined;
+		// A cold one shares no pages with those that come later, and a spare has had more than its calls.
+		if (started?.start !== 'forked' || started.spare !== undefined || !started.instance.usable) return undefined;
 		return this.#workingSet.noteCall() ? this.#workingSet.look(started.instance.leaf) : undefined;
 	}
 
@@ -211,7 +211,8 @@ export class LambdaFunction {
 		const {memoryMb} = this.settings.limits;
 		const release = await budget.reserve(memoryMb, limit.remainingMs, makeRoom, limit.signal);
 		const began = performance.now();
-		const started = await this.#starter.start(call, limit, release, true);
+		// One that is kept would keep all that the zygote's spare has gone through, of which a function needs the smaller part.
+		const started = await this.#starter.start(call, limit, release, !this.settings.reuse);
 		this.#pace.noteStart(performance.now() - began);
 		return started;
 	}

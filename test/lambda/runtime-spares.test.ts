@@ -146,6 +146,24 @@ kernelTest('spares give way to calls that need their memory', async (t) => {
 	t.is(value(t, await runtime.invoke('large', 1, {timeoutMs: 5000})), 1);
 });
 
+kernelTest('an instance that is kept is not made of a child that its zygote forked ahead', async (t) => {
+	const {runtime} = await makeRuntime(t);
+	await runtime.deploy('fresh', {'f.py': counting}, {reuse: false, spares: 0});
+	const untilNode = async () => {
+		for (let calls = 0; calls < 50; calls += 1) {
+			if ((await runtime.invoke('fresh', null)).spare === 'node') return;
+			await new Promise(setImmediate);
+		}
+		t.fail('expected a spare of the zygote');
+	};
+	for (const name of ['kept', 'kept-as-well']) {
+		await untilNode();
+		await runtime.deploy(name, {'f.py': counting}, {spares: 0});
+		t.is((await runtime.invoke(name, null)).spare, undefined);
+	}
+	await untilNode();
+});
+
 kernelTest('a new version is never served by a spare of the old one', async (t) => {
 	const name = await hot(t);
 	await new Promise(setImmediate);
