@@ -2,12 +2,11 @@
 
 import {createHash, randomBytes} from 'node:crypto';
 import {EventEmitter} from 'node:events';
-import {mkdirSync, renameSync, writeFileSync} from 'node:fs';
-import {mkdir, readdir, readFile, rm, writeFile} from 'node:fs/promises';
+import {mkdir, readdir, rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
 import type {CgroupMode} from '../kernel/cgroup.ts';
-import {abiOf, type Lock, readLock, writeLock} from '../packages/lock.ts';
+import {abiOf, type Lock} from '../packages/lock.ts';
 import {PackageCache, type PackagesReport, type ProvidedPackages} from '../packages/package-cache.ts';
 import type {HeldSet, PackageSet} from '../packages/package-store.ts';
 import {Ageing} from '../sandbox/ageing.ts';
@@ -18,6 +17,7 @@ import {Undo} from '../undo.ts';
 import {ImportCache} from '../zygote/import-cache.ts';
 import {compileCode} from './compile.ts';
 import {encodeEvent, LambdaFunction} from './function.ts';
+import {type Manifest, manifestFile, publish, readManifest, removeOtherVersions} from './manifest.ts';
 import {checkName} from './name.ts';
 import {
 	checkDeployOptions,
@@ -115,16 +115,6 @@ export type DeployReport = PackagesReport & {
 	readonly stageMs: number;
 	/** Compiling it. */
 	readonly compileMs: number;
-};
-
-type Manifest = {
-	readonly version: string;
-	readonly directory: string;
-	/** SHA-256 of the code, and of its requirements. */
-	readonly digests: {readonly source: string; readonly requirements: string};
-	/** What its requirements were resolved to. */
-	readonly lock: Lock;
-	readonly settings: Omit<FunctionSettings, 'packages' | 'name' | 'version'>;
 };
 
 /** The parts that live as long as the runtime. */
@@ -293,8 +283,9 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			const lambda = this.#find(name);
 			this.#functions.delete(name);
 			await this.#closeFunction(lambda, drainDeadlineMs);
-			await rm(this.#parts.state.path('functions', name), {recursive: true, force: true});
-			await this.#parts.packages.removeUser(this.#manifestFile(name));
+			const home = this.#home(name);
+			await rm(home, {recursive: true, force: true});
+			await this.#parts.packages.removeUser(manifestFile(home));
 			this.emit('removed', {function: name});
 		});
 	}
@@ -446,23 +437,13 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 
 	/** What the same code with the same requirements was resolved to when it was deployed last. */
 	async #knownLock(name: string, {source, requirements}: Manifest['digests']): Promise<Lock | undefined> {
-		const known = await this.#readManifest(name);
+		const known = await readManifest(this.#home(name));
 		if (known?.digests.source !== source || known.digests.requirements !== requirements) return undefined;
 		return known.lock.abi === abiOf(this.#parts.interpreter) ? known.lock : undefined;
 	}
 
-	#manifestFile(name: string): string {
-		return this.#parts.state.path('functions', name, 'function.json');
-	}
-
-	/** Undefined when there is none, or none that is understood: then the function must be deployed again. */
-	async #readManifest(name: string): Promise<Manifest | undefined> {
-		try {
-			const manifest = JSON.parse(await readFile(this.#manifestFile(name), 'utf8')) as Manifest;
-			return {...manifest, lock: readLock(manifest.lock)};
-		} catch {
-			return undefined;
-		}
+	#home(name: string): string {
+		return this.#parts.state.path('functions', name);
 	}
 
 	/** Moves staged code to its place and switches to it. */
@@ -472,15 +453,9 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		{staging, code}: {readonly staging: string; readonly code: LockedFolder},
 		held: HeldSet,
 	): Promise<void> {
-		const {state, packages} = this.#parts;
-		const home = state.path('functions', name);
-		const file = this.#manifestFile(name);
-		// Synchronous: to leave Node's thread and come back takes longer than each of these.
-		mkdirSync(home, {recursive: true, mode: 0o755});
-		renameSync(staging, path.join(home, manifest.directory));
-		writeFileSync(`${file}.new`, JSON.stringify({...manifest, lock: JSON.parse(writeLock(manifest.lock))}));
-		renameSync(`${file}.new`, file);
-		await packages.setUser(file, held.set);
+		const home = this.#home(name);
+		publish(home, manifest, staging);
+		await this.#parts.packages.setUser(manifestFile(home), held.set);
 		const replaced = this.#functions.get(name);
 		this.#add(name, manifest, code, held);
 		if (replaced === undefined) return;
@@ -513,21 +488,22 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	/** Functions that an earlier runtime deployed in this state folder. */
 	async #loadFunctions(): Promise<void> {
 		const {state, packages, keeper} = this.#parts;
-		const home = state.path('functions');
-		await mkdir(home, {recursive: true, mode: 0o755});
-		for (const name of await readdir(home)) {
-			const manifest = await this.#readManifest(name);
+		const homes = state.path('functions');
+		await mkdir(homes, {recursive: true, mode: 0o755});
+		for (const name of await readdir(homes)) {
+			const home = this.#home(name);
+			const manifest = await readManifest(home);
 			if (manifest === undefined) {
-				await rm(path.join(home, name), {recursive: true, force: true}); // a deploy that did not get to its end
+				await rm(home, {recursive: true, force: true}); // a deploy that did not get to its end
 				continue;
 			}
 			// What is gone of its packages is installed again; if that can't be, it must be deployed again.
 			const held = await packages.hold(manifest.lock).catch(() => undefined);
 			if (held === undefined) continue;
 			// It may be another store than that of the last time.
-			await packages.setUser(this.#manifestFile(name), held.set);
-			await removeOtherVersions(path.join(home, name), manifest.directory);
-			const folder = path.join(home, name, manifest.directory);
+			await packages.setUser(manifestFile(home), held.set);
+			await removeOtherVersions(home, manifest.directory);
+			const folder = path.join(home, manifest.directory);
 			this.#add(name, manifest, await LockedFolder.create(keeper, `code-${manifest.directory}`, folder), held);
 		}
 	}
@@ -583,13 +559,6 @@ async function keepCalls(file: string, recorded: RecordedCalls): Promise<void> {
 function versionOf(staged: StagedSource, settings: object, packages: PackageSet): string {
 	const identity = [staged.digest, JSON.stringify(settings), packages.key].join('\0');
 	return createHash('sha256').update(identity).digest('hex').slice(0, 16);
-}
-
-async function removeOtherVersions(home: string, current: string): Promise<void> {
-	for (const entry of await readdir(home)) {
-		if (entry !== current && entry !== 'function.json')
-			await rm(path.join(home, entry), {recursive: true, force: true});
-	}
 }
 
 /** Builds in order; `undo` takes down in reverse. */

@@ -9,13 +9,14 @@ import type {Interpreter} from '../sandbox/interpreter.ts';
 import type {Keeper} from '../sandbox/keeper.ts';
 import type {LeafMount} from '../sandbox/leaf-birth.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
-import {LockedFolder} from '../sandbox/mounts.ts';
+import type {LockedFolder} from '../sandbox/mounts.ts';
 import {inside, planRoot} from '../sandbox/rootfs.ts';
 import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
 import type {FitInput} from './fit.ts';
 import {type ForkPlace, ForkPoint} from './fork-point.ts';
 import {spareMb} from './node-spares.ts';
 import {type Kept, type OwnModule, OwnZygotes, type Parent} from './own-zygotes.ts';
+import {PackageFolders} from './package-folders.ts';
 import {type CostOf, type PlanChange, type PlanNode, ZygotePlan} from './plan.ts';
 import type {ZygoteSpec} from './protocol.ts';
 import {RefitSchedule} from './refit-schedule.ts';
@@ -107,7 +108,7 @@ export class ImportCache {
 	readonly #plan: ZygotePlan;
 	readonly #ids: IdAllocator;
 	readonly #nodes = new Map<PlanNode, Node>();
-	readonly #folders = new Map<string, Promise<LockedFolder>>();
+	readonly #folders: PackageFolders;
 	/** All whose processes may be alive. */
 	readonly #zygotes = new Set<Zygote>();
 	/** Milliseconds that starts spent on imports, by the set's key; infinite: it was promoted, or that failed. */
@@ -126,6 +127,7 @@ export class ImportCache {
 		this.#options = options;
 		this.#plan = new ZygotePlan(options.tree, options.costOf);
 		this.#ids = new IdAllocator(options.ids);
+		this.#folders = new PackageFolders(options.keeper);
 		const {zygoteCreated, zygoteDestroyed, importFailed} = options.events;
 		this.#own = new OwnZygotes({
 			...options,
@@ -172,7 +174,7 @@ export class ImportCache {
 			node.starts -= 1;
 		}
 		const leave = () => undefined;
-		return {plan: undefined, point: await this.#rootPoint(), packages: await this.#folder(set), leave};
+		return {plan: undefined, point: await this.#rootPoint(), packages: await this.#folders.get(set), leave};
 	}
 
 	/** Undefined: it can't be one, so that its parent has to do. */
@@ -184,7 +186,7 @@ export class ImportCache {
 		node.usedMs = performance.now();
 		node.priority = this.#options.ageing.priority(node.uses, node.importMs, node.megabytes);
 		const isWhole = plan.set.folders.length === set.folders.length;
-		const packages = isWhole ? undefined : await this.#folder(set);
+		const packages = isWhole ? undefined : await this.#folders.get(set);
 		const leave = () => {
 			node.starts -= 1;
 		};
@@ -230,7 +232,7 @@ export class ImportCache {
 	async cold(set: PackageSet): Promise<Zygote> {
 		const ids = this.#ids.take(coldIds);
 		try {
-			const packages = await this.#folder(set);
+			const packages = await this.#folders.get(set);
 			const zygote = this.#track(await this.#spawn({modules: [], warmUps: false}, packages, ids));
 			void zygote.drained.then(() => this.#ids.release(ids));
 			return zygote;
@@ -299,10 +301,10 @@ export class ImportCache {
 			for (let above = first; above !== undefined; above = above.parent) parents.add(above);
 		const nodes = live.filter(({plan, starts}) => starts === 0 && !parents.has(plan));
 		return [
-			...own,
+			...own.filter(({isNeeded}) => !isNeeded),
 			...nodes.map((node): Kept => {
 				const {plan, priority, usedMs, megabytes} = node;
-				return {above: plan.parent, priority, usedMs, megabytes, letGo: () => this.#letGo(node)};
+				return {above: plan.parent, isNeeded: false, priority, usedMs, megabytes, letGo: () => this.#letGo(node)};
 			}),
 		];
 	}
@@ -337,11 +339,7 @@ export class ImportCache {
 			if (node !== undefined) this.#letGo(node);
 		}
 		for (const key of new Set([...useless.map((plan) => plan.set.key), ...otherKeys])) {
-			if (this.#plan.isNeeded(key)) continue;
-			const locked = this.#folders.get(key);
-			this.#folders.delete(key);
-			const folder = await locked?.catch(() => undefined);
-			await folder?.close();
+			if (!this.#plan.isNeeded(key)) await this.#folders.drop(key);
 		}
 	}
 
@@ -403,8 +401,7 @@ export class ImportCache {
 		// What is still alive then ends with the liveness pipe.
 		const ended = Promise.all([...this.#zygotes].map((zygote) => zygote.ended()));
 		await withDeadline(ended, endDeadlineMs, () => new Error('zygotes are still alive')).catch(() => undefined);
-		const folders = await Promise.allSettled(this.#folders.values());
-		await Promise.all(folders.map((folder) => (folder.status === 'fulfilled' ? folder.value.close() : undefined)));
+		await this.#folders.close();
 	}
 
 	#node(plan: PlanNode): Node {
@@ -431,18 +428,6 @@ export class ImportCache {
 			node.deaths += 1;
 			throw error;
 		}
-	}
-
-	async #folder(set: PackageSet): Promise<LockedFolder | undefined> {
-		const {folders, key} = set;
-		if (folders.length === 0) return undefined;
-		let folder = this.#folders.get(key);
-		if (folder === undefined) {
-			folder = LockedFolder.createLayers(this.#options.keeper, `packages-${key}`, folders);
-			this.#folders.set(key, folder);
-			folder.catch(() => this.#folders.delete(key));
-		}
-		return folder;
 	}
 
 	/** Remembers it until it is gone, so that {@link close} can wait for its end. */
@@ -490,7 +475,7 @@ export class ImportCache {
 	/** A module that leaves a thread behind is left out and the node made again; one that raises fails the making. */
 	async #make(node: Node): Promise<ForkPoint> {
 		const {plan} = node;
-		const packages = await this.#folder(plan.set);
+		const packages = await this.#folders.get(plan.set);
 		for (;;) {
 			if (modulesOf(node).length === 0) throw new ImportTrouble();
 			const {zygote, modules} = await this.#fork(node, packages);

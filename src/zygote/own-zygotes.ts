@@ -39,6 +39,8 @@ export type OwnModule = {
 export type Kept = {
 	/** The nodes that are not to go before it. */
 	readonly above: PlanNode | undefined;
+	/** Whether a start is to fork from it: then it is not to go. */
+	readonly isNeeded: boolean;
 	readonly priority: number;
 	/** When it was used last, as `performance.now()` counts. */
 	readonly usedMs: number;
@@ -169,8 +171,9 @@ export class OwnZygotes {
 	kept(): Kept[] {
 		return [...this.#owns.values()].flatMap((own) => {
 			const {live, starts, priority, usedMs} = own;
-			if (live === undefined || starts > 0) return [];
-			return [{above: live.plan, priority, usedMs, megabytes: live.mib, letGo: () => this.#letGo(own)}];
+			if (live === undefined) return [];
+			const isNeeded = starts > 0;
+			return [{above: live.plan, isNeeded, priority, usedMs, megabytes: live.mib, letGo: () => this.#letGo(own)}];
 		});
 	}
 

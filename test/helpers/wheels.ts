@@ -19,6 +19,19 @@ for name, files in wheels.items():
             wheel.writestr(path, text)
 `;
 
+/** What numpy does with numpy.random, which is what forktree looks for: a state of its own, seeded when imported. */
+export const likeNumpy: Readonly<Record<string, string>> = {
+	'numpy/__init__.py': '',
+	'numpy/random.py': `
+import random
+_own = random.Random()
+def seed(value):
+    _own.seed(value)
+def rand():
+    return _own.random()
+`,
+};
+
 /** Makes the wheels, each of version 1.0, for this process alone; they go with it. */
 export function provideWheels(wheels: Readonly<Record<string, Readonly<Record<string, string>>>>): void {
 	const folder = mkdtempSync(path.join(tmpdir(), 'forktree-test-wheels-'));

@@ -6,22 +6,11 @@ import {withDeadline} from '../../src/kernel/deadline.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
 import {within} from '../helpers/pool.ts';
 import {makeRuntime, py, useRuntime, value} from '../helpers/runtime.ts';
-import {provideWheels} from '../helpers/wheels.ts';
+import {likeNumpy, provideWheels} from '../helpers/wheels.ts';
 
 provideWheels({
 	own_lazy: {'own_lazy.py': 'import os\nIMPORTED_BY = os.getpid()\n'},
-	// What numpy does with numpy.random, which is what forktree looks for.
-	numpy: {
-		'numpy/__init__.py': '',
-		'numpy/random.py': py`
-			import random
-			_own = random.Random()
-			def seed(value):
-				_own.seed(value)
-			def rand():
-				return _own.random()
-		`,
-	},
+	numpy: likeNumpy,
 });
 
 const fixture = useRuntime({promote: false});

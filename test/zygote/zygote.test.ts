@@ -3,24 +3,13 @@ import type {ExecutionContext} from 'ava';
 import type {RuntimeEvents} from '../../src/index.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
 import {failure, py, useRuntime, value} from '../helpers/runtime.ts';
-import {provideWheels} from '../helpers/wheels.ts';
+import {likeNumpy, provideWheels} from '../helpers/wheels.ts';
 
 provideWheels({
 	forktree_fixture_plain: {
 		'forktree_fixture_plain.py': 'import os\nVALUE = 42\nIMPORTED_BY = os.getpid()\nprint("imported")\n',
 	},
-	// What numpy does with numpy.random, which is what forktree looks for: a state of its own, seeded when imported.
-	numpy: {
-		'numpy/__init__.py': '',
-		'numpy/random.py': py`
-			import random
-			_own = random.Random()
-			def seed(value):
-				_own.seed(value)
-			def rand():
-				return _own.random()
-		`,
-	},
+	numpy: likeNumpy,
 	forktree_fixture_uses: {
 		'forktree_fixture_uses.py':
 			'import numpy.random, random, ssl, uuid, secrets, tempfile\nnumpy.random.rand(), random.random(), ssl.RAND_bytes(1)\n',
