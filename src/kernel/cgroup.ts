@@ -383,25 +383,26 @@ export class Cgroup {
 	/** Stops everything in it; for a group that can be frozen. @throws {SyscallError} when that does not come about */
 	freeze(): void {
 		this.beginFreeze();
-		const freezer = this.#of('freezer');
 		// The change's event is held back by the kernel for some ten milliseconds; looking again takes microseconds.
 		const deadline = Date.now() + freezeDeadlineMs;
-		while (!this.#isFrozen(freezer)) {
+		while (!this.isFrozen()) {
 			if (Date.now() > deadline) {
 				this.thaw();
-				throw new SyscallError('freeze', -constants.errno.EBUSY, 'EBUSY', freezer.directory);
+				throw new SyscallError('freeze', -constants.errno.EBUSY, 'EBUSY', this.#of('freezer').directory);
 			}
 		}
 	}
 
 	/** As {@link freeze}, without waiting until all of it has stopped. */
 	beginFreeze(): void {
-		const {version, directory} = this.#of('freezer');
-		if (version === 1) writeSetting(directory, 'freezer.state', 'FROZEN');
-		else writeSetting(directory, 'cgroup.freeze', '1');
+		const freezer = this.#of('freezer');
+		if (freezer.version === 1) this.#write(freezer, 'freezer.state', 'FROZEN');
+		else this.#write(freezer, 'cgroup.freeze', '1');
 	}
 
-	#isFrozen({version, directory}: Hierarchy): boolean {
+	/** Whether all in it has stopped. */
+	isFrozen(): boolean {
+		const {version, directory} = this.#of('freezer');
 		if (version === 2) return readCounter(this.#file(directory, 'cgroup.events', 'r'), 'frozen') === 1;
 		const state = Buffer.alloc(16);
 		const size = readSync(this.#file(directory, 'freezer.state', 'r+'), state, 0, state.length, 0);
@@ -410,9 +411,14 @@ export class Cgroup {
 
 	/** Lets it go on. */
 	thaw(): void {
-		const {version, directory} = this.#of('freezer');
-		if (version === 1) writeSetting(directory, 'freezer.state', 'THAWED');
-		else writeSetting(directory, 'cgroup.freeze', '0');
+		const freezer = this.#of('freezer');
+		if (freezer.version === 1) this.#write(freezer, 'freezer.state', 'THAWED');
+		else this.#write(freezer, 'cgroup.freeze', '0');
+	}
+
+	/** The memory limit that it was given, in MiB. */
+	get ownMemoryMb(): number {
+		return (this.#limits as CgroupLimits).memoryMb;
 	}
 
 	/**
@@ -420,7 +426,7 @@ export class Cgroup {
 	 * @returns the new limit in MiB; its own limit, when the kernel did not take a lower one
 	 */
 	lowerMemory(): number {
-		const own = (this.#limits as CgroupLimits).memoryMb;
+		const own = this.ownMemoryMb;
 		const used = Math.min(own, Math.ceil(this.#current() / mebibyte) + 1);
 		try {
 			this.#limitMemory(used);
@@ -471,7 +477,7 @@ export class Cgroup {
 
 	/** Sets its own limit again. */
 	restoreMemory(): void {
-		this.#limitMemory((this.#limits as CgroupLimits).memoryMb);
+		this.#limitMemory(this.ownMemoryMb);
 	}
 
 	#limitMemory(megabytes: number): void {
@@ -479,11 +485,16 @@ export class Cgroup {
 		this.#write(this.#memory, this.#memory.version === 1 ? 'memory.limit_in_bytes' : 'memory.max', bytes);
 	}
 
+	/** Closes the control files that were kept open; the next use opens them again. */
+	closeFiles(): void {
+		for (const fd of this.#open.values()) closeSync(fd);
+		this.#open.clear();
+	}
+
 	/** Removes the group, which should be empty: who is still in it, because it was handed {@link joins} and kept them, is killed. */
 	async remove(): Promise<void> {
 		this.closeJoins();
-		for (const fd of this.#open.values()) closeSync(fd);
-		this.#open.clear();
+		this.closeFiles();
 		const directories = this.#hierarchies.map(({directory}) => directory);
 		try {
 			await removeGroup(directories);

@@ -10,6 +10,7 @@ import {IdleInstances} from './idle.ts';
 import {Call, type CallListener, type EncodedEvent, type Instance} from './instance.ts';
 import type {JsonValue, Outcome, StartKind} from './outcome.ts';
 import {Pace, type Work} from './pace.ts';
+import {Share} from './share.ts';
 import {type FunctionHost, type FunctionSettings, type Started, Starter} from './starter.ts';
 
 /** How a call is made. */
@@ -39,6 +40,7 @@ export class LambdaFunction {
 	readonly #starter: Starter;
 	readonly #spares: Spares<Loaded>;
 	readonly #idle: IdleInstances;
+	readonly #shares = new WeakMap<Instance, Share>();
 	/** Of its sandboxes that were not started ahead. */
 	readonly #workingSet = new SharedWorkingSet();
 	#uses = 0;
@@ -53,7 +55,8 @@ export class LambdaFunction {
 		this.#code = code;
 		this.#host = host;
 		this.#starter = new Starter(settings, code, host);
-		this.#idle = new IdleInstances(host.ageing, host.instancePauseMs);
+		const {ageing, budget, instancePauseMs: pauseMs} = host;
+		this.#idle = new IdleInstances({ageing, budget, pauseMs, memoryMb: settings.limits.memoryMb});
 		this.#spares = new Spares({
 			most: settings.spares,
 			reserve: () => {
@@ -70,9 +73,8 @@ export class LambdaFunction {
 	}
 
 	/** Counts for stats. */
-	get counts(): {running: number; idle: number; paused: number; spares: number; waiting: number} {
-		const {size: idle, paused} = this.#idle;
-		return {running: this.#running, idle, paused, spares: this.#spares.size, waiting: this.#queue.length};
+	get counts(): {running: number; idle: number; paused: number; parked: number; spares: number; waiting: number} {
+		return {running: this.#running, ...this.#idle.counts, spares: this.#spares.size, waiting: this.#queue.length};
 	}
 
 	/**
@@ -111,12 +113,25 @@ export class LambdaFunction {
 	async #invokeInTurn(event: EncodedEvent, call: Call, limit: CallLimit, record: CallRecord): Promise<Outcome> {
 		const instance = await this.#enter(limit);
 		record.leaveQueue();
-		const ready = instance === undefined ? this.#takeReady() : {instance, printed: undefined};
+		const ready =
+			instance === undefined ? (this.#takeReady() ?? (await this.#wake(limit))) : {instance, printed: undefined};
 		if (ready !== undefined) {
 			ready.instance.hand(event, call.listener);
 			return this.#finish(ready, this.#pace.begin(performance.now()), call, limit, record);
 		}
 		return this.#invokeStarted(event, call, limit, record);
+	}
+
+	/** An idle instance that waits for the memory that it has given back; undefined: there is none, or it had to go for others. */
+	async #wake(limit: CallLimit): Promise<Ready | undefined> {
+		const {missingMb} = this.#idle;
+		if (missingMb === undefined) return undefined;
+		const release = await this.#reserve(missingMb, limit).catch((error: unknown) => {
+			this.#leave(undefined);
+			throw error;
+		});
+		const instance = this.#idle.takeWith(missingMb, release);
+		return instance === undefined ? undefined : {instance, printed: undefined};
 	}
 
 	async #invokeStarted(event: EncodedEvent, call: Call, limit: CallLimit, record: CallRecord): Promise<Outcome> {
@@ -206,15 +221,18 @@ export class LambdaFunction {
 	}
 
 	async #start(call: Call, limit: CallLimit): Promise<Started> {
-		const {budget} = this.#host;
-		const makeRoom = () => this.#host.makeRoom();
 		const {memoryMb} = this.settings.limits;
-		const release = await budget.reserve(memoryMb, limit.remainingMs, makeRoom, limit.signal);
+		const share = new Share(this.#host.budget, memoryMb, await this.#reserve(memoryMb, limit));
 		const began = performance.now();
 		// One that is kept would keep all that the zygote's spare has gone through, of which a function needs the smaller part.
-		const started = await this.#starter.start(call, limit, release, !this.settings.reuse);
+		const started = await this.#starter.start(call, limit, () => share.release(), !this.settings.reuse);
+		this.#shares.set(started.instance, share);
 		this.#pace.noteStart(performance.now() - began);
 		return started;
+	}
+
+	async #reserve(megabytes: number, limit: CallLimit): Promise<() => void> {
+		return this.#host.budget.reserve(megabytes, limit.remainingMs, () => this.#host.makeRoom(), limit.signal);
 	}
 
 	#noteStart(): void {
@@ -235,7 +253,8 @@ export class LambdaFunction {
 	/** What instances that are ending will give back. */
 	get endingMb(): number {
 		const ending = [...this.#starter.instances].filter(({isEnding}) => isEnding);
-		return ending.length * this.settings.limits.memoryMb;
+		const {memoryMb} = this.settings.limits;
+		return ending.reduce((sum, instance) => sum + (this.#shares.get(instance)?.megabytes ?? memoryMb), 0);
 	}
 
 	/** The priority of the idle instance that would go first, see {@link Ageing}; undefined when there is none. */
@@ -243,8 +262,8 @@ export class LambdaFunction {
 		return this.#idle.evictable;
 	}
 
-	/** Ends one idle instance; false when there is none. */
-	evictIdle(): boolean {
+	/** Ends one idle instance; answers the MiB that this will give back, undefined when there is none. */
+	evictIdle(): number | undefined {
 		return this.#idle.evict();
 	}
 
@@ -349,7 +368,9 @@ export class LambdaFunction {
 		const printed = new Call(this.settings.limits, {});
 		const limit = new CallLimit(this.settings.limits.timeoutMs, undefined);
 		try {
-			const {instance, loaded} = await this.#starter.start(printed, limit, release, false);
+			const share = new Share(this.#host.budget, this.settings.limits.memoryMb, release);
+			const {instance, loaded} = await this.#starter.start(printed, limit, () => share.release(), false);
+			this.#shares.set(instance, share);
 			if (loaded.ok && (await this.#populate(instance))) return {instance, printed};
 			await instance.destroy();
 			return undefined;
@@ -376,7 +397,7 @@ export class LambdaFunction {
 		if (next !== undefined) {
 			next.give(kept);
 		} else {
-			if (kept !== undefined) this.#idle.keep(kept, this.#priority);
+			if (kept !== undefined) this.#keep(kept);
 			this.#running -= 1;
 			if (this.#running === 0) this.#settleDrained?.();
 		}
@@ -384,9 +405,10 @@ export class LambdaFunction {
 		setImmediate(() => this.#spares.refill());
 	}
 
-	/** Of an instance, as of now; see {@link Ageing}. */
-	get #priority(): number {
-		return this.#host.ageing.priority(this.#uses, this.#pace.startMs ?? 0, this.settings.limits.memoryMb);
+	#keep(instance: Instance): void {
+		const share = this.#shares.get(instance);
+		if (share === undefined) throw new TypeError('expected an instance that this function has started');
+		this.#idle.keep({instance, share}, {uses: this.#uses, rebuildMs: this.#pace.startMs ?? 0});
 	}
 }
 

@@ -2,61 +2,101 @@
 import {performance} from 'node:perf_hooks';
 import {SyscallError} from '../errors.ts';
 import type {Ageing} from '../sandbox/ageing.ts';
+import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {Instance} from './instance.ts';
+import type {Share} from './share.ts';
 
-type Idle = {readonly instance: Instance; readonly sinceMs: number; readonly priority: number; isPaused: boolean};
+/** An instance, and what it has of the memory budget. */
+export type Kept = {readonly instance: Instance; readonly share: Share};
+
+/** What an instance is worth, see {@link Ageing}: how often its function was called, and what a start takes. */
+export type Worth = {readonly uses: number; readonly rebuildMs: number};
+
+type Idle = Kept & {
+	readonly worth: Worth & {readonly age: number};
+	readonly sinceMs: number;
+	state: 'awake' | 'paused' | 'parked';
+};
+
+export type IdleOptions = {
+	readonly ageing: Ageing;
+	readonly budget: MemoryBudget;
+	/** Milliseconds after which one is paused, and after twice as many parked; infinite: never. */
+	readonly pauseMs: number;
+	/** What each has of the budget when it is at work, in MiB. */
+	readonly memoryMb: number;
+};
 
 /** Owns them until they are taken. The one that was used last is taken first; the one that waits longest goes first. */
 export class IdleInstances {
-	readonly #ageing: Ageing;
-	readonly #pauseMs: number;
-	/** In the order in which they came. Those that are paused come before all others. */
+	readonly #options: IdleOptions;
+	/** In the order in which they came. */
 	readonly #idle: Idle[] = [];
-	#pausing: NodeJS.Timeout | undefined;
+	#resting: NodeJS.Timeout | undefined;
 
-	/** @param pauseMs after which they are paused; infinite: never */
-	constructor(ageing: Ageing, pauseMs: number) {
-		this.#ageing = ageing;
-		this.#pauseMs = pauseMs;
+	constructor(options: IdleOptions) {
+		this.#options = options;
 	}
 
-	get size(): number {
-		return this.#idle.length;
+	/** How many there are, and how many of them are paused, and of those parked. */
+	get counts(): {idle: number; paused: number; parked: number} {
+		const parked = this.#idle.filter(({state}) => state === 'parked').length;
+		const paused = this.#idle.filter(({state}) => state === 'paused').length + parked;
+		return {idle: this.#idle.length, paused, parked};
 	}
 
-	/** How many of them are paused. */
-	get paused(): number {
-		return this.#idle.filter(({isPaused}) => isPaused).length;
+	/** @param worth as of now */
+	keep(kept: Kept, worth: Worth): void {
+		const {age} = this.#options.ageing;
+		this.#idle.push({...kept, worth: {...worth, age}, sinceMs: performance.now(), state: 'awake'});
+		this.#restLater();
 	}
 
-	/** @param priority see {@link Ageing} */
-	keep(instance: Instance, priority: number): void {
-		this.#idle.push({instance, sinceMs: performance.now(), priority, isPaused: false});
-		this.#pauseLater();
-	}
-
-	/** One that can take an event at once; it is the caller's now. */
+	/** One that can take an event at once; it is the caller's now. Undefined also when there is no room for what it has given back. */
 	take(): Instance | undefined {
-		for (let idle = this.#idle.pop(); idle !== undefined; idle = this.#idle.pop()) {
-			if (!idle.instance.usable) continue;
-			idle.instance.resume();
-			return idle.instance;
+		const {budget} = this.#options;
+		const missingMb = this.missingMb;
+		if (missingMb === undefined || (missingMb > 0 && !budget.hasRoom(missingMb))) return undefined;
+		return this.takeWith(missingMb, missingMb > 0 ? budget.charge(missingMb) : () => undefined);
+	}
+
+	/** What the next one lacks to be taken, in MiB; undefined: there is none. */
+	get missingMb(): number | undefined {
+		while (this.#idle.at(-1)?.instance.usable === false) this.#idle.pop();
+		const next = this.#idle.at(-1);
+		return next === undefined ? undefined : this.#options.memoryMb - next.share.megabytes;
+	}
+
+	/** The next one, with what was reserved for it. When there is none that lacks just that much, it is given back. */
+	takeWith(megabytes: number, release: () => void): Instance | undefined {
+		const next = this.missingMb === megabytes ? this.#idle.pop() : undefined;
+		if (next === undefined) {
+			release();
+			return undefined;
 		}
-		return undefined;
+		next.share.grow(megabytes, release);
+		next.instance.resume();
+		return next.instance;
 	}
 
 	/** The priority of the one that would go first; undefined when there is none. */
 	get evictable(): number | undefined {
-		return this.#idle[0]?.priority;
+		const [first] = this.#idle;
+		return first === undefined ? undefined : this.#priority(first);
 	}
 
-	/** Ends one; false when there is none. */
-	evict(): boolean {
+	#priority({worth: {uses, rebuildMs, age}, share}: Idle): number {
+		return this.#options.ageing.priority(uses, rebuildMs, share.megabytes, age);
+	}
+
+	/** Ends one; answers the MiB that this will give back, undefined when there is none. */
+	evict(): number | undefined {
 		const victim = this.#idle.shift();
-		if (victim === undefined) return false;
-		this.#ageing.noteEvicted(victim.priority);
+		if (victim === undefined) return undefined;
+		const {megabytes} = victim.share;
+		this.#options.ageing.noteEvicted(this.#priority(victim));
 		void victim.instance.destroy();
-		return true;
+		return megabytes;
 	}
 
 	/** Ends those that have waited since before then. */
@@ -66,42 +106,50 @@ export class IdleInstances {
 
 	/** Ends all. */
 	close(): void {
-		clearTimeout(this.#pausing);
-		while (this.evict());
+		clearTimeout(this.#resting);
+		while (this.evict() !== undefined);
 	}
 
 	/** One timer for all: a warm call takes less time than setting one for each would. */
-	#pauseLater(): void {
-		if (this.#pausing !== undefined || this.#pauseMs === Number.POSITIVE_INFINITY) return;
-		const next = this.#idle.find(({isPaused}) => !isPaused);
-		if (next === undefined) return;
-		const leftMs = next.sinceMs + this.#pauseMs - performance.now();
-		this.#pausing = setTimeout(
+	#restLater(): void {
+		if (this.#resting !== undefined || this.#options.pauseMs === Number.POSITIVE_INFINITY) return;
+		const dueMs = Math.min(...this.#idle.map((idle) => this.#dueMs(idle)));
+		if (dueMs === Number.POSITIVE_INFINITY) return;
+		this.#resting = setTimeout(
 			() => {
-				this.#pausing = undefined;
-				this.#pauseDue();
-				this.#pauseLater();
+				this.#resting = undefined;
+				this.#rest();
+				this.#restLater();
 			},
-			Math.max(1, leftMs),
+			Math.max(1, dueMs - performance.now()),
 		).unref();
 	}
 
-	#pauseDue(): void {
-		const dueMs = performance.now() - this.#pauseMs;
-		for (const idle of this.#idle) {
-			if (idle.sinceMs > dueMs) return;
-			if (!idle.isPaused) pause(idle);
-		}
+	/** When it is to be paused, or parked. */
+	#dueMs({state, sinceMs}: Idle): number {
+		if (state === 'parked') return Number.POSITIVE_INFINITY;
+		return sinceMs + this.#options.pauseMs * (state === 'awake' ? 1 : 2);
+	}
+
+	#rest(): void {
+		const nowMs = performance.now();
+		for (const idle of this.#idle) if (this.#dueMs(idle) <= nowMs) rest(idle);
 	}
 }
 
-/** One that can't be stopped is ended. */
-function pause(idle: Idle): void {
-	idle.isPaused = true;
+/** Pauses or parks it. One with which that can't be done is ended. */
+function rest(idle: Idle): void {
+	const {instance, share} = idle;
 	try {
-		idle.instance.pause();
+		if (idle.state === 'awake') {
+			idle.state = 'paused';
+			instance.pause();
+		} else {
+			idle.state = 'parked';
+			share.shrink(instance.park());
+		}
 	} catch (error) {
 		if (!(error instanceof SyscallError)) throw error;
-		void idle.instance.destroy();
+		void instance.destroy();
 	}
 }

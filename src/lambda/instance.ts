@@ -138,7 +138,12 @@ export class Instance {
 		if (this.usable) this.leaf.pause();
 	}
 
-	/** Lets it go on. Does nothing when it is not paused. */
+	/** Takes away what memory it may use beyond that which it does. @returns what is left to it, in MiB; all of it, when it has not stopped */
+	park(): number {
+		return this.usable ? this.leaf.park() : this.#limits.memoryMb;
+	}
+
+	/** Lets it go on, with its own memory limit. Does nothing when it is not paused. */
 	resume(): void {
 		this.leaf.resume();
 	}

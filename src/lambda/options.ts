@@ -72,7 +72,8 @@ export type RuntimeOptions = {
 	readonly spares?: number;
 	/**
 	 * Milliseconds after which an instance that nobody called is paused until the next call, so that nothing that a handler left
-	 * running takes CPU time; a second by default. Where control groups can't be frozen none is.
+	 * running takes CPU time; a second by default. After twice as long it is parked: of its memory limit it keeps what it uses. Where
+	 * control groups can't be frozen neither is done.
 	 */
 	readonly instancePauseMs?: number;
 	/** Milliseconds after which an instance that nobody called is ended; ten minutes by default. */

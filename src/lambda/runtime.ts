@@ -77,6 +77,8 @@ export type RuntimeStats = {
 		readonly idle: number;
 		/** Of those: what runs in them is stopped until the next call. */
 		readonly paused: number;
+		/** Of those: what they may use beyond that which they do has been given back until then. */
+		readonly parked: number;
 		/** Instances that were started ahead, or are being started. */
 		readonly spares: number;
 		readonly waiting: number;
@@ -532,8 +534,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			const [first] = idle.sort((a, b) => (a.evictable ?? 0) - (b.evictable ?? 0));
 			const node = this.#parts.imports.evictable;
 			if (first?.evictable !== undefined && first.evictable <= (node ?? first.evictable)) {
-				first.evictIdle();
-				missing -= first.settings.limits.memoryMb;
+				missing -= first.evictIdle() ?? 0;
 			} else {
 				const freed = this.#parts.imports.evictOne();
 				if (freed === undefined) return;

@@ -8,9 +8,14 @@
 export class Ageing {
 	#age = 0;
 
-	/** To be asked for anew at each use. */
-	priority(uses: number, rebuildMs: number, mebibytes: number): number {
-		return this.#age + (uses * rebuildMs) / Math.max(1, mebibytes);
+	/** What is used now is as old as this. */
+	get age(): number {
+		return this.#age;
+	}
+
+	/** To be asked for anew at each use. @param age when it was used, for something whose size has changed since */
+	priority(uses: number, rebuildMs: number, mebibytes: number, age = this.#age): number {
+		return age + (uses * rebuildMs) / Math.max(1, mebibytes);
 	}
 
 	/** Something with that priority went. */

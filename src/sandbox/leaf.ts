@@ -70,6 +70,7 @@ export class Leaf {
 	readonly #asked: Asked[] = [];
 	#isKnown = false;
 	#isPaused = false;
+	#isParked = false;
 	/** Its channel broke, or it was never born. */
 	#isBroken = false;
 	#status: Promise<ProcessEnd> | undefined;
@@ -194,13 +195,27 @@ export class Leaf {
 		if (this.#isBroken || this.#isPaused) return;
 		this.#parts.cgroup.beginFreeze();
 		this.#isPaused = true;
+		this.#parts.cgroup.closeFiles(); // there may be thousands of them
 	}
 
-	/** Lets it go on. Does nothing when it is not paused. @throws {SyscallError} as {@link pause} */
+	/** Lowers the memory limit of a paused one to what it uses. @returns the limit in MiB; its own one, while not all in it has stopped */
+	park(): number {
+		const {cgroup} = this.#parts;
+		this.#isParked = this.#isPaused && cgroup.isFrozen();
+		const megabytes = this.#isParked ? cgroup.lowerMemory() : cgroup.ownMemoryMb;
+		cgroup.closeFiles();
+		return megabytes;
+	}
+
+	/** Lets it go on, with its own memory limit. Does nothing when it is not paused. @throws {SyscallError} as {@link pause} */
 	resume(): void {
 		if (!this.#isPaused) return;
+		const {cgroup} = this.#parts;
 		this.#isPaused = false;
-		this.#parts.cgroup.thaw();
+		if (this.#isParked) cgroup.restoreMemory();
+		this.#isParked = false;
+		cgroup.thaw();
+		cgroup.closeFiles();
 	}
 
 	/** Hands over the process, once it is known, and where word of its exit status comes from. */

@@ -2,7 +2,7 @@ import {existsSync, readdirSync, readFileSync} from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
 import test, {type ExecutionContext} from 'ava';
-import type {Runtime} from '../../src/index.ts';
+import type {Outcome, Runtime} from '../../src/index.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
 import {cgroupsOf, LeakCheck, processesIn} from '../helpers/leak-check.ts';
 import {until} from '../helpers/pool.ts';
@@ -62,6 +62,18 @@ async function deploy(
 	return {runtime, groups: () => frozenGroups(stateDir)};
 }
 
+/** Waits until so many instances are. */
+async function untilParked(runtime: Runtime, wanted: number): Promise<void> {
+	let parked = -1;
+	const look = async () => {
+		parked = (await runtime.stats()).functions.reduce((sum, each) => sum + each.parked, 0);
+	};
+	await until(() => {
+		void look();
+		return parked === wanted;
+	}, `${wanted} parked instances`);
+}
+
 async function counts(runtime: Runtime) {
 	return (await runtime.stats()).functions[0];
 }
@@ -117,7 +129,6 @@ kernelTest(
 	'a paused instance ends when it is evicted, when its function is removed, and with the runtime',
 	async (t) => {
 		const {runtime, stateDir} = await makeRuntime(t, {instancePauseMs: 20, memoryBudgetMb: 128});
-		const leaks = new LeakCheck();
 		leaks.track(stateDir);
 		const ended = () => new Promise((resolve) => runtime.once('destroyed', resolve));
 		for (const [name, end] of [
@@ -125,15 +136,16 @@ kernelTest(
 			['removed', async () => runtime.remove('removed')],
 			['left', async () => runtime.close()],
 		] as const) {
-			await runtime.deploy('other', {'f.py': 'def f(event):\n\treturn 1\n'}, {limits: {memoryMb: 100}});
 			await runtime.deploy(name, {'f.py': leaving}, {limits: {memoryMb: 100}});
 			t.true((await runtime.invoke(name, 'child')).ok);
 			await until(() => frozenGroups(stateDir).length === 1, 'a frozen group');
+			// Parked or not: beside it there is no room for that.
+			const memoryMb = 127 - Math.ceil((await runtime.stats()).memory.zygotesMb);
+			await runtime.deploy('other', {'f.py': 'def f(event):\n\treturn 1\n'}, {limits: {memoryMb}});
 			const destroyed = ended();
 			await end();
 			await destroyed;
 		}
-		leaks.verify(t);
 	},
 );
 
@@ -145,4 +157,75 @@ kernelTest('what kills a paused instance from outside ends it, and the next call
 	const outcome = await runtime.invoke('f', null);
 	t.true(outcome.ok ? outcome.value === 1 : outcome.error.code === 'Killed');
 	t.is(value(t, await runtime.invoke('f', null)), outcome.ok ? 2 : 1);
+});
+
+/** Writes to so many MiB, and counts calls. */
+const writing = py`
+	count = 0
+	def f(event):
+		global count
+		count += 1
+		bytearray(event << 20)[::4096] = b'x' * (event << 8)
+		return count
+`;
+
+kernelTest('a parked instance has given back what it does not use, and has it again in its next call', async (t) => {
+	const {runtime, stateDir} = await makeRuntime(t, {instancePauseMs: 20});
+	leaks.track(stateDir);
+	const limits = {memoryMb: 100};
+	await runtime.deploy('f', {'f.py': writing}, {limits});
+	for (let turn = 1; turn < 4; turn += 1) {
+		t.is(value(t, await runtime.invoke('f', 70)), turn);
+		await untilParked(runtime, 1);
+		const {memory, functions} = await runtime.stats();
+		t.true(memory.reservedMb < 20, `${memory.reservedMb} MiB`);
+		t.like(functions[0], {idle: 1, paused: 1, parked: 1});
+	}
+	let reservedMb: Promise<number> | undefined;
+	await runtime.deploy('f', {'f.py': 'def f(event):\n\tprint("here")\n'}, {limits});
+	await runtime.invoke('f', null);
+	await untilParked(runtime, 1);
+	await runtime.invoke('f', null, {
+		onStdout() {
+			reservedMb = runtime.stats().then(({memory}) => memory.reservedMb);
+		},
+	});
+	t.is(await reservedMb, 100);
+});
+
+kernelTest('a parked instance whose memory others have is called once these have gone', async (t) => {
+	const {runtime, stateDir} = await makeRuntime(t, {instancePauseMs: 300, memoryBudgetMb: 240});
+	leaks.track(stateDir);
+	const options = {limits: {memoryMb: 100}, spares: 0};
+	await runtime.deploy('often', {'f.py': writing}, options);
+	for (let turn = 1; turn < 20; turn += 1) t.is(value(t, await runtime.invoke('often', 1)), turn);
+	await untilParked(runtime, 1);
+	for (const name of ['once', 'once-as-well']) {
+		await runtime.deploy(name, {'f.py': writing}, options);
+		t.is(value(t, await runtime.invoke(name, 1)), 1);
+	}
+	const outcome = await runtime.invoke('often', 70);
+	t.deepEqual([value(t, outcome), outcome.start], [20, 'warm']);
+});
+
+kernelTest('a parked instance that goes for another one is made again', async (t) => {
+	const {runtime, stateDir} = await makeRuntime(t, {instancePauseMs: 20, memoryBudgetMb: 140});
+	leaks.track(stateDir);
+	const options = {limits: {memoryMb: 100}, spares: 0};
+	await runtime.deploy('f', {'f.py': writing}, options);
+	await runtime.deploy(
+		'busy',
+		{'f.py': 'import time\ndef f(event):\n\tprint("here", flush=True)\n\ttime.sleep(0.3)\n'},
+		options,
+	);
+	t.is(value(t, await runtime.invoke('f', 1)), 1);
+	await untilParked(runtime, 1);
+	let second: ReturnType<Runtime['invoke']> | undefined;
+	const busy = await runtime.invoke('busy', null, {
+		onStdout() {
+			second ??= runtime.invoke('f', 70);
+		},
+	});
+	t.true(busy.ok, 'it had room beside the parked one');
+	t.is(value(t, (await second) as Outcome), 1);
 });

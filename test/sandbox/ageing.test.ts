@@ -18,6 +18,8 @@ test('what was not used for long falls behind what is used later', (t) => {
 		t.true(i === 3 ? cheap > once : cheap < once || i > 1);
 		ageing.noteEvicted(cheap);
 	}
+	t.is(ageing.priority(9, 100, 5, 0), 180, 'what has become smaller is as old as it was');
+	t.is(ageing.priority(9, 100, 5, ageing.age), ageing.priority(9, 100, 5));
 	ageing.noteEvicted(1);
 	t.true(ageing.priority(1, 1, 1) > 1, 'age does not go back');
 });
