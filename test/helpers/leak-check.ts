@@ -47,10 +47,14 @@ export function cgroupsOf(stateDir: string): string[] {
 /** Pids of every process in these groups and those below. */
 export function processesIn(groups: readonly string[]): number[] {
 	const pids = groups.flatMap((group) => {
-		if (!existsSync(group)) return [];
-		const own = lines(path.join(group, 'cgroup.procs')).map(Number);
-		const below = readdirSync(group, {withFileTypes: true}).filter((entry) => entry.isDirectory());
-		return [...own, ...processesIn(below.map((entry) => path.join(group, entry.name)))];
+		try {
+			const own = lines(path.join(group, 'cgroup.procs')).map(Number);
+			const below = readdirSync(group, {withFileTypes: true}).filter((entry) => entry.isDirectory());
+			return [...own, ...processesIn(below.map((entry) => path.join(group, entry.name)))];
+		} catch (error) {
+			if (['ENOENT', 'ENODEV'].includes((error as NodeJS.ErrnoException).code ?? '')) return []; // it is gone
+			throw error;
+		}
 	});
 	return [...new Set(pids)];
 }

@@ -358,6 +358,7 @@ kernelTest('forktree worker up: its settings reach the runtime', async (t) => {
 	const tree = `import_cache_tree=${directory}/tree.json`;
 	const idle = ['instance_pause_ms=10', 'instance_idle_ms=50', 'zygote_idle_ms=50'];
 	const worker = up('worker_port=0', tree, 'promote=false', 'spares=0', ...idle);
+	t.teardown(() => worker.child.kill('SIGTERM'));
 	const [, url] = await worker.says(/^ready on (.*)\n$/);
 	for (let turn = 0; turn < 2; turn += 1) {
 		t.is(await (await fetch(`${url}/run/count`, {method: 'POST'})).text(), '1');
