@@ -416,17 +416,12 @@ export class Cgroup {
 		else this.#write(freezer, 'cgroup.freeze', '0');
 	}
 
-	/** The memory limit that it was given, in MiB. */
-	get ownMemoryMb(): number {
-		return (this.#limits as CgroupLimits).memoryMb;
-	}
-
 	/**
 	 * Lowers its memory limit to what it uses, rounded up to a MiB.
 	 * @returns the new limit in MiB; its own limit, when the kernel did not take a lower one
 	 */
 	lowerMemory(): number {
-		const own = this.ownMemoryMb;
+		const own = (this.#limits as CgroupLimits).memoryMb;
 		const used = Math.min(own, Math.ceil(this.#current() / mebibyte) + 1);
 		try {
 			this.#limitMemory(used);
@@ -477,7 +472,7 @@ export class Cgroup {
 
 	/** Sets its own limit again. */
 	restoreMemory(): void {
-		this.#limitMemory(this.ownMemoryMb);
+		this.#limitMemory((this.#limits as CgroupLimits).memoryMb);
 	}
 
 	#limitMemory(megabytes: number): void {

@@ -16,6 +16,8 @@ type Idle = Kept & {
 	readonly worth: Worth & {readonly age: number};
 	readonly sinceMs: number;
 	state: 'awake' | 'paused' | 'parked';
+	/** When it is to be paused, or parked. */
+	dueMs: number;
 };
 
 export type IdleOptions = {
@@ -47,8 +49,10 @@ export class IdleInstances {
 
 	/** @param worth as of now */
 	keep(kept: Kept, worth: Worth): void {
-		const {age} = this.#options.ageing;
-		this.#idle.push({...kept, worth: {...worth, age}, sinceMs: performance.now(), state: 'awake'});
+		const {ageing, pauseMs} = this.#options;
+		const sinceMs = performance.now();
+		const {age} = ageing;
+		this.#idle.push({...kept, worth: {...worth, age}, sinceMs, state: 'awake', dueMs: sinceMs + pauseMs});
 		this.#restLater();
 	}
 
@@ -113,7 +117,7 @@ export class IdleInstances {
 	/** One timer for all: a warm call takes less time than setting one for each would. */
 	#restLater(): void {
 		if (this.#resting !== undefined || this.#options.pauseMs === Number.POSITIVE_INFINITY) return;
-		const dueMs = Math.min(...this.#idle.map((idle) => this.#dueMs(idle)));
+		const dueMs = Math.min(...this.#idle.map((idle) => idle.dueMs));
 		if (dueMs === Number.POSITIVE_INFINITY) return;
 		this.#resting = setTimeout(
 			() => {
@@ -125,31 +129,33 @@ export class IdleInstances {
 		).unref();
 	}
 
-	/** When it is to be paused, or parked. */
-	#dueMs({state, sinceMs}: Idle): number {
-		if (state === 'parked') return Number.POSITIVE_INFINITY;
-		return sinceMs + this.#options.pauseMs * (state === 'awake' ? 1 : 2);
-	}
-
 	#rest(): void {
 		const nowMs = performance.now();
-		for (const idle of this.#idle) if (this.#dueMs(idle) <= nowMs) rest(idle);
+		for (const idle of this.#idle) if (idle.dueMs <= nowMs) rest(idle, nowMs + this.#options.pauseMs);
 	}
 }
 
-/** Pauses or parks it. One with which that can't be done is ended. */
-function rest(idle: Idle): void {
-	const {instance, share} = idle;
+/** Pauses or parks it. One with which that can't be done is ended. @param nextMs when more is to be done */
+function rest(idle: Idle, nextMs: number): void {
+	idle.dueMs = nextMs;
 	try {
 		if (idle.state === 'awake') {
 			idle.state = 'paused';
-			instance.pause();
+			idle.instance.pause();
 		} else {
-			idle.state = 'parked';
-			share.shrink(instance.park());
+			park(idle);
 		}
 	} catch (error) {
 		if (!(error instanceof SyscallError)) throw error;
-		void instance.destroy();
+		void idle.instance.destroy();
 	}
+}
+
+/** One that has not stopped yet, since something in it can't be interrupted, is looked at again. */
+function park(idle: Idle): void {
+	const megabytes = idle.instance.park();
+	if (megabytes === undefined) return;
+	idle.state = 'parked';
+	idle.dueMs = Number.POSITIVE_INFINITY;
+	idle.share.shrink(megabytes);
 }

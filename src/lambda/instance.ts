@@ -138,9 +138,9 @@ export class Instance {
 		if (this.usable) this.leaf.pause();
 	}
 
-	/** Takes away what memory it may use beyond that which it does. @returns what is left to it, in MiB; all of it, when it has not stopped */
-	park(): number {
-		return this.usable ? this.leaf.park() : this.#limits.memoryMb;
+	/** Takes away what memory it may use beyond that which it does. @returns what is left to it, in MiB; undefined: it has not stopped yet */
+	park(): number | undefined {
+		return this.leaf.park();
 	}
 
 	/** Lets it go on, with its own memory limit. Does nothing when it is not paused. */

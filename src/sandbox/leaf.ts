@@ -198,11 +198,11 @@ export class Leaf {
 		this.#parts.cgroup.closeFiles(); // there may be thousands of them
 	}
 
-	/** Lowers the memory limit of a paused one to what it uses. @returns the limit in MiB; its own one, while not all in it has stopped */
-	park(): number {
+	/** Lowers the memory limit of a paused one to what it uses. @returns the limit in MiB; undefined while not all in it has stopped */
+	park(): number | undefined {
 		const {cgroup} = this.#parts;
 		this.#isParked = this.#isPaused && cgroup.isFrozen();
-		const megabytes = this.#isParked ? cgroup.lowerMemory() : cgroup.ownMemoryMb;
+		const megabytes = this.#isParked ? cgroup.lowerMemory() : undefined;
 		cgroup.closeFiles();
 		return megabytes;
 	}

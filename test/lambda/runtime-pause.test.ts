@@ -1,4 +1,4 @@
-import {existsSync, readdirSync, readFileSync} from 'node:fs';
+import {readdirSync, readFileSync} from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
 import test, {type ExecutionContext} from 'ava';
@@ -38,7 +38,13 @@ const leaving = py`
 
 /** Groups of sandboxes of which the kernel says that all in them is frozen. */
 function frozenGroups(stateDir: string): string[] {
-	const read = (file: string) => (existsSync(file) ? readFileSync(file, 'latin1') : '');
+	const read = (file: string) => {
+		try {
+			return readFileSync(file, 'latin1');
+		} catch {
+			return ''; // another hierarchy's, or it has just gone
+		}
+	};
 	return cgroupsOf(stateDir).flatMap((parent) =>
 		readdirSync(parent)
 			.filter((name) => name.startsWith('sandbox-'))
