@@ -111,7 +111,9 @@ export class Starter {
 			if (!this.#settings.zygote) return await this.#startCold(call, limit, release);
 			for (let attempt = 1; ; attempt += 1) {
 				try {
-					return await this.#startForked(call, limit, release, takesSpare);
+					// What its own zygote can't fork its node can.
+					const module = attempt === 1 ? this.#module : undefined;
+					return await this.#startForked(module, call, limit, release, takesSpare);
 				} catch (error) {
 					if (!(error instanceof ForktreeError) || error.code !== 'ZygoteFailed' || attempt === maxForks) throw error;
 				}
@@ -123,9 +125,15 @@ export class Starter {
 		}
 	}
 
-	async #startForked(call: Call, limit: CallLimit, release: () => void, takesSpare: boolean): Promise<Started> {
+	async #startForked(
+		module: OwnModule | undefined,
+		call: Call,
+		limit: CallLimit,
+		release: () => void,
+		takesSpare: boolean,
+	): Promise<Started> {
 		const asked = performance.now();
-		const finding = this.#host.imports.find(this.#settings.packages, this.#module);
+		const finding = this.#host.imports.find(this.#settings.packages, module);
 		const place = await limit.race(finding).catch((error: unknown) => {
 			void finding.then((late) => late.leave()).catch(() => undefined);
 			throw error;
