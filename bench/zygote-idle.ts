@@ -1,5 +1,6 @@
 /** What many idle instances of a function with pandas take: of memory, and of the next start. */
 import {once} from 'node:events';
+import {setTimeout as sleep} from 'node:timers/promises';
 import {createRuntime, type Runtime, type RuntimeOptions} from 'forktree';
 import {type Mark, mark, type Part, percentile, summarize} from './report.ts';
 import {readMemory} from './sandbox-many.ts';
@@ -14,15 +15,27 @@ const atOnce = 8;
 /** Idle ones fit into it; their limits together go beyond any machine's memory. */
 const endlessMb = 2 ** 24;
 const few = 10;
+const patienceMs = 30_000;
 
 /** Afterwards there are that many idle instances, those that there were before included. */
 async function makeIdle(runtime: Runtime, count: number): Promise<void> {
 	for (let attempt = 0; attempt < attempts; attempt += 1) {
 		await callAtOnce(runtime, count);
 		const {functions} = await runtime.stats();
-		if (functions.find(({name}) => name === 'idle')?.idle === count) return;
+		if (functions.find(({name}) => name === 'idle')?.idle === count) return untilParked(runtime);
 	}
 	throw new Error(`expected ${count} idle instances`);
+}
+
+/** Nothing more becomes of them then, until they are called. */
+async function untilParked(runtime: Runtime): Promise<void> {
+	const deadline = performance.now() + patienceMs;
+	for (;;) {
+		const {functions} = await runtime.stats();
+		if (functions.every(({idle, parked}) => idle === parked)) return;
+		if (performance.now() > deadline) throw new Error(`expected parked instances within ${patienceMs} ms`);
+		await sleep(100);
+	}
 }
 
 async function callAtOnce(runtime: Runtime, count: number): Promise<void> {

@@ -29,6 +29,9 @@ export type IdleOptions = {
 	readonly memoryMb: number;
 };
 
+/** Pausing or parking so many takes about a millisecond. */
+const restAtOnce = 8;
+
 /** Owns them until they are taken. The one that was used last is taken first; the one that waits longest goes first. */
 export class IdleInstances {
 	readonly #options: IdleOptions;
@@ -129,9 +132,11 @@ export class IdleInstances {
 		).unref();
 	}
 
+	/** Few at a time: calls are not to wait until all have been. */
 	#rest(): void {
 		const nowMs = performance.now();
-		for (const idle of this.#idle) if (idle.dueMs <= nowMs) rest(idle, nowMs + this.#options.pauseMs);
+		const due = this.#idle.filter(({dueMs}) => dueMs <= nowMs);
+		for (const idle of due.slice(0, restAtOnce)) rest(idle, nowMs + this.#options.pauseMs);
 	}
 }
 

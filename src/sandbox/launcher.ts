@@ -267,7 +267,7 @@ export class Launcher {
 	refill(): void {
 		try {
 			this.link.send(encodeRefillRequest(), []);
-			while (this.#places.length < readyPlaces) this.#places.push(this.#makePlace());
+			while (this.#places.length < readyPlaces && this.#ids.free > 0) this.#places.push(this.#makePlace());
 		} catch (error) {
 			if (!(error instanceof ForktreeError)) throw error; // it is gone: its end is told elsewhere
 		}
