@@ -243,3 +243,30 @@ kernelTest('a function can be removed while its module hangs in its zygote', asy
 	await within(fixture().runtime.remove(name), 'its removal');
 	t.pass();
 });
+
+kernelTest('a function may have more sandboxes at once than its zygote has ids for', async (t) => {
+	const count = 270;
+	const {runtime} = fixture();
+	const code = `${slow}def f(event):\n\tyield 1\n\ttime.sleep(event or 0)\n\tyield 2\n`;
+	const [name] = await callUntilTold(t, code, {
+		concurrency: count,
+		limits: {memoryMb: 16},
+	});
+	const streams = [];
+	for (let i = 0; i < count; i += 1) {
+		// It goes on when its first chunk was taken, and that is when all others are there.
+		const stream = runtime.stream(name, 0.1);
+		const chunks = stream[Symbol.asyncIterator]();
+		await chunks.next();
+		streams.push({stream, chunks});
+	}
+	const outcomes = await Promise.all(
+		streams.map(async ({stream, chunks}) => {
+			while ((await chunks.next()).done !== true);
+			return stream.outcome;
+		}),
+	);
+	t.true(outcomes.every(({ok}) => ok));
+	const own = outcomes.filter(({ownZygote}) => ownZygote).length;
+	t.true(own > 200 && own < count, `${own} of ${count}`);
+});
