@@ -90,8 +90,8 @@ export class Starter {
 		this.#settings = settings;
 		this.#code = code;
 		this.#host = host;
-		const {entryFile, environment, limits, packages} = settings;
-		const own = {entryFile, environment, code, packages, timeoutMs: limits.timeoutMs};
+		const {entryFile, environment, limits, packages, spares} = settings;
+		const own = {entryFile, environment, code, packages, timeoutMs: limits.timeoutMs, hasSpares: spares > 0};
 		this.#module = settings.ownZygote ? {...own, limits: {...limits, swapMb: 0}} : undefined;
 	}
 

@@ -145,8 +145,8 @@ export class ForkPoint {
 	/** Kills its zygotes, and its spares with them. */
 	async kill(): Promise<void> {
 		this.#closed = true;
-		await this.#spares.close();
 		this.zygote.kill();
 		this.#second?.kill();
+		await this.#spares.close(); // afterwards: one in the making need not be waited for
 	}
 }

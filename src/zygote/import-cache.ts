@@ -210,7 +210,8 @@ export class ImportCache {
 
 	/** Ends one child that was forked ahead; answers the MiB that it was counted with, 0 when there is none. */
 	evictSpare(): number {
-		return this.#points().some((point) => point.evictSpare()) ? spareMb : 0;
+		const isEnded = this.#points().some((point) => point.evictSpare()) || this.#own.evictSpare();
+		return isEnded ? spareMb : 0;
 	}
 
 	#points(): ForkPoint[] {

@@ -33,6 +33,8 @@ export type OwnModule = {
 	/** How long it may take to load. */
 	readonly timeoutMs: number;
 	readonly packages: PackageSet;
+	/** Whether the function has spares: they have all that its zygote's would have. */
+	readonly hasSpares: boolean;
 };
 
 /** Something alive that can be let go. */
@@ -65,6 +67,8 @@ export type OwnZygotesOptions = {
 	readonly budget: MemoryBudget;
 	readonly ageing: Ageing;
 	readonly cgroups: CgroupPool;
+	/** Children that each zygote forks ahead, at the most. */
+	readonly spares: number;
 	readonly findParent: (set: PackageSet) => Promise<Parent>;
 	/** Has it waited for when everything ends. */
 	readonly track: (zygote: Zygote) => Zygote;
@@ -167,6 +171,11 @@ export class OwnZygotes {
 		return own;
 	}
 
+	/** Ends one child that was forked ahead; false when there is none. */
+	evictSpare(): boolean {
+		return [...this.#owns.values()].some(({live}) => live?.point.evictSpare() === true);
+	}
+
 	/** What could be let go. */
 	kept(): Kept[] {
 		return [...this.#owns.values()].flatMap((own) => {
@@ -227,13 +236,13 @@ export class OwnZygotes {
 	}
 
 	#keep(module: OwnModule, own: Own, {plan, preloaded}: Parent, zygote: Zygote): void {
-		const {makeSecond, budget, cgroups, onMade, onGone} = this.#options;
+		const {makeSecond, budget, cgroups, spares, onMade, onGone} = this.#options;
 		const charge = (charged: Zygote) => {
 			const release = budget.charge(charged.ownMib());
 			void charged.gone.then(release);
 		};
 		const point = new ForkPoint(zygote, {
-			most: 0, // the function's spares have all that one of these would have
+			most: module.hasSpares ? 0 : spares,
 			budget,
 			cgroups,
 			origin: {preloaded, isLoaded: true},

@@ -244,6 +244,21 @@ kernelTest('a function can be removed while its module hangs in its zygote', asy
 	t.pass();
 });
 
+kernelTest('such a zygote forks children ahead, too, for a function that has no spares', async (t) => {
+	const code = `${slow}STATE = []\ndef f(event):\n\tSTATE.append(event)\n\treturn [STATE, LOADED_BY == os.getpid()]\n`;
+	const [name] = await callUntilTold(t, code);
+	const {runtime} = fixture();
+	const kinds = new Set<string | undefined>();
+	for (let i = 0; i < 50 && !kinds.has('node'); i += 1) {
+		const outcome = await runtime.invoke(name, i);
+		t.true(outcome.ownZygote);
+		t.deepEqual(value(t, outcome), [[i], false]);
+		kinds.add(outcome.spare);
+		await new Promise(setImmediate);
+	}
+	t.true(kinds.has('node'));
+});
+
 kernelTest('a function may have more sandboxes at once than its zygote has ids for', async (t) => {
 	const count = 270;
 	const {runtime} = fixture();
