@@ -392,8 +392,9 @@ export class LambdaFunction {
 	#leave(instance: Instance | undefined): void {
 		const keep = this.settings.reuse && !this.#closed && !this.#host.budget.isShort;
 		const kept = keep && instance?.usable === true ? instance : undefined;
-		if (kept === undefined) void instance?.destroy();
 		const next = this.#queue.shift();
+		const isAwaited = next !== undefined || this.#host.budget.isShort;
+		if (kept === undefined && isAwaited) void instance?.destroy();
 		if (next !== undefined) {
 			next.give(kept);
 		} else {
@@ -401,8 +402,11 @@ export class LambdaFunction {
 			this.#running -= 1;
 			if (this.#running === 0) this.#settleDrained?.();
 		}
-		// When whoever waits for this call has been told.
-		setImmediate(() => this.#spares.refill());
+		// When whoever waits for this call has been told: to end a sandbox takes as long as the call may have.
+		setImmediate(() => {
+			if (kept === undefined) void instance?.destroy();
+			this.#spares.refill();
+		});
 	}
 
 	#keep(instance: Instance): void {
