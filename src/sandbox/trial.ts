@@ -5,6 +5,8 @@ const otherEach = 8;
 /** So many of the last ones of each kind are compared; while there are fewer than these, preparing is taken to pay. */
 const lookBack = 9;
 const least = 3;
+/** A millisecond that a call is spared is worth so many that are spent while nobody waits. */
+const worth = 4;
 
 /** Milliseconds that the first call took, and took what prepared it, and how many ever got one. */
 export class Trial {
@@ -22,14 +24,13 @@ export class Trial {
 	}
 
 	/**
-	 * Whether no more is spent in vain than calls are spared. It is spent while nobody waits, and on a machine whose pages are costly to
-	 * copy it is about as much.
+	 * Whether what calls are spared is worth what is spent: on a machine whose pages are costly to copy that is about twice as much.
 	 */
 	get pays(): boolean {
 		if (this.#preparedMs.length < least || this.#plainMs.length < least) return true;
 		const savedMs = median(this.#plainMs) - median(this.#preparedMs);
 		const share = this.#wereUsed.filter(Boolean).length / this.#wereUsed.length;
-		return median(this.#costsMs) <= 2 * savedMs * share;
+		return median(this.#costsMs) <= worth * savedMs * share;
 	}
 
 	/** One was prepared, which took so long. */

@@ -21,15 +21,15 @@ test('while it pays all are prepared but each eighth', (t) => {
 
 test('it stops when it does not pay, is tried now and then, and is back when it does', (t) => {
 	const trial = new Trial();
-	t.is(shareOf(run(trial, 24, 5, 4.5, 1.5)), 21 / 24, 'three have to go without before anybody knows');
-	t.is(shareOf(run(trial, 160, 5, 4.5, 1.5)), 1 / 8);
+	t.is(shareOf(run(trial, 24, 5, 4.5, 3)), 21 / 24, 'three have to go without before anybody knows');
+	t.is(shareOf(run(trial, 160, 5, 4.5, 3)), 1 / 8);
 	run(trial, 80, 5, 2, 1);
 	t.is(shareOf(run(trial, 160, 5, 2, 1)), 7 / 8);
 });
 
 test('what is hardly ever called does not pay for all', (t) => {
 	const trial = new Trial();
-	run(trial, 40, 5, 2, 1);
+	run(trial, 40, 5, 2, 2);
 	t.true(trial.pays);
 	for (let i = 0; i < 7; i += 1) trial.noteUnused();
 	t.true(trial.pays, 'two of nine were used');
@@ -78,7 +78,7 @@ test('as by looking at all that ever happened', (t) => {
 				const fates = before.filter(({kind}) => kind === 'call' || kind === 'unused').slice(-9);
 				const share = fates.filter(({kind}) => kind === 'call').length / fates.length;
 				const isKnown = prepared.length >= 3 && plain.length >= 3;
-				const pays = !isKnown || ((middle(plain) ?? 0) - (middle(prepared) ?? 0)) * share * 2 >= cost;
+				const pays = !isKnown || ((middle(plain) ?? 0) - (middle(prepared) ?? 0)) * share * 4 >= cost;
 				const turn = before.filter(({kind}) => kind === 'choose').length + 1;
 				const isOther = turn % 8 === 0 && prepared.length >= 3;
 				t.is(trial.choose(), isOther ? !pays : pays);

@@ -35,13 +35,13 @@ async function run(
 	return prepared;
 }
 
-test('pages are had ahead for as long as first calls are spared half of that at least', async (t) => {
+test('pages are had ahead for as long as first calls are spared a quarter of that at least', async (t) => {
 	const set = new SharedWorkingSet();
 	t.is(await run(set, 8, 1, 3), 0, 'there is nothing yet');
 	await set.look(leafOf(0).leaf);
 	t.is(await run(set, 80, 1, 3), 70);
-	await run(set, 80, 1, 0.25);
-	t.is(await run(set, 80, 1, 0.25), 10);
+	await run(set, 80, 1, 0.125);
+	t.is(await run(set, 80, 1, 0.125), 10);
 	await run(set, 80, 1, 3);
 	t.is(await run(set, 80, 1, 3), 70);
 });
@@ -49,7 +49,7 @@ test('pages are had ahead for as long as first calls are spared half of that at 
 test('pages are not had ahead for what nobody calls', async (t) => {
 	const set = new SharedWorkingSet();
 	await set.look(leafOf(0).leaf);
-	t.is(await run(set, 80, 1, 3), 70);
-	await run(set, 8, 1, 3, false);
-	t.is(await run(set, 8, 1, 3, false), 1);
+	t.is(await run(set, 80, 1, 2), 70);
+	await run(set, 8, 1, 2, false);
+	t.is(await run(set, 8, 1, 2, false), 1);
 });
