@@ -162,8 +162,8 @@ export class LambdaFunction {
 
 	/** What pages its first call took, once in a while. */
 	#lookAt(started: Started | undefined): Promise<unknown> | undefined {
-		// A cold one shares no pages with those that come later, and a spare has had more than its calls.
-		if (started?.start !== 'forked' || started.spare !== undefined || !started.instance.usable) return undefined;
+		// A cold one shares no pages with those that come later.
+		if (started?.start !== 'forked' || started.spare === 'function' || !started.instance.usable) return undefined;
 		return this.#workingSet.noteCall() ? this.#workingSet.look(started.instance.leaf) : undefined;
 	}
 
