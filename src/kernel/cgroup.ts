@@ -356,11 +356,11 @@ export class Cgroup {
 		return text.split('\n').filter(Boolean).map(Number);
 	}
 
-	/** On v1 a process can be in the group of one hierarchy and not of the others. */
+	/** On v1 a process can be in the group of one hierarchy and not of the others. One of an outer pid namespace has pid 0: no one's. */
 	#everyone(): number[] {
 		const files = this.#hierarchies.map(({directory}) => path.join(directory, 'cgroup.procs'));
 		const texts = files.filter((file) => existsSync(file)).map((file) => readControl(file));
-		return texts.join('').split('\n').filter(Boolean).map(Number);
+		return texts.flatMap((text) => text.split('\n').map(Number)).filter((pid) => pid > 0);
 	}
 
 	/** Kills who is in it, and whom they start meanwhile. For a group that no one is sent to any more. */

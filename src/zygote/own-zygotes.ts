@@ -236,7 +236,7 @@ export class OwnZygotes {
 	}
 
 	#keep(module: OwnModule, own: Own, {plan, preloaded}: Parent, zygote: Zygote): void {
-		const {makeSecond, budget, cgroups, spares, onMade, onGone} = this.#options;
+		const {makeSecond, ageing, budget, cgroups, spares, onMade, onGone} = this.#options;
 		const charge = (charged: Zygote) => {
 			const release = budget.charge(charged.ownMib());
 			void charged.gone.then(release);
@@ -256,6 +256,7 @@ export class OwnZygotes {
 		const {importMs} = zygote.report;
 		own.live = {plan, point, importMs, mib: own.mib};
 		own.uses = 0;
+		own.priority = ageing.priority(1, importMs, own.mib); // else it would be the first to go
 		own.usedMs = performance.now();
 		const packages = module.packages.key;
 		void zygote.gone.then((reason) => {
@@ -281,7 +282,8 @@ export class OwnZygotes {
 			const zygote = this.#options.track(
 				await parent.zygote.forkZygote(spec, mounts, 2 * maxSandboxes + 1, {group, signal}),
 			);
-			own.ended = zygote.drained.then(() => endGroup(group));
+			// What could not be removed is told when the groups' parent is to be.
+			own.ended = zygote.drained.then(() => endGroup(group)).catch(() => undefined);
 			return zygote;
 		} catch (error) {
 			await endGroup(group);
