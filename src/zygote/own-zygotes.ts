@@ -272,8 +272,7 @@ export class OwnZygotes {
 	/** What the function may not do in a sandbox it may not do here: hence a group of its own. */
 	async #fork(module: OwnModule, own: Own, parent: Parent): Promise<Zygote> {
 		const {limits, code, entryFile, environment, timeoutMs} = module;
-		const memoryMb = limits.memoryMb + mibPerSandbox * maxSandboxes;
-		const group = await this.#options.cgroups.take({...limits, memoryMb});
+		const group = await this.#options.cgroups.take(limits);
 		try {
 			const attached = parent.packages === undefined ? [] : [{folder: parent.packages, target: inside.packages}];
 			const mounts = [{folder: code, target: inside.handler}, ...attached];
@@ -282,6 +281,8 @@ export class OwnZygotes {
 			const zygote = this.#options.track(
 				await parent.zygote.forkZygote(spec, mounts, 2 * maxSandboxes + 1, {group, signal}),
 			);
+			// It has loaded within them; what its sandboxes are charged to it comes on top.
+			group.setLimits({...limits, memoryMb: limits.memoryMb + mibPerSandbox * maxSandboxes});
 			// What could not be removed is told when the groups' parent is to be.
 			own.ended = zygote.drained.then(() => endGroup(group)).catch(() => undefined);
 			return zygote;
