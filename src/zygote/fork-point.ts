@@ -115,9 +115,9 @@ export class ForkPoint {
 		return this.#options.origin;
 	}
 
-	/** Processes of zygotes that it has. */
-	get processes(): number {
-		return this.#second === undefined ? 1 : 2;
+	/** Both, or the one that there is. */
+	get zygotes(): Zygote[] {
+		return this.#second === undefined ? [this.zygote] : [this.zygote, this.#second];
 	}
 
 	/** Ends one spare; false when there is none. */
@@ -131,7 +131,7 @@ export class ForkPoint {
 	 */
 	calmDown(nowMs: number, pauseAfterMs: number): void {
 		if (this.#secondIs !== 'making' && this.#queue.isCalm(nowMs)) this.#dropSecond();
-		if (nowMs - this.#usedMs > pauseAfterMs) for (const each of [this.zygote, this.#second]) each?.pauseIfIdle();
+		if (nowMs - this.#usedMs > pauseAfterMs) for (const each of this.zygotes) each.pauseIfIdle();
 	}
 
 	/** Lets its zygotes end. The sandboxes forked from them live on. */
@@ -145,8 +145,7 @@ export class ForkPoint {
 	/** Kills its zygotes, and its spares with them. */
 	async kill(): Promise<void> {
 		this.#closed = true;
-		this.zygote.kill();
-		this.#second?.kill();
+		for (const each of this.zygotes) each.kill();
 		await this.#spares.close(); // afterwards: one in the making need not be waited for
 	}
 }

@@ -15,7 +15,7 @@ import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
 import type {FitInput} from './fit.ts';
 import {type ForkPlace, ForkPoint} from './fork-point.ts';
 import {spareMb} from './node-spares.ts';
-import {type Kept, type OwnModule, OwnZygotes, type Parent} from './own-zygotes.ts';
+import {type Evictable, type OwnModule, OwnZygotes, type Parent} from './own-zygotes.ts';
 import {PackageFolders} from './package-folders.ts';
 import {type CostOf, type PlanChange, type PlanNode, ZygotePlan} from './plan.ts';
 import type {ZygoteSpec} from './protocol.ts';
@@ -289,21 +289,21 @@ export class ImportCache {
 		for (const {usedMs, letGo} of this.#evictables()) if (usedMs < sinceMs) letGo();
 	}
 
-	#victim(): Kept | undefined {
+	#victim(): Evictable | undefined {
 		return this.#evictables().sort((a, b) => a.priority - b.priority)[0];
 	}
 
 	/** What is alive, has nothing live below it, and no start that waits for it. */
-	#evictables(): Kept[] {
+	#evictables(): Evictable[] {
 		const live = [...this.#nodes.values()].filter((node) => node.live !== undefined);
-		const own = this.#own.kept();
+		const own = this.#own.evictables();
 		const parents = new Set<PlanNode | undefined>();
 		for (const first of [...live.map(({plan}) => plan.parent), ...own.map(({above}) => above)])
 			for (let above = first; above !== undefined; above = above.parent) parents.add(above);
 		const nodes = live.filter(({plan, starts}) => starts === 0 && !parents.has(plan));
 		return [
 			...own.filter(({isNeeded}) => !isNeeded),
-			...nodes.map((node): Kept => {
+			...nodes.map((node): Evictable => {
 				const {plan, priority, usedMs, megabytes} = node;
 				return {above: plan.parent, isNeeded: false, priority, usedMs, megabytes, letGo: () => this.#letGo(node)};
 			}),
@@ -320,7 +320,7 @@ export class ImportCache {
 			made.map(async ([packages, making]) => ({packages, point: await making?.catch(() => undefined)})),
 		);
 		const shared = points.flatMap(({packages, point}) =>
-			point === undefined ? [] : [{packages, modules: point.zygote.spec.modules, pid: point.zygote.pid()}],
+			(point?.zygotes ?? []).map((each) => ({packages, modules: point?.zygote.spec.modules ?? [], pid: each.pid()})),
 		);
 		return [...shared, ...this.#own.list()];
 	}

@@ -38,7 +38,7 @@ export type OwnModule = {
 };
 
 /** Something alive that can be let go. */
-export type Kept = {
+export type Evictable = {
 	/** The nodes that are not to go before it. */
 	readonly above: PlanNode | undefined;
 	/** Whether a start is to fork from it: then it is not to go. */
@@ -177,7 +177,7 @@ export class OwnZygotes {
 	}
 
 	/** What could be let go. */
-	kept(): Kept[] {
+	evictables(): Evictable[] {
 		return [...this.#owns.values()].flatMap((own) => {
 			const {live, starts, priority, usedMs} = own;
 			if (live === undefined) return [];
@@ -193,7 +193,8 @@ export class OwnZygotes {
 
 	list(): Array<{packages: string; modules: readonly string[]; pid: number | undefined}> {
 		return [...this.#owns].flatMap(([{packages, entryFile}, {live}]) => {
-			return live === undefined ? [] : [{packages: packages.key, modules: [entryFile], pid: live.point.zygote.pid()}];
+			const zygotes = live?.point.zygotes ?? [];
+			return zygotes.map((each) => ({packages: packages.key, modules: [entryFile], pid: each.pid()}));
 		});
 	}
 

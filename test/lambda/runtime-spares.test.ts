@@ -1,5 +1,7 @@
+import {once} from 'node:events';
 import type {ExecutionContext} from 'ava';
 import type {DeployOptions, Outcome} from '../../src/index.ts';
+import {Leaf} from '../../src/sandbox/leaf.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
 import {failure, makeRuntime, py, useRuntime, value} from '../helpers/runtime.ts';
 
@@ -162,6 +164,52 @@ kernelTest('an instance that is kept is not made of a child that its zygote fork
 		t.is((await runtime.invoke(name, null)).spare, undefined);
 	}
 	await untilNode();
+});
+
+/** Ids of the sandboxes that this is called of. */
+function spyOn(t: ExecutionContext, method: 'destroy' | 'workingSet'): string[] {
+	const ids: string[] = [];
+	const original = Leaf.prototype[method] as (this: Leaf) => Promise<unknown>;
+	t.teardown(() => {
+		Object.assign(Leaf.prototype, {[method]: original});
+	});
+	Object.assign(Leaf.prototype, {
+		[method](this: Leaf) {
+			ids.push(this.id);
+			return original.call(this);
+		},
+	});
+	return ids;
+}
+
+kernelTest('an answer comes before its sandbox is ended', async (t) => {
+	const ended = spyOn(t, 'destroy');
+	for (const spares of [0, 4]) {
+		const name = await fixture().deploy(counting, {reuse: false, spares});
+		for (let i = 0; i < 6; i += 1) {
+			const destroyed = once(fixture().runtime, 'destroyed');
+			const {sandbox} = await fixture().runtime.invoke(name, i);
+			t.false(ended.includes(sandbox));
+			await destroyed;
+			t.true(ended.includes(sandbox));
+		}
+	}
+});
+
+kernelTest('what a function uses is seen in sandboxes that were its zygote’s spares, too', async (t) => {
+	const seen = spyOn(t, 'workingSet');
+	const other = await fixture().deploy(counting, {reuse: false, spares: 0});
+	for (let i = 0; (await fixture().runtime.invoke(other, i)).spare !== 'node'; i += 1) {
+		if (i === 50) throw t.fail('expected a spare of the zygote');
+		await new Promise(setImmediate);
+	}
+	let outcome: Outcome;
+	for (let i = 0; ; i += 1) {
+		outcome = await fixture().runtime.invoke(await fixture().deploy(counting, {reuse: false}), i);
+		if (outcome.spare === 'node') break;
+		if (i === 50) throw t.fail('expected a spare of the zygote');
+	}
+	t.true(seen.includes(outcome.sandbox));
 });
 
 kernelTest('a new version is never served by a spare of the old one', async (t) => {
