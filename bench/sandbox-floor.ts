@@ -3,7 +3,7 @@ import {randomBytes} from 'node:crypto';
 import {mkdir} from 'node:fs/promises';
 import path from 'node:path';
 import {dir as temporaryDirectory} from 'tmp-promise';
-import {findHostCgroups} from '../src/kernel/cgroup.ts';
+import {findHostCgroups} from '../src/kernel/cgroup-host.ts';
 import {planLauncher} from '../src/sandbox/base.ts';
 import {defaultDevices} from '../src/sandbox/keeper.ts';
 import {defaultSandboxLimits} from '../src/sandbox/sandbox-options.ts';

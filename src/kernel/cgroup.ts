@@ -1,20 +1,5 @@
-/**
- * Control groups behind one handle, whether the host has v1, v2 or both (hybrid).
- * Each controller is looked for once. On v1 and hybrid hosts the v2 tree is not used: moving a process there waits for
- * an RCU grace period, while a v1 `tasks` file that the process itself writes to does not.
- */
-import {
-	closeSync,
-	existsSync,
-	mkdirSync,
-	openSync,
-	readdirSync,
-	readFileSync,
-	readSync,
-	rmdirSync,
-	writeFileSync,
-	writeSync,
-} from 'node:fs';
+/** A control group behind one handle, in every hierarchy that is needed. */
+import {closeSync, existsSync, openSync, readSync, writeSync} from 'node:fs';
 import {constants} from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
@@ -28,17 +13,7 @@ import {
 	readNumber,
 	removeGroup,
 } from '../native.ts';
-import {type Mount, parseMountinfo} from './mountinfo.ts';
-
-const limiting = ['memory', 'pids', 'cpu'] as const;
-/** On v1 these have hierarchies of their own; every v2 group can freeze and counts its time. */
-const managing = ['freezer', 'cpuacct'] as const;
-type Controller = (typeof limiting)[number] | (typeof managing)[number];
-const wantedFor: Readonly<Record<CgroupKind, readonly Controller[]>> = {
-	limiting,
-	pausable: [...limiting, 'freezer'],
-	managed: [...limiting, ...managing],
-};
+import type {Controller, Hierarchy} from './cgroup-host.ts';
 
 /** What a group limits. */
 export type CgroupLimits = {
@@ -48,21 +23,10 @@ export type CgroupLimits = {
 	readonly processes: number;
 };
 
-/** What groups do besides limiting: nothing; they freeze, where the host's can; they freeze, and count their CPU time. */
-export type CgroupKind = 'limiting' | 'pausable' | 'managed';
-
-/** `v1`: only v1 hierarchies; `hybrid`: v1 controllers beside a v2 tree; `v2`: one tree. */
-export type CgroupMode = 'v1' | 'hybrid' | 'v2';
-
-/** Where groups can be made, and which controllers work there. */
-type Hierarchy = {readonly version: 1 | 2; readonly directory: string; readonly controllers: readonly Controller[]};
-
-/** What a host offers. */
-export type CgroupHost = {readonly mode: CgroupMode; readonly hierarchies: readonly Hierarchy[]};
-
 const mebibyte = 1024 * 1024;
 const cpuPeriodUs = 100_000;
 const maxKillPasses = 100;
+const freezeDeadlineMs = 1000;
 /** For the text of a memory.stat. */
 const statBytes = Buffer.alloc(4096);
 /** Shares of CPU time; the usual one is what the kernel gives a new group. */
@@ -71,92 +35,8 @@ const weights = {
 	2: {file: 'cpu.weight', low: '10', usual: '100'},
 } as const;
 
-/** The folder of our own group in a v1 hierarchy, so that limits set on us hold for our sandboxes as well. */
-function ownDirectory(mountPoint: string, root: string, group: string): string {
-	const relative = path.relative(root, group);
-	return relative.startsWith('..') ? mountPoint : path.join(mountPoint, relative);
-}
-
-/** Where a controller works; undefined when the host lacks it. Parameters as of {@link findCgroups}. */
-function findController(
-	controller: Controller,
-	mounts: readonly Mount[],
-	groups: string,
-	v2Controllers: (mountPoint: string) => string,
-): {readonly version: 1 | 2; readonly directory: string} | undefined {
-	const v1 = mounts.find((mount) => mount.type === 'cgroup' && mount.superOptions.includes(controller));
-	if (v1 !== undefined) {
-		const line = groups.split('\n').find((each) => each.split(':')[1]?.split(',').includes(controller));
-		return {version: 1, directory: ownDirectory(v1.mountPoint, v1.root, line?.split(':').slice(2).join(':') ?? '/')};
-	}
-	const v2 = mounts.find((mount) => mount.type === 'cgroup2');
-	if (v2 === undefined) return undefined;
-	// On v2 every group can freeze and counts its time; but where memory is on v1, the v2 tree is left alone.
-	const listed = isManaging(controller) ? 'memory' : controller;
-	const isThere = v2Controllers(v2.mountPoint).trim().split(' ').includes(listed);
-	return isThere ? {version: 2, directory: v2.mountPoint} : undefined;
-}
-
-/**
- * Finds the controllers.
- * @param mountinfo text of /proc/self/mountinfo
- * @param groups text of /proc/self/cgroup
- * @param v2Controllers reads `cgroup.controllers` of a v2 mount point
- * @throws {ForktreeError} `NotSupported` naming the controllers that the host lacks.
- */
-export function findCgroups(
-	mountinfo: string,
-	groups: string,
-	v2Controllers: (mountPoint: string) => string,
-	kind: CgroupKind = 'limiting',
-): CgroupHost {
-	// Of two mounts on one folder the later one hides the other.
-	const mounts = [...new Map(parseMountinfo(mountinfo).map((mount) => [mount.mountPoint, mount])).values()];
-	const hierarchies = new Map<string, {version: 1 | 2; directory: string; controllers: Controller[]}>();
-	const missing: string[] = [];
-	const wanted = wantedFor[kind];
-	for (const controller of wanted) {
-		const found = findController(controller, mounts, groups, v2Controllers);
-		if (found === undefined) {
-			if (kind !== 'pausable' || controller !== 'freezer') missing.push(controller);
-			continue;
-		}
-		const known = hierarchies.get(found.directory);
-		if (known === undefined) hierarchies.set(found.directory, {...found, controllers: [controller]});
-		else known.controllers.push(controller);
-	}
-	if (missing.length > 0) {
-		throw new ForktreeError(
-			'NotSupported',
-			`expected the cgroup controllers ${wanted.join(', ')}, got none for ${missing.join(', ')}; mount cgroup2 on /sys/fs/cgroup, or give the container its own cgroup namespace`,
-		);
-	}
-	const all = [...hierarchies.values()];
-	const hasV2 = mounts.some((mount) => mount.type === 'cgroup2');
-	const mode = all.every((each) => each.version === 2) ? 'v2' : hasV2 ? 'hybrid' : 'v1';
-	return {mode, hierarchies: all};
-}
-
-function isManaging(controller: Controller): boolean {
-	return (managing as readonly Controller[]).includes(controller);
-}
-
-function readV2Controllers(mountPoint: string): string {
-	return readFileSync(path.join(mountPoint, 'cgroup.controllers'), 'utf8');
-}
-
-/** {@link findCgroups} of the running host. */
-export function findHostCgroups(kind?: CgroupKind): CgroupHost {
-	return findCgroups(
-		readFileSync('/proc/self/mountinfo', 'utf8'),
-		readFileSync('/proc/self/cgroup', 'utf8'),
-		readV2Controllers,
-		kind,
-	);
-}
-
 /** The control files that set `limits`, as [file, value]. */
-function settings(version: 1 | 2, controller: Controller, limits: CgroupLimits): Array<[string, string]> {
+export function settings(version: 1 | 2, controller: Controller, limits: CgroupLimits): Array<[string, string]> {
 	const bytes = String(Math.round(limits.memoryMb * mebibyte));
 	const swap = Math.round(limits.swapMb * mebibyte);
 	const quota = String(Math.round((limits.cpuPercent / 100) * cpuPeriodUs));
@@ -181,19 +61,10 @@ function settings(version: 1 | 2, controller: Controller, limits: CgroupLimits):
 }
 
 /** Absent where the kernel does no swap accounting; then there is no swap to limit. */
-const optionalFiles = new Set(['memory.memsw.limit_in_bytes', 'memory.swap.max']);
-
-function writeSetting(directory: string, file: string, value: string): void {
-	try {
-		writeFileSync(path.join(directory, file), value, {flag: 'r+'});
-	} catch (error) {
-		if ((error as NodeJS.ErrnoException).code === 'ENOENT' && optionalFiles.has(file)) return;
-		throw syscallError(`write ${value} to`, error, path.join(directory, file));
-	}
-}
+export const optionalFiles = new Set(['memory.memsw.limit_in_bytes', 'memory.swap.max']);
 
 /** What the kernel said, as our own error; anything else as it is. */
-function syscallError(step: string, error: unknown, where?: string): unknown {
+export function syscallError(step: string, error: unknown, where?: string): unknown {
 	const {errno, code, path: own} = error as NodeJS.ErrnoException;
 	if (error instanceof ForktreeError || errno === undefined || code === undefined) return error;
 	return new SyscallError(step, errno, code, where ?? own);
@@ -214,7 +85,8 @@ type GroupPlan = {
 	readonly steps: readonly GroupStep[];
 };
 
-function planGroup(parents: readonly Hierarchy[], name: string, limits: CgroupLimits | undefined): GroupPlan {
+/** The steps that make a group below each of the parents; without `limits` it limits nothing. */
+export function planGroup(parents: readonly Hierarchy[], name: string, limits: CgroupLimits | undefined): GroupPlan {
 	const hierarchies = parents.map((parent) => ({...parent, directory: `${parent.directory}/${name}`}));
 	const steps = hierarchies.flatMap(({version, directory, controllers}): GroupStep[] => {
 		const set = limits === undefined ? [] : controllers.flatMap((each) => settings(version, each, limits));
@@ -499,166 +371,4 @@ export class Cgroup {
 			await removeGroup(directories);
 		}
 	}
-}
-
-function removeIfThere(directory: string): void {
-	try {
-		rmdirSync(directory);
-	} catch (error) {
-		if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-	}
-}
-
-const freezeDeadlineMs = 1000;
-
-/** The groups of one runtime: a parent in each hierarchy, one group for zygotes, one for each sandbox. */
-export class CgroupTree {
-	readonly mode: CgroupMode;
-	/** The parent's folders, absolute: what the next start removes if we can't. */
-	readonly directories: readonly string[];
-	/** The group of the keeper, the inits and the zygotes. */
-	readonly zygotes: Cgroup;
-	readonly #parents: readonly Hierarchy[];
-	#next = 0;
-
-	/**
-	 * @param name of the parent group; must be new
-	 * @throws {ForktreeError} `NotPermitted` when groups can't be made.
-	 */
-	constructor(host: CgroupHost, name: string) {
-		this.mode = host.mode;
-		this.#parents = host.hierarchies.map((each) => ({...each, directory: path.join(each.directory, name)}));
-		this.directories = this.#parents.map((each) => each.directory);
-		try {
-			for (const [index, parent] of this.#parents.entries()) {
-				const above = host.hierarchies[index] as Hierarchy;
-				if (parent.version === 2) enableControllers(above.directory, above.controllers);
-				mkdirSync(parent.directory, 0o755);
-				if (parent.version === 2) enableControllers(parent.directory, parent.controllers);
-			}
-			this.zygotes = Cgroup.make(planGroup(this.#parents, 'zygotes', undefined));
-		} catch (error) {
-			for (const directory of this.directories) removeTree(directory);
-			const {code, path: where} = error as NodeJS.ErrnoException;
-			const v2Root = host.hierarchies.find((each) => each.version === 2)?.directory;
-			throw new ForktreeError(
-				'NotPermitted',
-				`making a cgroup at ${where ?? 'the cgroup tree'}: ${code}; ${remedy(v2Root, code)}`,
-				{cause: error},
-			);
-		}
-	}
-
-	/** Whether its groups can be frozen. */
-	get canFreeze(): boolean {
-		return this.#freezer !== undefined;
-	}
-
-	/** The parent's folder in a v1 hierarchy of the freezer, where what is frozen does not end when it is killed. */
-	get v1Freezer(): string | undefined {
-		return this.#freezer?.version === 1 ? this.#freezer.directory : undefined;
-	}
-
-	get #freezer(): Hierarchy | undefined {
-		return this.#parents.find(({controllers}) => controllers.includes('freezer'));
-	}
-
-	/** A group for one sandbox. @throws {SyscallError} for example for a limit that the kernel does not take */
-	async create(limits: CgroupLimits): Promise<Cgroup> {
-		this.#next += 1;
-		return Cgroup.makeLater(planGroup(this.#parents, `sandbox-${this.#next}`, limits));
-	}
-
-	/** Removes the parents; every group below must be empty. */
-	async close(): Promise<void> {
-		await this.zygotes.remove();
-		await removeGroup(this.directories);
-	}
-}
-
-function remedy(root: string | undefined, code: string | undefined): string {
-	if (code !== 'EBUSY' || root === undefined) return 'run as root, in a container with a writable cgroup tree';
-	// A v2 group that holds processes can't give controllers to groups below it, see cgroups(7).
-	return `the group at ${root} holds processes; move them to one below it: mkdir ${root}/init && for pid in $(cat ${root}/cgroup.procs); do echo $pid > ${root}/init/cgroup.procs; done`;
-}
-
-/**
- * Gives controllers to the groups below a v2 group. Memory always comes with them: alone, pids and cpu would also be given by
- * a group that holds processes, which makes it the root of a threaded tree (see cgroups(7)), and nobody can get out of that one.
- */
-export function enableControllers(directory: string, wanted: readonly Controller[]): void {
-	const file = path.join(directory, 'cgroup.subtree_control');
-	const enabled = readFileSync(file, 'utf8').trim().split(' ');
-	const hasMemory = readV2Controllers(directory).trim().split(' ').includes('memory');
-	const all = new Set<Controller>(hasMemory ? ['memory', ...wanted] : wanted);
-	const missing = [...all].filter((controller) => !isManaging(controller) && !enabled.includes(controller));
-	if (missing.length > 0) writeFileSync(file, missing.map((controller) => `+${controller}`).join(' '));
-}
-
-/** Removes a group of ours with all below it; used for what a dead owner left. Processes in it must have ended. */
-export function removeTree(directory: string): void {
-	let entries: string[];
-	try {
-		entries = readdirGroups(directory);
-	} catch (error) {
-		if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
-		throw error;
-	}
-	for (const entry of entries) removeTree(path.join(directory, entry));
-	removeIfThere(directory);
-}
-
-function readdirGroups(directory: string): string[] {
-	return readdirSync(directory, {withFileTypes: true})
-		.filter((entry) => entry.isDirectory())
-		.map((entry) => entry.name);
-}
-
-function enableToTry(controller: Controller, directory: string): void {
-	try {
-		enableControllers(directory, [controller]);
-	} catch (error) {
-		const {code} = error as NodeJS.ErrnoException;
-		throw new ForktreeError('NotPermitted', `${code}; ${remedy(directory, code)}`, {cause: error});
-	}
-}
-
-/** Controllers that can be tried. Sandboxes use all but the freezer. */
-export type TriedController = Controller | 'freezer';
-
-/**
- * Tries a controller of the running host by itself: makes a group, sets what a sandbox has set and reads it back, and
- * removes the group.
- * @param name of the group; must be new
- * @param onFound hears of the group's folder before it is made
- * @returns its parent, for example `v1 at /sys/fs/cgroup/pids`
- * @throws {ForktreeError} `NotSupported` when the host lacks it, or takes a setting without keeping it
- */
-export function tryController(controller: TriedController, name: string, onFound: (directory: string) => void): string {
-	const parent = findController(
-		controller,
-		parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8')),
-		readFileSync('/proc/self/cgroup', 'utf8'),
-		readV2Controllers,
-	);
-	if (parent === undefined) throw new ForktreeError('NotSupported', `there is no cgroup controller ${controller}`);
-	const {version} = parent;
-	const directory = path.join(parent.directory, name);
-	onFound(directory);
-	if (version === 2 && controller !== 'freezer') enableToTry(controller, parent.directory);
-	mkdirSync(directory, 0o755);
-	try {
-		const wanted =
-			controller === 'freezer'
-				? [version === 1 ? (['freezer.state', 'FROZEN'] as const) : (['cgroup.freeze', '1'] as const)]
-				: settings(version, controller, {memoryMb: 16, swapMb: 0, cpuPercent: 100, processes: 4});
-		for (const [file, value] of wanted) {
-			writeSetting(directory, file, value);
-			const kept = optionalFiles.has(file) ? value : readFileSync(path.join(directory, file), 'utf8').trim();
-			if (kept !== value) throw new ForktreeError('NotSupported', `expected ${file} to be ${value}, got ${kept}`);
-		}
-	} finally {
-		removeIfThere(directory);
-	}
-	return `v${version} at ${parent.directory}`;
 }

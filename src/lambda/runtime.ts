@@ -5,7 +5,7 @@ import {EventEmitter} from 'node:events';
 import {mkdir, readdir, rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
-import type {CgroupMode} from '../kernel/cgroup.ts';
+import type {CgroupMode} from '../kernel/cgroup-host.ts';
 import {abiOf, type Lock} from '../packages/lock.ts';
 import {PackageCache, type PackagesReport, type ProvidedPackages} from '../packages/package-cache.ts';
 import type {HeldSet, PackageSet} from '../packages/package-store.ts';

@@ -1,5 +1,6 @@
 /** Groups for sandboxes, made ahead: making one takes a dozen writes that a start need not wait for. */
-import type {Cgroup, CgroupLimits, CgroupTree} from '../kernel/cgroup.ts';
+import type {Cgroup, CgroupLimits} from '../kernel/cgroup.ts';
+import type {CgroupTree} from '../kernel/cgroup-tree.ts';
 import {Stock} from './stock.ts';
 
 /** How many groups wait ready for each set of limits, and for how many sets. */

@@ -15,7 +15,7 @@ import {tmpdir} from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import {ForktreeError, SyscallError} from '../errors.ts';
-import {removeTree} from '../kernel/cgroup.ts';
+import {removeTree} from '../kernel/cgroup-tree.ts';
 import {lockFile} from '../native.ts';
 
 const lockName = 'lock';
