@@ -113,6 +113,9 @@ export function decodeParked(text: string): Rehearsal | undefined {
 	}
 }
 
+/** As in launcher.h: with more, a launcher takes what it gets for no request, and ends. */
+const maxText = 65_536;
+
 type Head = {op: string; id?: number; uid?: number; flags?: number; mounts?: number; openFiles?: number};
 
 function encode(
@@ -120,10 +123,14 @@ function encode(
 	range: IdRange,
 	text: string,
 ): Buffer {
+	const bytes = Buffer.from(text);
+	if (bytes.length >= maxText) {
+		throw new RangeError(`expected a request of fewer than ${maxText} bytes of text, got ${bytes.length}`);
+	}
 	const head = Buffer.alloc(32);
 	const words = [op.charCodeAt(0), id, uid, flags, mounts, range.start, range.count, openFiles];
 	for (const [index, word] of words.entries()) head.writeUInt32LE(word, index * 4);
-	return Buffer.concat([head, Buffer.from(text)]);
+	return Buffer.concat([head, bytes]);
 }
 
 const noRange: IdRange = {start: 0, count: 0};

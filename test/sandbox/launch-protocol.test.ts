@@ -45,6 +45,14 @@ test('a request is eight words and text', (t) => {
 	t.deepEqual(words(encodeRefillRequest()), ['N'.charCodeAt(0), 0, 0, 0, 0, 0, 0, 0]);
 });
 
+test('a request that a launcher has no room for is refused', (t) => {
+	const ofSize = (size: number) => () =>
+		encodeLeafRequest({...leaf, targets: [], hostname: '', folder: 'x'.repeat(size)});
+	const others = encodeLeafRequest({...leaf, targets: [], hostname: '', folder: ''}).length - 32;
+	t.is(ofSize(65_535 - others)().length, 32 + 65_535);
+	t.throws(ofSize(65_536 - others), {instanceOf: RangeError, message: /fewer than 65536 bytes of text, got 65536/});
+});
+
 test('a spare is asked for without what it is for, which a hand-over has', (t) => {
 	const spare = encodeSpareRequest({...leaf, warmUps: true});
 	t.deepEqual(words(spare), ['S'.charCodeAt(0), 5, 1000, 0, 0, 0, 0, 0]);

@@ -149,6 +149,18 @@ for (const [what, [line, reason]] of Object.entries(refused)) {
 	});
 }
 
+kernelTest('one with more variables than a request has room for does no harm', async (t) => {
+	const {runtime} = fixture();
+	const root = async () => (await runtime.stats()).zygotes.find(({packages}) => packages === '')?.pid;
+	const code = `${slow}def f(event):\n\treturn [LOADED_BY == os.getpid(), len(os.environ["LONG"])]\n`;
+	const env = {LONG: 'x'.repeat(80_000)};
+	const name = await fixture().deploy(code, {...options, env});
+	const before = await root();
+	for (let i = 0; i < 4; i += 1) t.deepEqual(await call(t, name), [true, env.LONG.length]);
+	await runtime.remove(name);
+	t.is(await root(), before);
+});
+
 kernelTest('a module has no more memory there than in a sandbox', async (t) => {
 	// It keeps nothing of it, so that it would be worth a zygote.
 	const code = `${slow}if THERE:\n\tlen(b"x" * (100 << 20))\ndef f(event):\n\treturn LOADED_BY == os.getpid()\n`;
