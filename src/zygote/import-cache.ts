@@ -319,9 +319,11 @@ export class ImportCache {
 		const points = await Promise.all(
 			made.map(async ([packages, making]) => ({packages, point: await making?.catch(() => undefined)})),
 		);
-		const shared = points.flatMap(({packages, point}) =>
-			(point?.zygotes ?? []).map((each) => ({packages, modules: point?.zygote.spec.modules ?? [], pid: each.pid()})),
-		);
+		const shared = points.flatMap(({packages, point}) => {
+			if (point === undefined) return [];
+			const {modules} = point.zygote.spec;
+			return point.zygotes.map((zygote) => ({packages, modules, pid: zygote.pid()}));
+		});
 		return [...shared, ...this.#own.list()];
 	}
 
