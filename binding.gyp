@@ -7,7 +7,7 @@
 	"targets": [
 		{
 			"target_name": "forktree",
-			"sources": ["native/addon/addon.cc", "native/addon/endpoint.cc", "native/addon/groups.cc", "native/addon/pages.cc", "native/addon/process.cc", "native/addon/profile.cc", "native/addon/tree.cc"],
+			"sources": ["native/addon/accept.cc", "native/addon/addon.cc", "native/addon/endpoint.cc", "native/addon/groups.cc", "native/addon/pages.cc", "native/addon/process.cc", "native/addon/profile.cc", "native/addon/relay.cc", "native/addon/tree.cc"],
 			"include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
 			"defines": ["NAPI_VERSION=9", "NAPI_DISABLE_CPP_EXCEPTIONS"],
 			# Without the unused parts of libstdc++, which would ask for a newer glibc than we do.
@@ -43,7 +43,7 @@
 		{
 			"target_name": "launcher",
 			"type": "executable",
-			"sources": ["native/guest/program.cc", "native/guest/launcher.cc", "native/guest/setup.cc", "native/guest/supervisor.cc", "native/guest/freestanding.cc"],
+			"sources": ["native/guest/program.cc", "native/guest/launcher.cc", "native/guest/network.cc", "native/guest/setup.cc", "native/guest/landlock.cc", "native/guest/supervisor.cc", "native/guest/freestanding.cc"],
 			"cflags": ["-ffreestanding", "-fno-stack-protector", "-fcf-protection=none", "-fno-pie"],
 			"ldflags": ["-nostdlib", "-static", "-no-pie"],
 			"ldflags!": ["-rdynamic"]
@@ -52,7 +52,7 @@
 			# A plain shared library without Node-API; node-gyp names every loadable module .node.
 			"target_name": "guest",
 			"type": "loadable_module",
-			"sources": ["native/guest/guest.cc", "native/guest/launcher.cc", "native/guest/setup.cc", "native/guest/spare.cc", "native/guest/memory.cc", "native/guest/freestanding.cc"],
+			"sources": ["native/guest/guest.cc", "native/guest/launcher.cc", "native/guest/network.cc", "native/guest/setup.cc", "native/guest/landlock.cc", "native/guest/spare.cc", "native/guest/memory.cc", "native/guest/freestanding.cc"],
 			"cflags": ["-ffreestanding", "-fno-stack-protector", "-fcf-protection=none", "-fPIC", "-fvisibility=default"],
 			"ldflags": ["-nostdlib"],
 			"ldflags!": ["-rdynamic"]

@@ -62,7 +62,10 @@ if (site === undefined) throw new Error('usage: first-call.ts SITE-PACKAGES [ROU
 const undo = new Undo();
 const {path: stateDir} = await temporaryDirectory({unsafeCleanup: true});
 const interpreter = await findInterpreter('/usr/bin/python3');
-const host = await openSandboxHost({stateDir, memoryBudgetMb: 4096, groups: 'pausable', countsLaunchers: true}, undo);
+const host = await openSandboxHost(
+	{stateDir, memoryBudgetMb: 4096, groups: 'pausable', countsLaunchers: true, bestEffort: false},
+	undo,
+);
 const events = {zygoteCreated: () => {}, zygoteDestroyed: () => {}, importFailed: () => {}, treeChanged: () => {}};
 const plan = {tree: undefined, promote: false, costOf: () => undefined, ageing: new Ageing(), spares: 0};
 const takeRecent = () => ({calls: [], costs: new Map(), closures: new Map()});

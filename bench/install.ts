@@ -1,17 +1,23 @@
 /** What does it take to have packages, against the installer by itself and an ordinary virtual environment? */
-import {createHash} from 'node:crypto';
-import {cp, mkdir, rm, writeFile} from 'node:fs/promises';
+import {cp, rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import {execa} from 'execa';
 import {createRuntime, openPackages, type Runtime} from 'forktree';
 import {dir as temporaryDirectory} from 'tmp-promise';
-import {abiOf, createLock} from '../src/packages/lock.ts';
-import {PackageStore} from '../src/packages/package-store.ts';
-import type {InstallSteps} from '../src/packages/steps.ts';
 import {ToolSandboxes} from '../src/packages/tool-sandboxes.ts';
-import {findInterpreter, type Interpreter} from '../src/sandbox/interpreter.ts';
+import {findInterpreter} from '../src/sandbox/interpreter.ts';
 import {alternate} from './alternate.ts';
-import {type BenchResult, describeHost, type Mark, mark, percentile, type Summary, summarize} from './report.ts';
+import {
+	type Bench,
+	made,
+	measureCollection,
+	measureScan,
+	measureTransfer,
+	type Sizes,
+	series,
+	timed,
+} from './install-store.ts';
+import {type BenchResult, describeHost, mark} from './report.ts';
 
 const requirements = {long: ['pandas', 'scipy', 'matplotlib'], short: ['six', 'packaging', 'idna']};
 // Nothing that makes matplotlib look for the machine's fonts: that takes a second, and is no import.
@@ -20,24 +26,10 @@ const imported = {
 	short: 'import six, packaging.version, idna',
 };
 const handler = 'def f(event):\n    return event\n';
-const manyPackages = 200;
 const firstFunction = 'bench-1';
 
-type Sizes = {readonly deploys: number; readonly installs: number; readonly imports: number; readonly scans: number};
-const long: Sizes = {deploys: 30, installs: 3, imports: 15, scans: 20};
-const short: Sizes = {deploys: 3, installs: 1, imports: 2, scans: 3};
-
-/** Where this run puts things, and what it works with. */
-type Bench = {
-	readonly work: string;
-	readonly python: Interpreter;
-	readonly uv: string;
-	readonly sizes: Sizes;
-	readonly requirements: readonly string[];
-	readonly statement: string;
-	readonly marks: Mark[];
-	readonly samples: Record<string, Summary>;
-};
+const long: Sizes = {deploys: 30, installs: 3, imports: 15, scans: 20, transfers: 5, transferMb: 1024, collected: 1000};
+const short: Sizes = {deploys: 3, installs: 1, imports: 2, scans: 3, transfers: 1, transferMb: 16, collected: 20};
 
 /** @param stateDir keeps packages and what indexes said between runs */
 export async function benchInstall(stateDir: string, isShort: boolean): Promise<BenchResult> {
@@ -59,6 +51,8 @@ export async function benchInstall(stateDir: string, isShort: boolean): Promise<
 		await measureInstalls(bench, path.join(stateDir, 'packages'));
 		await measureImports(bench, runtime);
 		await measureScan(bench);
+		await measureTransfer(bench);
+		await measureCollection(bench);
 		const {isolation, python} = await runtime.stats();
 		const {stdout} = await execa(bench.uv, ['--version']);
 		const host = describeHost(isolation.cgroup, {python: python.version, uv: stdout.split(' ')[1] ?? ''});
@@ -67,11 +61,6 @@ export async function benchInstall(stateDir: string, isShort: boolean): Promise<
 		await runtime.close();
 		await rm(work, {recursive: true, force: true, maxRetries: 3});
 	}
-}
-
-async function made(folder: string): Promise<string> {
-	await mkdir(folder, {recursive: true});
-	return folder;
 }
 
 /** The program itself: a shim of a version manager would be timed as well. */
@@ -85,17 +74,6 @@ function packagesOf(runtime: Runtime): ReadonlySet<string> {
 	const packages = runtime.list().find(({name}) => name === firstFunction)?.packages ?? [];
 	if (packages.length === 0) throw new Error(`expected packages of ${firstFunction}`);
 	return new Set(packages);
-}
-
-async function timed(work: () => Promise<unknown>): Promise<number> {
-	const started = performance.now();
-	await work();
-	return performance.now() - started;
-}
-
-function series(bench: Bench, name: string, values: readonly number[]): number {
-	bench.samples[name] = summarize(values);
-	return percentile(values, 50);
 }
 
 async function measureDeploys(bench: Bench, runtime: Runtime): Promise<void> {
@@ -197,55 +175,4 @@ async function measureImports(bench: Bench, runtime: Runtime): Promise<void> {
 	} finally {
 		await tools.close();
 	}
-}
-
-/** Packages without content: what is read at the start is what is known of each. */
-async function measureScan(bench: Bench): Promise<void> {
-	const dir = await made(path.join(bench.work, 'many'));
-	const steps: InstallSteps = {
-		fetch: async (archive, file) => writeFile(file, archive.file),
-		build: async () => Promise.reject(new Error('nothing is built here')),
-		unpack: async ({name, version}, _wheel, folder) => {
-			const text = `${name} = 1\n`;
-			await writeFile(path.join(folder, `${name.replaceAll('-', '_')}.py`), text);
-			const file = [`${name.replaceAll('-', '_')}.py`, hashOf(text), text.length] as const;
-			const modules = [name.replaceAll('-', '_')];
-			return {
-				name,
-				version,
-				modules,
-				requires: ['numpy'],
-				extras: {},
-				files: [file],
-				sizeBytes: text.length,
-				nativeLibraries: [],
-			};
-		},
-		measure: async () => Promise.reject(new Error('nothing is measured here')),
-	};
-	const options = {dir, interpreter: bench.python, steps};
-	const names = Array.from({length: manyPackages}, (_, index) => `package-${index}`);
-	const distributions = names.map((name) => {
-		const file = `${name.replaceAll('-', '_')}-1.0-py3-none-any.whl`;
-		const archive = {
-			kind: 'wheel',
-			file,
-			url: `https://index.invalid/${file}`,
-			sha256: hashOf(file),
-			sizeBytes: undefined,
-		} as const;
-		return {name, version: '1.0', archive};
-	});
-	await (await PackageStore.open(options)).install(createLock(abiOf(bench.python), distributions));
-	const scan = async () =>
-		timed(async () => {
-			const found = await (await PackageStore.open(options)).list();
-			if (found.length !== manyPackages) throw new Error(`expected ${manyPackages} packages, found ${found.length}`);
-		});
-	const [scans] = await alternate(bench.sizes.scans, 0, scan);
-	bench.marks.push(mark(`start-up scan of ${manyPackages} packages`, series(bench, 'scan', scans), '<=', 50, 'ms'));
-}
-
-function hashOf(text: string): string {
-	return createHash('sha256').update(text).digest('hex');
 }

@@ -11,6 +11,8 @@ const freestanding = [
 	...['-ffreestanding', '-fno-stack-protector', '-fcf-protection=none', '-fno-pie', '-nostdlib', '-static', '-no-pie'],
 ];
 
+const filters = ['filters.h', 'filters_x64.h', 'filters_arm64.h'].map((name) => `filters/${name}`);
+
 const recipes = {
 	/** Ends with 42. Alone in its folder, which sandboxes see. */
 	program: {flags: freestanding, sources: ['bench/program.cc'], uses: ['guest/syscalls.h']},
@@ -26,7 +28,12 @@ const recipes = {
 	floor_sandbox: {
 		flags: ['-static'],
 		sources: ['bench/floor_sandbox.cc'],
-		uses: ['filters/filters.h', 'filters/filters_x64.h', 'filters/filters_arm64.h'],
+		uses: filters,
+	},
+	walls: {
+		flags: [],
+		sources: ['bench/walls.cc', 'guest/landlock.cc'],
+		uses: ['guest/landlock.h', 'guest/kernel.h', 'guest/syscalls.h', ...filters],
 	},
 };
 

@@ -10,16 +10,20 @@ export const errorCodes = {
 	HashMismatch: 'an archive is not the one that the requirements or the lock name by its hash',
 	InstallFailed: 'a requirement could not be installed; the message holds the installer’s own words',
 	InstallTimeout: 'a step of an installation exceeded its deadline',
+	InterpreterMismatch:
+		'what a function states of its packages is for another Python or another platform; the message names both',
 	InvalidCalls: 'the calls that a tree is to be fitted to are not understood',
 	InvalidConfig: 'the function’s ol.yaml is not valid',
 	InvalidName: 'a function’s name is not usable as one',
 	InvalidRequirements: 'the requirements are not understood',
 	InvalidSource:
 		'the thing to deploy, or a base, layer, mount or device of a sandbox, is not usable as one, or is too large',
+	InvalidStore: 'a package store, or an archive of one, is of another interpreter or format, or not safe to use',
 	InvalidSyntax: 'a Python file of the function does not compile',
 	InvalidTree: 'the tree of zygotes is not valid; the message names the place',
 	NativeMissing: 'the native addon is neither shipped for this machine nor built',
 	NoMatchingDistribution: 'a required package, or a version of it, does not exist or is not made for this interpreter',
+	NotAuthorized: 'a package index refused the name and password that it was given, or wants some; the message names it',
 	NotPermitted: 'the asked isolation needs privileges that this process lacks',
 	NotSupported: 'this operating system or kernel lacks what sandboxes need',
 	PackageDamaged: 'an installed package is not what was installed',
@@ -31,6 +35,7 @@ export const errorCodes = {
 	SandboxDead: 'the sandbox has ended; the message says why',
 	StateDirInUse: 'another live process owns the state folder',
 	Syscall: 'the kernel refused a step',
+	TransferFailed: 'an archive of packages could not be written, or not be read',
 	UnknownFunction: 'no function of that name is deployed',
 	UnsafeArchive: 'an archive holds links or paths that lead outside, or is too large',
 	ZygoteFailed: 'a zygote could not be made or died',
@@ -103,5 +108,14 @@ export class SyscallError extends ForktreeError {
 		this.errnoName = errnoName;
 		this.step = step;
 		this.path = path;
+	}
+}
+
+/** A value that was not expected, for the words of an error; never throws, whatever it is. */
+export function quote(value: unknown): string {
+	try {
+		return JSON.stringify(value, (_key, each) => (typeof each === 'bigint' ? `${each}n` : each)) ?? String(value);
+	} catch {
+		return Object.prototype.toString.call(value); // it contains itself, or can't be looked at
 	}
 }

@@ -43,7 +43,10 @@ export type {ChunkStream} from './lambda/stream.ts';
 export type {RecordedCalls} from './lambda/workload.ts';
 export {
 	type DamagedPackage,
+	type ExportReport,
 	type GarbageReport,
+	type GcOptions,
+	type ImportReport,
 	openPackages,
 	type PackageCache,
 	type PackageCacheEvents,
@@ -56,7 +59,12 @@ export {
 } from './packages/package-cache.ts';
 export {type Pins, readPins} from './packages/pins.ts';
 export type {EvictionCandidate, EvictionPolicy} from './sandbox/evictor.ts';
+export type {Isolation, IsolationLevel, UnenforcedLimit} from './sandbox/isolation.ts';
 export type {Limits} from './sandbox/limits.ts';
+export type {Reached} from './sandbox/network/connection.ts';
+export type {Lookup as NameLookup, RefusalCode} from './sandbox/network/dial.ts';
+export type {NetworkEvents} from './sandbox/network/gateway.ts';
+export type {NetworkOptions} from './sandbox/network/settings.ts';
 export type {ExecError, ExecErrorCode, ExecLimitHit, ExecOptions, ExecResult} from './sandbox/run.ts';
 export type {Sandbox, SandboxEvents, SandboxStats} from './sandbox/sandbox.ts';
 export type {

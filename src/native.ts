@@ -23,13 +23,23 @@ export type NativeEndpoint = {
 	close(): void;
 };
 
-type EndpointKind = 'packets' | 'frames' | 'pipe' | 'pidfd';
+type EndpointKind = 'packets' | 'frames' | 'pipe' | 'pidfd' | 'listener';
 type EndpointCallback = (
 	event: 0 | 1 | 2 | 3,
 	data: Buffer | string | number | undefined,
 	fds: number[] | undefined,
 	type: number,
 ) => void;
+
+/** A connection that is passed on without JavaScript; see native/addon/relay.h. */
+export type NativeRelay = {
+	connect(address: string, port: number): number;
+	start(): void;
+	end(): void;
+	counts(): [sent: number, received: number];
+};
+
+type RelayCallback = (event: 0 | 1 | 2 | 3, value: number) => void;
 
 /** What becomes of a call, by libseccomp's numbers for actions and operators. */
 export type NativeRule = {
@@ -68,7 +78,7 @@ type Addon = {
 	signal(pidfd: number, signal: number): number;
 	exitStatus(pidfd: number): number;
 	reap(pidfd: number): void;
-	lock(path: string): number;
+	lock(path: string, create: boolean): number;
 	flock(fd: number, shared: boolean): number;
 	sealTree(folder: string, entries: number, bytes: number): Promise<SealAnswer>;
 	workingSet(pid: number, maxPages: number): Promise<WorkingSet | number>;
@@ -79,6 +89,10 @@ type Addon = {
 	readControl(file: string): string | number;
 	readCounter(fd: number, name: string): number;
 	compileProfile(defaultAction: number, rules: readonly NativeRule[]): Uint8Array | string;
+	readonly Relay: new (fd: number, callback: RelayCallback) => NativeRelay;
+	localAddress(fd: number): string;
+	isListener(fd: number): boolean;
+	resetOnClose(fd: number): void;
 	close(fd: number): number;
 };
 
@@ -156,6 +170,27 @@ export function closeFd(fd: number): void {
 	checkSyscall('close', addon().close(fd));
 }
 
+/** Whether an fd that came from elsewhere is a TCP socket that listens. */
+export function isListener(fd: number): boolean {
+	return addon().isListener(fd);
+}
+
+/** Passes a connection on, which it then owns, to whom its `connect()` says; the callbacks run on Node's event loop. */
+export function openRelay(fd: number, callback: RelayCallback): NativeRelay {
+	return new (addon().Relay)(fd, callback);
+}
+
+/** The address and port that a TCP connection was made to; undefined when it has ended already. */
+export function localAddress(fd: number): {readonly address: string; readonly port: number} | undefined {
+	const [address = '', port] = addon().localAddress(fd).split(' ');
+	return port === undefined ? undefined : {address, port: Number(port)};
+}
+
+/** Has a TCP connection reset when it is closed: the other side then knows that it was broken off. */
+export function resetOnClose(fd: number): void {
+	addon().resetOnClose(fd);
+}
+
 /** Watches an fd, which it then owns; the callbacks run on Node's event loop. @param maxFrame in bytes, of `frames` */
 export function watch(fd: number, kind: EndpointKind, callback: EndpointCallback, maxFrame = 0): NativeEndpoint {
 	return new (addon().Endpoint)(fd, kind, callback, maxFrame);
@@ -212,9 +247,13 @@ export function reapChild(pidfd: number): void {
 	addon().reap(pidfd);
 }
 
-/** Takes the flock(2) of a file without waiting: an fd that holds it, or undefined when another process does. */
-export function lockFile(file: string): number | undefined {
-	const result = addon().lock(file);
+/**
+ * Takes the flock(2) of a file without waiting: an fd that holds it, or undefined when another process does.
+ * @param create whether to make the file when it is not there
+ * @throws {SyscallError}
+ */
+export function lockFile(file: string, {create = true}: {readonly create?: boolean} = {}): number | undefined {
+	const result = addon().lock(file, create);
 	if (result < 0 && getSystemErrorName(result) === 'EAGAIN') return undefined;
 	return checkSyscall('lock', result, file);
 }

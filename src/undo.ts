@@ -25,6 +25,14 @@ export class Undo {
 				failures.push(error);
 			}
 		}
-		if (failures.length > 0) throw new AggregateError(failures, `${failures.length} undo step(s) failed`);
+		if (failures.length > 0)
+			throw new AggregateError(
+				failures,
+				`${failures.length} undo step(s) failed: ${failures.map(messageOf).join('; ')}`,
+			);
 	}
+}
+
+function messageOf(failure: unknown): string {
+	return failure instanceof Error ? failure.message : String(failure);
 }

@@ -8,11 +8,13 @@
 
 #include <functional>
 
+#include "accept.h"
 #include "endpoint.h"
 #include "groups.h"
 #include "pages.h"
 #include "process.h"
 #include "profile.h"
+#include "relay.h"
 #include "tree.h"
 
 namespace forktree {
@@ -73,7 +75,7 @@ Napi::Value Reap(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Lock(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), LockFile(info[0].As<Napi::String>()));
+  return Napi::Number::New(info.Env(), LockFile(info[0].As<Napi::String>(), info[1].ToBoolean()));
 }
 
 // flock(fd, shared): 0, or -errno; -EAGAIN when another open file has it
@@ -284,6 +286,19 @@ Napi::Value Counter(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), ReadCounter(info[0].As<Napi::Number>().Int32Value(), info[1].As<Napi::String>()));
 }
 
+Napi::Value Listens(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), IsListener(info[0].As<Napi::Number>().Int32Value()));
+}
+
+Napi::Value Reset(const Napi::CallbackInfo& info) {
+  ResetOnClose(info[0].As<Napi::Number>().Int32Value());
+  return info.Env().Undefined();
+}
+
+Napi::Value Local(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), LocalAddress(info[0].As<Napi::Number>().Int32Value()));
+}
+
 Napi::Value CloseFd(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), close(info[0].As<Napi::Number>().Int32Value()) < 0 ? -errno : 0);
 }
@@ -307,6 +322,10 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("readCounter", Napi::Function::New(env, Counter));
   exports.Set("readControl", Napi::Function::New(env, ReadControlFile));
   exports.Set("compileProfile", Napi::Function::New(env, CompileProfileToBytes));
+  exports.Set("Relay", Relay::Define(env));
+  exports.Set("localAddress", Napi::Function::New(env, Local));
+  exports.Set("isListener", Napi::Function::New(env, Listens));
+  exports.Set("resetOnClose", Napi::Function::New(env, Reset));
   exports.Set("close", Napi::Function::New(env, CloseFd));
   return exports;
 }

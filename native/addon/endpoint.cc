@@ -8,6 +8,8 @@
 
 #include <string>
 
+#include "accept.h"
+
 namespace forktree {
 namespace {
 
@@ -59,7 +61,8 @@ Endpoint::Endpoint(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Endpoint>(
   Napi::Env env = info.Env();
   fd_ = info[0].As<Napi::Number>().Int32Value();
   std::string kind = info[1].As<Napi::String>();
-  kind_ = kind == "pipe" ? Kind::kPipe : kind == "pidfd" ? Kind::kPidfd : kind == "frames" ? Kind::kFrames : Kind::kPackets;
+  kind_ = kind == "pipe" ? Kind::kPipe : kind == "pidfd" ? Kind::kPidfd : kind == "frames" ? Kind::kFrames :
+          kind == "listener" ? Kind::kListener : Kind::kPackets;
   if (kind_ == Kind::kFrames) decoder_ = FrameDecoder(static_cast<size_t>(info[3].As<Napi::Number>().Int64Value()));
   callback_ = Napi::Persistent(info[2].As<Napi::Function>());
   uv_loop_t* loop = nullptr;
@@ -119,6 +122,7 @@ void Endpoint::ReadAvailable(int rounds) {
 
 // False when there is nothing more to read now.
 bool Endpoint::ReadOnce() {
+  if (kind_ == Kind::kListener) return AcceptOnce();
   char bytes[kChunk];
   char control[CMSG_SPACE(kMaxFds * sizeof(int))];
   iovec vector = {bytes, sizeof bytes};
@@ -158,6 +162,19 @@ bool Endpoint::ReadOnce() {
   }
   if (kind_ == Kind::kFrames) return EmitFrames(bytes, static_cast<size_t>(size), fds);
   Emit(kData, Napi::Buffer<char>::Copy(Env(), bytes, static_cast<size_t>(size)), fds);
+  return true;
+}
+
+// False when there is nobody more to accept now.
+bool Endpoint::AcceptOnce() {
+  const int accepted = AcceptConnection(fd_);
+  if (accepted == -EAGAIN || accepted == -EINTR) return false;
+  if (accepted == -ECONNABORTED) return true;  // it has gone again
+  if (accepted < 0) {
+    Fail(-accepted);
+    return false;
+  }
+  Emit(kData, Napi::Number::New(Env(), accepted), Env().Undefined());
   return true;
 }
 

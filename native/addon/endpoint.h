@@ -12,7 +12,8 @@ namespace forktree {
 
 // JavaScript: new Endpoint(fd, kind, callback, maxFrame)
 //   kind      'packets' (a socket that keeps message borders, with fds both ways), 'frames' (a stream socket, see
-//             frames.h), 'pipe' (read only) or 'pidfd' (tells once that the process ended)
+//             frames.h), 'pipe' (read only), 'pidfd' (tells once that the process ended) or 'listener' (data is the
+//             descriptor of a connection; after an error nothing more is accepted until resume())
 //   callback  (event, data, fds, type): event 0 data, or one frame; 1 end (data undefined); 2 a negative errno (data is
 //             the number); 3 a frame that announces more than maxFrame (data is its size), after which nothing is read
 // The payload of a frame whose type has the highest bit is text and given as a string, any other as a Buffer.
@@ -24,7 +25,7 @@ class Endpoint : public Napi::ObjectWrap<Endpoint> {
   ~Endpoint() override;
 
  private:
-  enum class Kind { kPackets, kFrames, kPipe, kPidfd };
+  enum class Kind { kPackets, kFrames, kPipe, kPidfd, kListener };
   enum Event { kData = 0, kEnd = 1, kError = 2, kTooLarge = 3 };
   static constexpr uint8_t kTextType = 128;
   struct Pending {
@@ -49,6 +50,7 @@ class Endpoint : public Napi::ObjectWrap<Endpoint> {
   void ReadLast();
   void ReadAvailable(int rounds);
   bool ReadOnce();
+  bool AcceptOnce();
   void ReadFollowed();
   bool EmitFrames(const char* bytes, size_t size, Napi::Value fds);
   int SendOrKeep(const char* bytes, size_t size, std::vector<int> fds);

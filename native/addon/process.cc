@@ -104,8 +104,8 @@ void ReapChild(int pidfd) {
   waitid(static_cast<idtype_t>(3 /* P_PIDFD */), static_cast<id_t>(pidfd), &info, WEXITED | WNOHANG);
 }
 
-int LockFile(const std::string& path) {
-  int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+int LockFile(const std::string& path, bool create) {
+  int fd = open(path.c_str(), O_RDWR | (create ? O_CREAT : 0) | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) return -errno;
   if (flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
   int error = errno;

@@ -24,7 +24,7 @@ int ExitStatus(int pidfd);
 void ReapChild(int pidfd);
 
 // Opens (and makes) a file and takes its flock(2) without waiting. An fd, or -errno: -EWOULDBLOCK when it is taken.
-int LockFile(const std::string& path);
+int LockFile(const std::string& path, bool create);
 
 // The number at the start of a control file that is open. -1 when it can't be read.
 double ReadNumber(int fd);

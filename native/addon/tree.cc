@@ -33,7 +33,7 @@ const char* Unwanted(const struct stat& status) {
 
 // The mode goes last: a change of owner takes set-uid bits and capabilities away, and this what is left.
 bool TakeOver(int fd, const struct stat& status, const std::string& path, SealedTree* tree) {
-  if (fchown(fd, 0, 0) < 0) return Fail(tree, "chown", path, -errno);
+  if (fchown(fd, geteuid(), getegid()) < 0) return Fail(tree, "chown", path, -errno);
   const bool runnable = S_ISDIR(status.st_mode) || (status.st_mode & 0111) != 0;
   if (fchmod(fd, runnable ? 0755 : 0644) < 0) return Fail(tree, "chmod", path, -errno);
   return true;

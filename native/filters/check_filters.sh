@@ -27,7 +27,7 @@ if ! printf '#include <seccomp.h>\nint main() {}\n' |
   exit 2
 fi
 
-"$cxx" -std=c++17 -O1 -Wall -Wextra -Werror make_filters.cc \
+"$cxx" -std=c++17 -O1 -Wall -Wextra -Werror make_filters.cc compact.cc \
   -o "$temporary/make_filters" -lseccomp
 
 status=0

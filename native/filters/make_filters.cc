@@ -17,6 +17,14 @@
 #include <string>
 #include <vector>
 
+#include "compact.h"
+
+[[noreturn]] void Fail(const std::string& what, int error) {
+  fprintf(stderr, "make_filters: %s%s%s\n", what.c_str(),
+          error == 0 ? "" : ": ", error == 0 ? "" : strerror(error));
+  exit(1);
+}
+
 namespace {
 
 constexpr uint32_t kNotPermitted = SCMP_ACT_ERRNO(EPERM);
@@ -139,12 +147,6 @@ const Names kLeftToDefaultInLeaf = {
     "io_pgetevents", "io_setup", "io_submit",
 };
 
-[[noreturn]] void Fail(const std::string& what, int error = 0) {
-  fprintf(stderr, "make_filters: %s%s%s\n", what.c_str(),
-          error == 0 ? "" : ": ", error == 0 ? "" : strerror(error));
-  exit(1);
-}
-
 void Check(int result, const std::string& what) {
   if (result < 0) Fail(what, -result);
 }
@@ -177,9 +179,6 @@ class Filter {
     }
     Check(seccomp_attr_set(context_, SCMP_FLTATR_ACT_BADARCH,
                            SCMP_ACT_KILL_PROCESS), "badarch");
-    // A binary tree: a little longer than a list, but a third of the time to
-    // install, as the kernel tries every call's path through it then.
-    Check(seccomp_attr_set(context_, SCMP_FLTATR_CTL_OPTIMIZE, 2), "optimize");
   }
   ~Filter() { seccomp_release(context_); }
   Filter(const Filter&) = delete;
@@ -219,7 +218,8 @@ class Filter {
     }
     fclose(file);
     if (program.empty() || program.size() > 4096) Fail("bad program size");
-    return program;
+    // libseccomp's names of architectures are the kernel's.
+    return Compact(program, arch_);
   }
 
  private:

@@ -6,9 +6,7 @@
 
 extern "C" {
 
-int forktree_lock_down(int install_filter, int one_id) {
-  return static_cast<int>(LockDown(install_filter != 0, one_id != 0));
-}
+int forktree_lock_down(int install_filter) { return static_cast<int>(LockDown(install_filter != 0)); }
 
 int forktree_become_zygote() { return static_cast<int>(BecomeLauncher()); }
 

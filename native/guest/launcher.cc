@@ -34,6 +34,14 @@ void DropBoundingSet(u64 keep) {
   }
 }
 
+// The map's last number says how many ids there are.
+long HasOneId() {
+  char text[128];
+  const long size = ReadText("/proc/self/uid_map", text, sizeof text);
+  if (size < 2) return size < 0 ? size : -EIO;
+  return text[size - 1] == '\n' && text[size - 2] == '1' && text[size - 3] == ' ' ? 1 : 0;
+}
+
 long OpenNamespace(const char* path) { return Syscall(__NR_openat, AT_FDCWD, Word(path), O_CLOEXEC, 0); }
 
 // One network namespace with loopback up, made by leaving for it and coming back; an fd that keeps it, or -errno.
@@ -125,16 +133,21 @@ void BecomeLeaf(const Request& request) {
   Needs needs = NeedsOf(request);
   const char* hostname = NextWord(request.text);
   const char* folder = NextWord(hostname);
+  const char* network = NextWord(folder);
+  Listeners listeners = {};
   Failure failure = EnterNamespaces(request, hostname, &needs);
   if (failure.step == kNoStep) {
     int mounts[kMaxFds];
     for (int i = 0; i < needs.mount_count; i++) mounts[i] = needs.first_mount + i;
-    failure = TakeOn({request.uid, request.open_files, (request.flags & kWorkFolder) != 0, request.text, folder,
-                      NextWord(folder), mounts, needs.mount_count, -1});
+    failure = TakeOn({request.uid, request.open_files, request.processes, request.data_mib,
+                      (request.flags & kOwnUserNamespace) != 0, (request.flags & kWorkFolder) != 0,
+                      (request.flags & kWritableMounts) != 0, (request.flags & kWritableRoot) != 0,
+                      (request.flags & kScratchNoExec) != 0, request.text, folder, network, NextWord(network), mounts, needs.mount_count, -1},
+                     &listeners);
   }
   long self = Syscall(__NR_pidfd_open, Syscall(__NR_getpid), 0);
   if (failure.step == kNoStep && self < 0) failure = {kInstallFilter, self};
-  Finish(&born, failure, (request.flags & kNoFilter) == 0, needs.births, static_cast<int>(self));
+  Finish(&born, failure, (request.flags & kNoFilter) == 0, needs.births, static_cast<int>(self), listeners);
 }
 
 // The first half of the same; the rest is done by ParkSpare().
@@ -144,10 +157,11 @@ void BecomeSpare(const Request& request) {
   Failure failure = EnterNamespaces(request, NextWord(request.text), &needs);
   long self = Syscall(__NR_pidfd_open, Syscall(__NR_getpid), 0);
   if (failure.step == kNoStep && self < 0) failure = {kInstallFilter, self};
-  TellBorn(&born, failure, needs.births, static_cast<int>(self));
+  TellBorn(&born, failure, needs.births, static_cast<int>(self), {});
   Syscall(__NR_close, self);
   if (needs.net >= 0) Syscall(__NR_close, needs.net);
-  waiting_spare = {request.id, request.uid, (request.flags & kNoFilter) == 0, needs.births, needs.streams};
+  waiting_spare = {request.id, request.uid, (request.flags & kNoFilter) == 0, (request.flags & kOwnUserNamespace) != 0,
+                   needs.births, needs.streams};
 }
 
 void RememberLeaf(const Request& request, int pid) {
@@ -197,13 +211,13 @@ void CloseFds(Request* request) {
   request->fd_count = 0;
 }
 
-long LockDown(bool install_filter, bool one_id) {
-  u64 keep = kZygoteCapabilities | (one_id ? 1UL << CAP_SETFCAP : 0);
+long LockDown(bool install_filter) {
+  const long one_id = HasOneId();
+  if (one_id < 0) return one_id;
+  // Those that it forks map its only id, its 0, which takes that capability.
+  const u64 keep = kZygoteCapabilities | (one_id != 0 ? 1UL << CAP_SETFCAP : 0);
   long result = Prctl(PR_SET_NO_NEW_PRIVS, 1);
-  if (result < 0) return result;
-  // These are also counted for all that is forked here together: nobody shall take what the others need.
-  if (result >= 0) result = Limit(11 /* RLIMIT_SIGPENDING */, 1024);
-  if (result >= 0) result = Limit(12 /* RLIMIT_MSGQUEUE */, 128 * 1024);
+  if (result >= 0) result = LimitShared(one_id != 0);
   DropBoundingSet(keep);
   result = SetCapabilities(keep);
   if (result >= 0 && install_filter) result = InstallZygoteFilter();

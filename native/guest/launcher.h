@@ -8,23 +8,34 @@ constexpr int kMaxFds = 16;
 constexpr int kMaxText = 65536;
 
 // Bits of Request::flags: no stdout and stderr come with it; the launcher's own network; no filter; a
-// folder of its own in /tmp. One more is zygote.py's.
-enum : u32 { kNoStreams = 1, kSharedNetwork = 2, kNoFilter = 4, kWorkFolder = 8 };
+// folder of its own in /tmp; a user namespace of its own, since the launcher has only one id; mounts among its
+// own can be written, or all of its root; nothing in its /tmp can be executed. 16 is zygote.py's.
+enum : u32 {
+  kNoStreams = 1,
+  kSharedNetwork = 2,
+  kNoFilter = 4,
+  kWorkFolder = 8,
+  kOwnUserNamespace = 32,
+  kWritableMounts = 64,
+  kWritableRoot = 128,
+  kScratchNoExec = 256,
+};
 
 // Requests: fork a leaf; fork a spare, which waits for the rest; make network namespaces ahead. Any other is the program's own.
 enum : u32 { kLeaf = 'L', kSpare = 'S', kRefill = 'N' };
 
 // What the host asks for. The first words and the text are the message; zygote.py mirrors this layout. Of a leaf the text
-// is NUL-terminated words: options of /tmp (empty: none), host name, working folder, and a target for each mount. Its fds:
-// channel, stdout and stderr, mounts, cgroups. A spare has of these only the host name, and no mounts.
+// is NUL-terminated words: options of /tmp (empty: none), host name, working folder, its network as in network.h, and a
+// target for each mount. Its fds: channel, stdout and stderr, mounts, cgroups. A spare has of these only the host name, and
+// no mounts. What no cgroup limits is limited by `processes` and `data_mib`, 0: not.
 struct Request {
-  u32 op, id, uid, flags, mount_count, range_start, range_count, open_files;
+  u32 op, id, uid, flags, mount_count, range_start, range_count, open_files, processes, data_mib;
   int fd_count;
   int fds[kMaxFds];
   u32 text_size;
   char text[kMaxText];
 };
-constexpr u64 kHeadSize = 8 * sizeof(u32);
+constexpr u64 kHeadSize = 10 * sizeof(u32);
 
 // What a fork consists of: for an interpreter CPython's PyOS_ functions, and its libc's fork(3) and errno.
 struct ForkParts {
@@ -36,8 +47,8 @@ struct ForkParts {
 };
 
 // First call: gives up what it does not need, in particular CAP_SYS_PTRACE, without which it cannot trace its init, which
-// has every capability. `one_id`: its only uid is 0, and mapping a parent's 0 needs CAP_SETFCAP. Answers 0 or -errno.
-long LockDown(bool install_filter, bool one_id);
+// has every capability. Answers 0 or -errno.
+long LockDown(bool install_filter);
 
 // Own fds only, own namespaces remembered, and the host told who it is and where its leaves' births are told.
 long BecomeLauncher();

@@ -22,7 +22,7 @@ void DoNothing() {}
 extern "C" [[noreturn]] __attribute__((used)) void RunProgramLauncher() {
   const ForkParts parts = {DoNothing, Fork, DoNothing, DoNothing, &error_number};
   char ready = 'R';
-  long result = LockDown(true, false);
+  long result = LockDown(true);
   if (result >= 0) result = BecomeLauncher();
   if (result >= 0) result = Syscall(__NR_sendto, kControl, Word(&ready), 1, 0x4000 /* MSG_NOSIGNAL */, 0);
   if (result >= 0) result = ServeLauncher(&request, parts);

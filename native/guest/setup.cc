@@ -1,6 +1,7 @@
 #include "setup.h"
 
 #include "../filters/filters.h"
+#include "landlock.h"
 #include "syscalls.h"
 
 long Prctl(int option, long value) { return Syscall(__NR_prctl, option, value, 0, 0, 0); }
@@ -29,10 +30,10 @@ long SendWithFds(int socket, void* data, u64 size, const int* fds, u64 count) {
   IoVec vector = {data, size};
   struct {
     ControlHeader header;
-    int fds[2];
+    int fds[kMaxFds];
   } control = {{sizeof(ControlHeader) + count * sizeof(int), SOL_SOCKET, SCM_RIGHTS}, {}};
   for (u64 i = 0; i < count; i++) control.fds[i] = fds[i];
-  MsgHdr message = {nullptr, 0, &vector, 1, count == 0 ? nullptr : &control, count == 0 ? 0 : sizeof control, 0};
+  MsgHdr message = {nullptr, 0, &vector, 1, count == 0 ? nullptr : &control, count == 0 ? 0 : control.header.size, 0};
   return Syscall(__NR_sendmsg, socket, Word(&message), MSG_NOSIGNAL);
 }
 
@@ -54,9 +55,46 @@ long Limit(int resource, u64 most) {
   return Syscall(__NR_prlimit64, 0, resource, Word(limits), 0);
 }
 
+namespace {
+
+constexpr int kLockedMemory = 8, kPendingSignals = 11, kMessageQueues = 12;  // RLIMIT_
+constexpr u64 kMostPendingSignals = 1024;
+
+// As much as may be had again.
+long Unlimit(int resource) {
+  u64 limits[2];
+  const long result = Syscall(__NR_prlimit64, 0, resource, 0, Word(limits));
+  return result < 0 ? result : Limit(resource, limits[1]);
+}
+
+long Lower(int resource, u64 most, bool only_now) {
+  u64 limits[2];
+  const long result = Syscall(__NR_prlimit64, 0, resource, 0, Word(limits));
+  if (result < 0) return result;
+  if (limits[1] < most) most = limits[1];
+  u64 lower[2] = {most, only_now ? limits[1] : most};
+  return Syscall(__NR_prlimit64, 0, resource, Word(lower), 0);
+}
+
+}  // namespace
+
+long LimitShared(bool only_now) {
+  const long result = Lower(kPendingSignals, kMostPendingSignals, only_now);
+  // Nobody gets any of these: they are few, counted for all together, and Landlock knows no folder that they are in.
+  return result < 0 ? result : Limit(kMessageQueues, 0);
+}
+
 const char* NextWord(const char* word) {
   while (*word != 0) word++;
   return word + 1;
+}
+
+long ReadText(const char* path, char* text, u64 room) {
+  const long file = Syscall(__NR_openat, AT_FDCWD, Word(path), O_RDONLY | O_CLOEXEC, 0);
+  if (file < 0) return file;
+  const long size = Syscall(__NR_read, file, Word(text), static_cast<long>(room));
+  Syscall(__NR_close, file);
+  return size;
 }
 
 u64 Now() {
@@ -123,11 +161,43 @@ Failure PlaceFds(const Request& request, Needs* needs) {
   return {kNoStep, 0};
 }
 
-Failure DropPrivileges(u32 uid) {
-  unsigned long mask = 1UL << (SIGCHLD - 1);
-  Syscall(__NR_rt_sigprocmask, SIG_UNBLOCK, Word(&mask), 0, sizeof mask);
-  Syscall(__NR_setsid);  // fails harmlessly when it leads a group already
-  STEP(kDropPrivileges, Prctl(PR_SET_NO_NEW_PRIVS, 1));
+long WriteText(const char* path, const char* text) {
+  long file = Syscall(__NR_openat, AT_FDCWD, Word(path), O_WRONLY | O_CLOEXEC, 0);
+  if (file < 0) return file;
+  const long size = NextWord(text) - text - 1, written = Syscall(__NR_write, file, Word(text), size);
+  Syscall(__NR_close, file);
+  return written < 0 || written == size ? written : -EIO;
+}
+
+// "UID 0 1": the launcher's only id, seen as another one.
+void FormatMap(u32 uid, char* map) {
+  char digits[10];
+  int count = 0;
+  for (u32 left = uid; left > 0 || count == 0; left /= 10) digits[count++] = static_cast<char>('0' + left % 10);
+  while (count > 0) *map++ = digits[--count];
+  for (const char* rest = " 0 1"; *rest != 0; rest++) *map++ = *rest;
+  *map = 0;
+}
+
+// Leaves of a launcher with one id are apart all the same: each is alone in a user namespace, and so owns none of those that
+// the launcher has made.
+Failure EnterUserNamespace(u32 uid) {
+  char map[16];
+  FormatMap(uid, map);
+  STEP(kLimit, Unlimit(kPendingSignals));
+  STEP(kDropPrivileges, Syscall(__NR_unshare, CLONE_NEWUSER));
+  STEP(kLimit, LimitShared(false));
+  // Of this the user may have as much as a few sandboxes would take.
+  STEP(kLimit, Limit(kLockedMemory, 0));
+  STEP(kDropPrivileges, WriteText("/proc/self/setgroups", "deny"));
+  STEP(kDropPrivileges, WriteText("/proc/self/gid_map", map));
+  STEP(kDropPrivileges, WriteText("/proc/self/uid_map", map));
+  for (int capability = 0; Prctl(PR_CAPBSET_DROP, capability) >= 0; capability++) {
+  }
+  return {kNoStep, 0};
+}
+
+Failure ChangeIds(u32 uid) {
   STEP(kDropPrivileges, Syscall(__NR_setgroups, 0, 0));
   STEP(kDropPrivileges, Syscall(__NR_setresgid, uid, uid, uid));
   // The zygote has dropped all others.
@@ -135,6 +205,34 @@ Failure DropPrivileges(u32 uid) {
     STEP(kDropPrivileges, Prctl(PR_CAPBSET_DROP, __builtin_ctzl(left)));
   }
   STEP(kDropPrivileges, Syscall(__NR_setresuid, uid, uid, uid));
+  return {kNoStep, 0};
+}
+
+// What it has mapped already, and shares with its launcher, is not counted.
+long LimitData(u32 mib) {
+  constexpr u64 kPage = 4096, kMebibyte = 1024 * 1024;
+  char text[256];
+  const long size = ReadText("/proc/self/statm", text, sizeof text);
+  if (size < 0) return size;
+  u64 pages = 0;  // the sixth number, see proc(5)
+  int at = 0;
+  for (long i = 0; i < size && at <= 5; i++) {
+    if (text[i] == ' ') at++;
+    else if (at == 5) pages = pages * 10 + static_cast<u64>(text[i] - '0');
+  }
+  return Limit(2 /* RLIMIT_DATA */, pages * kPage + mib * kMebibyte);
+}
+
+Failure DropPrivileges(const Outfit& outfit) {
+  unsigned long mask = 1UL << (SIGCHLD - 1);
+  Syscall(__NR_rt_sigprocmask, SIG_UNBLOCK, Word(&mask), 0, sizeof mask);
+  Syscall(__NR_setsid);  // fails harmlessly when it leads a group already
+  STEP(kDropPrivileges, Prctl(PR_SET_NO_NEW_PRIVS, 1));
+  RUN(outfit.own_user_namespace ? EnterUserNamespace(outfit.uid) : ChangeIds(outfit.uid));
+  // Counted for its id; in a user namespace of its own for what is in there. Not before: a namespace may have no more in all, with
+  // its siblings, than its maker could.
+  if (outfit.processes > 0) STEP(kLimit, Limit(6 /* RLIMIT_NPROC */, outfit.processes));
+  if (outfit.data_mib > 0) STEP(kLimit, LimitData(outfit.data_mib));
   STEP(kDropPrivileges, SetCapabilities(0));
   // The uid change made /proc/self belong to root; nobody else can reach it, so let its owner read it.
   STEP(kDropPrivileges, Prctl(PR_SET_DUMPABLE, 1));
@@ -160,40 +258,46 @@ Failure EnterNamespaces(const Request& request, const char* hostname, Needs* nee
   return {kNoStep, 0};
 }
 
-Failure TakeOn(const Outfit& outfit) {
+Failure TakeOn(const Outfit& outfit, Listeners* listeners) {
   if (*outfit.scratch != 0) {
-    const long options = Word(outfit.scratch);
-    STEP(kMountScratch, Syscall(__NR_mount, Word("tmpfs"), Word("/tmp"), Word("tmpfs"), MS_NOSUID | MS_NODEV, options));
+    const long options = Word(outfit.scratch), flags = MS_NOSUID | MS_NODEV | (outfit.scratch_no_exec ? MS_NOEXEC : 0);
+    STEP(kMountScratch, Syscall(__NR_mount, Word("tmpfs"), Word("/tmp"), Word("tmpfs"), flags, options));
   }
   const char* target = outfit.targets;
   for (int i = 0; i < outfit.mount_count; i++, target = NextWord(target)) {
     STEP(kAttachMounts, Attach(outfit.mounts[i], target));
   }
   STEP(kAttachMounts, Syscall(__NR_chdir, Word(outfit.folder)));
-  STEP(kLimitFiles, Limit(7 /* RLIMIT_NOFILE */, outfit.open_files));
+  STEP(kOpenNetwork, OpenListeners(outfit.network, listeners));
+  STEP(kLimit, Limit(7 /* RLIMIT_NOFILE */, outfit.open_files));
   // The launcher's is one open file with one set of flags for all that it forks.
   STEP(kPlaceFds, OpenNull(0, O_RDONLY));
   for (int i = 0; outfit.streams >= 0 && i < 2; i++) STEP(kPlaceFds, Syscall(__NR_dup3, outfit.streams + i, 1 + i, 0));
-  RUN(DropPrivileges(outfit.uid));
+  RUN(DropPrivileges(outfit));
   // As its user, who so owns it.
   if (outfit.work_folder) STEP(kMountScratch, Syscall(__NR_mkdirat, AT_FDCWD, Word("/tmp/work"), 0700));
+  STEP(kEnclose, Enclose({*outfit.scratch != 0, outfit.writable_root, outfit.targets, outfit.writable_mounts ? outfit.mount_count : 0}));
   return {kNoStep, 0};
 }
 
-void TellBorn(Born* born, Failure failure, int births, int pidfd) {
+void TellBorn(Born* born, Failure failure, int births, int pidfd, const Listeners& listeners) {
   born->step = failure.step;
   born->error = static_cast<u32>(-failure.error);
   born->ended = Now();
-  SendWithFds(births, born, sizeof *born, &pidfd, pidfd < 0 ? 0 : 1);
+  int fds[1 + kMaxListeners];
+  u64 count = 0;
+  if (pidfd >= 0) fds[count++] = pidfd;
+  for (int i = 0; i < listeners.count; i++) fds[count++] = listeners.fds[i];
+  SendWithFds(births, born, sizeof *born, fds, count);
   if (failure.step == kNoStep) return;
   for (;;) Syscall(__NR_exit_group, 1);
 }
 
-void Finish(Born* born, Failure failure, bool wants_filter, int births, int pidfd) {
+void Finish(Born* born, Failure failure, bool wants_filter, int births, int pidfd, const Listeners& listeners) {
   if (failure.step == kNoStep && wants_filter) {
     long installed = InstallFilter(kLeafFilter);
     if (installed < 0) failure = {kInstallFilter, installed};
   }
-  TellBorn(born, failure, births, pidfd);
+  TellBorn(born, failure, births, pidfd, listeners);
   Syscall(__NR_close_range, kControl + 1, ~0U, 0);
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include "kernel.h"
 #include "launcher.h"
+#include "network.h"
 
 // Steps of the set-up; launch-protocol.ts names them in the same order.
 enum LeafStep : u32 {
@@ -14,9 +15,11 @@ enum LeafStep : u32 {
   kMountProc,
   kMountScratch,
   kAttachMounts,
+  kOpenNetwork,
   kSetHostname,
-  kLimitFiles,
+  kLimit,
   kDropPrivileges,
+  kEnclose,
   kInstallFilter,
 };
 
@@ -47,9 +50,9 @@ struct Needs {
 
 // What is given to a leaf in the second half. `targets` has a NUL-terminated word for each of `mounts`.
 struct Outfit {
-  u32 uid, open_files;
-  bool work_folder;
-  const char *scratch, *folder, *targets;  // options of /tmp (empty: none), working folder
+  u32 uid, open_files, processes, data_mib;
+  bool own_user_namespace, work_folder, writable_mounts, writable_root, scratch_no_exec;
+  const char *scratch, *folder, *network, *targets;  // options of /tmp (empty: none), working folder, see network.h
   const int* mounts;
   int mount_count, streams;
 };
@@ -57,31 +60,37 @@ struct Outfit {
 // What a spare knows of itself when it waits.
 struct WaitingSpare {
   u32 id, uid;
-  bool wants_filter;
+  bool wants_filter, own_user_namespace;
   int births, streams;
 };
 extern WaitingSpare waiting_spare;
 
-// What a zygote keeps: it forks and isolates with it.
+// What a zygote keeps: it forks and isolates with it, and makes sockets that listen on any port.
 constexpr u64 kZygoteCapabilities =
-    1UL << CAP_SYS_ADMIN | 1UL << CAP_SETUID | 1UL << CAP_SETGID | 1UL << CAP_SETPCAP | 1UL << CAP_NET_ADMIN;
+    1UL << CAP_SYS_ADMIN | 1UL << CAP_SETUID | 1UL << CAP_SETGID | 1UL << CAP_SETPCAP | 1UL << CAP_NET_ADMIN |
+    1UL << CAP_NET_BIND_SERVICE;
 
 // Cgroups first (what follows is charged there), then its descriptors, namespaces, the network while the capabilities are
 // there, proc while the template's is visible.
 Failure EnterNamespaces(const Request& request, const char* hostname, Needs* needs);
 
-// Mounts, limits, and the end of its privileges.
-Failure TakeOn(const Outfit& outfit);
+// Mounts, network, limits, and the end of its privileges.
+Failure TakeOn(const Outfit& outfit, Listeners* listeners);
 
-// Tells the host how it went; a failure ends the leaf.
-void TellBorn(Born* born, Failure failure, int births, int pidfd);
+// Tells the host how it went; a failure ends the leaf. The pidfd, if it is not -1, and the listeners go with it.
+void TellBorn(Born* born, Failure failure, int births, int pidfd, const Listeners& listeners);
 
 // The last step: the filter, if it is wanted and no step has failed, word to the host, and only the leaf's own descriptors.
-void Finish(Born* born, Failure failure, bool wants_filter, int births, int pidfd);
+void Finish(Born* born, Failure failure, bool wants_filter, int births, int pidfd, const Listeners& listeners);
 
 long LoopbackUp();
 long Limit(int resource, u64 most);
+// Limits what is counted for all that a user has, or all that is forked here, together: nobody shall take what the others need.
+// A launcher with one id only lowers it for itself: a user namespace below has no more in all than its maker could have.
+long LimitShared(bool only_now);
 long InstallZygoteFilter();
 long SendWithFds(int socket, void* data, u64 size, const int* fds, u64 count);
 const char* NextWord(const char* word);
+// Reads a small file as text; answers its size, or -errno.
+long ReadText(const char* path, char* text, u64 room);
 u64 Now();

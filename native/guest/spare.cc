@@ -44,7 +44,9 @@ void ParkSpare(Request* room) {
   if (head.type != kHandOver || !CutHandOver(room->text, head.size, static_cast<u32>(mounts.count), &given)) End();
   const WaitingSpare& self = waiting_spare;
   Born born = {self.id, kNoStep, 0, 0, began, 0};
-  Failure failure = TakeOn({self.uid, given.open_files, false, given.scratch, given.folder, given.targets, mounts.fds,
-                            mounts.count, self.streams});
-  Finish(&born, failure, self.wants_filter, self.births, -1);
+  Listeners listeners = {};
+  Failure failure = TakeOn({self.uid, given.open_files, given.processes, given.data_mib, self.own_user_namespace, false, false, false, false,
+                            given.scratch, given.folder, given.network, given.targets, mounts.fds, mounts.count, self.streams},
+                           &listeners);
+  Finish(&born, failure, self.wants_filter, self.births, -1, listeners);
 }

@@ -48,9 +48,7 @@ Outcome BindReadOnly(const std::string& source, const std::string& target) {
   if (mkdir(target.c_str(), 0755) < 0 && errno != EEXIST) return Outcome::Failed("mkdir", errno, target);
   Fd tree(OpenTree(source.c_str(), 0));
   TRY("clone mount", source, tree.get());
-  mount_attr attributes = {};
-  attributes.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
-  TRY("make read-only", source, syscall(SYS_mount_setattr, tree.get(), "", AT_EMPTY_PATH, &attributes, sizeof attributes));
+  TRY("make read-only", source, AddMountFlags(tree.get(), MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV));
   TRY("attach", target, MoveMount(tree.get(), target.c_str()));
   return Outcome::Ok();
 }
@@ -71,6 +69,17 @@ struct Device {
 // A tty is that of whoever opens it; in a sandbox, which has none, that fails with ENXIO.
 constexpr Device kDevices[] = {{"/dev/null", 1, 3}, {"/dev/zero", 1, 5}, {"/dev/full", 1, 7}, {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0}};
 
+// Who is root of a user namespace only can make no device, but show the host's.
+Outcome BindDevice(const std::string& device, const std::string& path) {
+  Outcome made = WriteFile(path, "", O_CREAT | O_EXCL);
+  if (!made.ok) return made;
+  Fd tree(OpenTree(device.c_str(), 0));
+  TRY("clone mount", device, tree.get());
+  TRY("set mount flags", device, AddMountFlags(tree.get(), MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC));
+  TRY("attach", path, MoveMount(tree.get(), path.c_str()));
+  return Outcome::Ok();
+}
+
 Outcome MakeDevice(const std::string& root, const std::string& device) {
   std::string path = root + device;
   struct stat status = {};
@@ -84,7 +93,9 @@ Outcome MakeDevice(const std::string& root, const std::string& device) {
   }
   Outcome parents = MakeParents(root, device);
   if (!parents.ok) return parents;
-  TRY("mknod", path, mknod(path.c_str(), (status.st_mode & S_IFMT) | 0666, status.st_rdev));
+  const int made = mknod(path.c_str(), (status.st_mode & S_IFMT) | 0666, status.st_rdev);
+  if (made < 0 && errno == EPERM) return BindDevice(device, path);
+  TRY("mknod", path, made);
   TRY("chmod", path, chmod(path.c_str(), 0666));
   return Outcome::Ok();
 }
@@ -155,6 +166,8 @@ Outcome BecomeOwner(id_t id) {
   TRY("capget", "", syscall(SYS_capget, &header, data));
   for (auto& each : data) each.effective = each.permitted;
   TRY("capset", "", syscall(SYS_capset, &header, data));
+  // Else the files by which its ids are mapped would belong to the host's root, also where the keeper is none.
+  TRY("set dumpable", "", prctl(PR_SET_DUMPABLE, 1));
   return Outcome::Ok();
 }
 

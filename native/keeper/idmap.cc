@@ -1,7 +1,9 @@
 // Maps of ids: of user namespaces, and of mounts, by which files of one user appear as another's.
 #include <errno.h>
+#include <grp.h>
 #include <linux/mount.h>
 #include <sched.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -10,6 +12,15 @@
 #include "keeper.h"
 
 namespace keeper {
+
+Outcome DropGroups() {
+  if (setgroups(0, nullptr) == 0) return Outcome::Ok();
+  const int error = errno;
+  char word[5] = {};
+  Fd file(open("/proc/self/setgroups", O_RDONLY | O_CLOEXEC));
+  const bool is_denied = read(file.get(), word, 4) == 4 && strcmp(word, "deny") == 0;
+  return is_denied ? Outcome::Ok() : Outcome::Failed("setgroups", error, "");
+}
 
 Outcome WriteMaps(pid_t pid, const Ids& ids) {
   std::string map = "0 " + std::to_string(ids.start) + " " + std::to_string(ids.count), folder = "/proc/" + std::to_string(pid) + "/";

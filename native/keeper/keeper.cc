@@ -1,6 +1,8 @@
 // The keeper: a small process that holds forktree's private mount namespace and does what needs the host's privileges
-// there, one request after the other: it locks folders read-only, clones them for sandboxes, and makes root zygotes.
-//   keeper MOUNTPOINT      fd 3: the host's socket; its end of file is the keeper's end
+// there, one request after the other: it locks folders and files read-only, clones them for sandboxes, and makes root zygotes.
+//   keeper MOUNTPOINT [one|mapped]      fd 3: the host's socket; its end of file is the keeper's end
+// Who is not root has it do so in a user namespace of its own: in which its user is the only one, or which the host maps
+// when the keeper has said that it is there.
 // A request is a list of NUL-terminated words; the answer is `ok` or `no STEP ERRNO PATH`.
 #include "keeper.h"
 
@@ -10,6 +12,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -37,16 +40,14 @@ struct Keeper {
 
 std::string Place(const Keeper& keeper, const std::string& id) { return keeper.mount_point + "/" + id; }
 
-// A clone of the folder's mount, with the flags it shall have.
-Outcome AttachFolder(const std::string& source, bool read_only, const std::string& place) {
+// A clone of the mount of a folder, or of a file, with the flags it shall have.
+Outcome AttachOne(const std::string& source, int kind, unsigned long long flags, const std::string& place) {
   // The path is resolved once: who swaps a link on it afterwards changes nothing.
-  Fd folder(open(source.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  TRY("open", source, folder.get());
-  Fd tree(OpenTree("", AT_EMPTY_PATH, folder.get()));
+  Fd found(open(source.c_str(), O_PATH | kind | O_CLOEXEC));
+  TRY("open", source, found.get());
+  Fd tree(OpenTree("", AT_EMPTY_PATH, found.get()));
   TRY("clone mount", source, tree.get());
-  mount_attr attributes = {};
-  attributes.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (read_only ? MOUNT_ATTR_RDONLY : 0);
-  TRY("set mount flags", source, syscall(SYS_mount_setattr, tree.get(), "", AT_EMPTY_PATH, &attributes, sizeof attributes));
+  TRY("set mount flags", source, AddMountFlags(tree.get(), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | flags));
   TRY("attach", place, MoveMount(tree.get(), place.c_str()));
   return Outcome::Ok();
 }
@@ -91,13 +92,21 @@ Outcome LockAt(Keeper& keeper, const std::string& id, const std::function<Outcom
 Outcome Lock(Keeper& keeper, const Words& words) {
   const std::string& id = words[1];
   std::string place = Place(keeper, id);
+  const bool is_file = words[0] == "lock-file";
+  const unsigned long long flags = words[0] == "lock-writable" ? 0 : words[0] == "lock-data" ? MOUNT_ATTR_NOEXEC : MOUNT_ATTR_RDONLY;
   Words sources(words.begin() + 2, words.end());
   auto attach = [&] {
-    return words[0] == "lock-layers" ? AttachLayers(sources, place) : AttachFolder(sources[0], words[0] == "lock", place);
+    if (words[0] == "lock-layers") return AttachLayers(sources, place);
+    return AttachOne(sources[0], is_file ? O_NOFOLLOW : O_DIRECTORY, flags, place);
   };
-  TRY("make mount point", place, mkdir(place.c_str(), 0700));
+  if (is_file) {
+    Outcome made = WriteFile(place, "", O_CREAT | O_EXCL, 0600);
+    if (!made.ok) return made;
+  } else {
+    TRY("make mount point", place, mkdir(place.c_str(), 0700));
+  }
   Outcome locked = LockAt(keeper, id, attach, place);
-  if (!locked.ok) rmdir(place.c_str());
+  if (!locked.ok) remove(place.c_str());
   return locked;
 }
 
@@ -105,7 +114,7 @@ Outcome Unlock(Keeper& keeper, const std::string& id) {
   if (keeper.locked.erase(id) == 0) return Outcome::Ok();
   std::string place = Place(keeper, id);
   TRY("detach", place, umount2(place.c_str(), MNT_DETACH));
-  TRY("remove mount point", place, rmdir(place.c_str()));
+  TRY("remove mount point", place, remove(place.c_str()));
   return Outcome::Ok();
 }
 
@@ -132,7 +141,7 @@ Outcome Spawn(Keeper& keeper, const Words& words, const std::vector<Fd>& fds) {
 Outcome Handle(Keeper& keeper, const Words& words, const std::vector<Fd>& fds) {
   const std::string& op = words.empty() ? "" : words[0];
   if (op == "join") return Join(keeper, words, fds);
-  if ((op == "lock" || op == "lock-writable") && words.size() == 3) return Lock(keeper, words);
+  if ((op == "lock" || op == "lock-file" || op == "lock-writable" || op == "lock-data") && words.size() == 3) return Lock(keeper, words);
   if (op == "lock-layers" && words.size() >= 4) return Lock(keeper, words);
   if (op == "unlock" && words.size() == 2) return Unlock(keeper, words[1]);
   if (op == "clone" && words.size() == 2) return Clone(keeper, words[1]);
@@ -182,13 +191,42 @@ void EndInits(const Keeper& keeper) {
   for (const auto& [pid, pidfd] : keeper.inits) waitpid(pid, nullptr, __WALL);
 }
 
-int Run(const char* mount_point) {
+Outcome MapOwnId(uid_t uid, gid_t gid) {
+  // Without a helper that may do more, groups can be mapped only by who can't change them any more, see user_namespaces(7).
+  Outcome written = WriteFile("/proc/self/setgroups", "deny", 0);
+  if (written.ok) written = WriteFile("/proc/self/gid_map", "0 " + std::to_string(gid) + " 1", 0);
+  if (written.ok) written = WriteFile("/proc/self/uid_map", "0 " + std::to_string(uid) + " 1", 0);
+  return written;
+}
+
+Outcome AwaitMaps() {
+  Send(kHost, Outcome::Ok());
+  char word[16];
+  std::vector<Fd> fds;
+  TRY("wait for id maps", "", ReceiveBytes(kHost, word, sizeof word, &fds) <= 0 ? -1 : 0);
+  return Outcome::Ok();
+}
+
+// As root of it: with every capability that matters below.
+Outcome EnterOwnUserNamespace(const std::string& kind) {
+  const uid_t uid = geteuid();
+  const gid_t gid = getegid();
+  TRY("unshare user namespace", "", unshare(CLONE_NEWUSER));
+  Outcome mapped = kind == "one" ? MapOwnId(uid, gid) : AwaitMaps();
+  if (!mapped.ok) return mapped;
+  TRY("setresgid", "", setresgid(0, 0, 0));
+  TRY("setresuid", "", setresuid(0, 0, 0));
+  return Outcome::Ok();
+}
+
+int Run(const char* mount_point, const char* user_namespace) {
   prctl(PR_SET_NAME, "forktree-keeper");
   setsid();  // a terminal's interrupt is the host's business
   signal(SIGPIPE, SIG_IGN);
   Keeper keeper;
   keeper.mount_point = mount_point;
-  Outcome entered = EnterOwnMountNamespace(keeper.mount_point);
+  Outcome entered = user_namespace == nullptr ? Outcome::Ok() : EnterOwnUserNamespace(user_namespace);
+  if (entered.ok) entered = EnterOwnMountNamespace(keeper.mount_point);
   Send(kHost, entered);
   if (!entered.ok) return 1;
   std::string buffer(kMaxRequest, '\0');
@@ -206,9 +244,9 @@ int Run(const char* mount_point) {
 }  // namespace keeper
 
 int main(int count, char** arguments) {
-  if (count != 2) {
+  if (count != 2 && count != 3) {
     static const char text[] = "keeper: it is started by forktree itself\n";
     return write(2, text, sizeof text - 1) < 0 ? 2 : 1;
   }
-  return keeper::Run(arguments[1]);
+  return keeper::Run(arguments[1], arguments[2]);
 }

@@ -64,6 +64,8 @@ Outcome WriteFile(const std::string& path, const std::string& text, int flags, m
 struct Ids {
   id_t start, count;
 };
+// Gives supplementary groups up; where the user namespace lets nobody change them they stay.
+Outcome DropGroups();
 // Maps the ids of a process's user namespace.
 Outcome WriteMaps(pid_t pid, const Ids& ids);
 // Runs steps in a child in a user namespace of its own, as id 0 there.
@@ -74,7 +76,10 @@ Outcome OpenIdMap(const Ids& ids);
 Outcome MapIds(int tree, int map, unsigned long long flags, const std::string& source);
 
 pid_t Clone3(unsigned long flags, int* pidfd, int exit_signal);
+// A clone of a mount; with what is mounted below it, where it is not ours to see what that covers (EINVAL).
 int OpenTree(const char* path, unsigned flags, int directory = AT_FDCWD);
+// Sets flags of a clone, and of what is below it.
+int AddMountFlags(int tree, unsigned long long flags);
 int MoveMount(int tree, const char* target, int folder = AT_FDCWD);
 
 // What a root zygote's root is made of, and what runs in it.

@@ -1,7 +1,6 @@
 // Probes: each tries one thing of the kernel as forktree uses it, in a throw-away child, and answers what was found or
 // the step that failed. Nothing of a probe outlives its child.
 #include <errno.h>
-#include <grp.h>
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/mount.h>
@@ -56,31 +55,45 @@ Outcome Reach(const Words& arguments, const std::string&) {
   uid_t id = ReadId(arguments[0]);
   Fd root(open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   TRY("open", folder, root.get());
-  TRY("setgroups", "", setgroups(0, nullptr));
+  Outcome dropped = DropGroups();
+  if (!dropped.ok) return dropped;
   TRY("setresgid", "", setresgid(id, id, id));
   TRY("setresuid", "", setresuid(id, id, id));
   TRY("reach as another user", folder + "/" + path, faccessat(root.get(), path.c_str(), R_OK | X_OK, 0));
   return Outcome::Ok();
 }
 
-// An overlay on a tmpfs, and a copy-up in it.
-Outcome Overlay(const Words&, const std::string& place) {
+Outcome MakeOverlayFolders(const std::string& place) {
   Outcome mounted = MountOwnTmpfs(place);
   if (!mounted.ok) return mounted;
+  for (const char* name : {"/lower", "/upper", "/work", "/merged"}) TRY("mkdir", place + name, mkdir((place + name).c_str(), 0700));
+  return Outcome::Ok();
+}
+
+Outcome MountOverlay(const std::string& place) {
+  const std::string merged = place + "/merged";
+  const std::string options = "lowerdir=" + place + "/lower,upperdir=" + place + "/upper,workdir=" + place + "/work";
+  TRY("mount overlay", merged, mount("overlay", merged.c_str(), "overlay", 0, options.c_str()));
+  return Outcome::Ok();
+}
+
+// An overlay on a tmpfs, and a copy-up in it.
+Outcome Overlay(const Words&, const std::string& place) {
+  Outcome made = MakeOverlayFolders(place);
+  if (!made.ok) return made;
   auto in_place = [&](const char* name) { return place + "/" + name; };
-  for (const char* name : {"lower", "upper", "work", "merged"}) TRY("mkdir", in_place(name), mkdir(in_place(name).c_str(), 0700));
   Outcome written = WriteFile(in_place("lower/file"), "text", O_CREAT | O_EXCL);
   if (!written.ok) return written;
-  std::string options = "lowerdir=" + in_place("lower") + ",upperdir=" + in_place("upper") + ",workdir=" + in_place("work");
-  TRY("mount overlay", in_place("merged"), mount("overlay", in_place("merged").c_str(), "overlay", 0, options.c_str()));
+  Outcome mounted = MountOverlay(place);
+  if (!mounted.ok) return mounted;
   written = WriteFile(in_place("merged/file"), "new", O_TRUNC);
   if (!written.ok) return written;
   TRY("copy up", in_place("upper/file"), access(in_place("upper/file").c_str(), F_OK));
   return Outcome::Ok();
 }
 
-// FOLDER START: a mount of a folder of id 0 in which it belongs to START.
-Outcome IdmappedMount(const Words& arguments, const std::string&) {
+// FOLDER START: a mount of a folder of id 0 in which it belongs to START, and an overlay over it.
+Outcome IdmappedMount(const Words& arguments, const std::string& place) {
   const std::string& folder = arguments[0];
   const id_t start = ReadId(arguments[1]);
   Outcome map = OpenIdMap({start, 1});
@@ -92,7 +105,10 @@ Outcome IdmappedMount(const Words& arguments, const std::string&) {
   struct stat status;
   TRY("stat", folder, fstat(tree.get(), &status));
   if (status.st_uid != start) return Outcome::Failed("see the mapped owner", EOVERFLOW, folder);
-  return Outcome::Ok();
+  Outcome made = MakeOverlayFolders(place);
+  if (!made.ok) return made;
+  TRY("attach", folder, MoveMount(tree.get(), (place + "/lower").c_str()));
+  return MountOverlay(place);
 }
 
 // The actions that the filters take, and a filter that is obeyed.

@@ -1,7 +1,6 @@
 // A root zygote: the root is assembled and entered with the host's privileges, and only then does a new user namespace
 // lock what was mounted. Whoever lives below can then clear no read-only, nosuid or nodev flag.
 #include <errno.h>
-#include <grp.h>
 #include <linux/capability.h>
 #include <linux/mount.h>
 #include <sched.h>
@@ -98,7 +97,8 @@ Outcome RunHelper(const Plan& plan, const std::string& place, const Ids& ids, Fd
   // without CAP_SYS_RESOURCE can't raise these: then many sandboxes together may want more than there is.
   setrlimit(RLIMIT_SIGPENDING, &endless);
   setrlimit(RLIMIT_MSGQUEUE, &endless);
-  TRY("setgroups", "", setgroups(0, nullptr));
+  Outcome dropped = DropGroups();
+  if (!dropped.ok) return dropped;
   TRY("unshare mount namespace", "", unshare(CLONE_NEWNS));
   TRY("make mounts private", "/", mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
   TRY("mount tmpfs", place, mount("tmpfs", place.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=2m"));

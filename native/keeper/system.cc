@@ -1,5 +1,6 @@
 // Thin names for system calls, some of which the C library lacks.
 #include <errno.h>
+#include <linux/mount.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -40,8 +41,17 @@ Outcome WriteFile(const std::string& path, const std::string& text, int flags, m
 }
 
 int OpenTree(const char* path, unsigned flags, int directory) {
-  constexpr unsigned kClone = 1;  // OPEN_TREE_CLONE
-  return static_cast<int>(syscall(SYS_open_tree, directory, path, kClone | O_CLOEXEC | flags));
+  constexpr unsigned kClone = 1, kRecursive = 0x8000;  // OPEN_TREE_CLONE, AT_RECURSIVE
+  long tree = syscall(SYS_open_tree, directory, path, kClone | O_CLOEXEC | flags);
+  if (tree < 0 && errno == EINVAL) tree = syscall(SYS_open_tree, directory, path, kClone | O_CLOEXEC | kRecursive | flags);
+  return static_cast<int>(tree);
+}
+
+int AddMountFlags(int tree, unsigned long long flags) {
+  constexpr unsigned kRecursive = 0x8000;  // AT_RECURSIVE
+  mount_attr attributes = {};
+  attributes.attr_set = flags;
+  return static_cast<int>(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | kRecursive, &attributes, sizeof attributes));
 }
 
 int MoveMount(int tree, const char* target, int folder) {

@@ -4,18 +4,24 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
 #include <linux/mount.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,12 +35,15 @@
 #include <utility>
 #include <vector>
 
+#include "../addon/accept.h"
 #include "../addon/frames.h"
 #include "../addon/groups.h"
 #include "../addon/pages.h"
 #include "../addon/process.h"
 #include "../addon/tree.h"
 #include "../guest/hand_over.h"
+#include "../guest/landlock.h"
+#include "../guest/network.h"
 #include "../keeper/keeper.h"
 
 extern char** environ;
@@ -193,17 +202,19 @@ void CheckEnds() {
 void CheckLocks() {
   Folder folder;
   std::string file = folder.path + "/lock";
-  int first = forktree::LockFile(file);
+  CheckEqual(forktree::LockFile(file, false), -ENOENT, "lock: none that was there");
+  Check(access(file.c_str(), F_OK) < 0, "lock: none is made");
+  int first = forktree::LockFile(file, true);
   Check(first >= 0, "lock: free");
   Check((fcntl(first, F_GETFD) & FD_CLOEXEC) != 0, "lock: not inherited by programs");
-  CheckEqual(forktree::LockFile(file), -EWOULDBLOCK, "lock: taken");
+  CheckEqual(forktree::LockFile(file, true), -EWOULDBLOCK, "lock: taken");
   close(first);
-  int second = forktree::LockFile(file);
+  int second = forktree::LockFile(file, false);
   Check(second >= 0, "lock: free again");
   close(second);
-  CheckEqual(forktree::LockFile(folder.path + "/none/lock"), -ENOENT, "lock: no such folder");
+  CheckEqual(forktree::LockFile(folder.path + "/none/lock", true), -ENOENT, "lock: no such folder");
   if (symlink(file.c_str(), (folder.path + "/link").c_str()) < 0) perror("symlink");
-  CheckEqual(forktree::LockFile(folder.path + "/link"), -ELOOP, "lock: a link is not followed");
+  CheckEqual(forktree::LockFile(folder.path + "/link", true), -ELOOP, "lock: a link is not followed");
 }
 
 Words SplitText(const std::string& text) { return keeper::Split(text.data(), text.size()); }
@@ -833,26 +844,186 @@ void CheckPages(const std::string& folder) {
   for (char* place : {own, shared, sealed, constant, data}) munmap(place, count * page);
 }
 
+// In a child that is bound to `enclosure`: the error of opening a file to be written, 0 when that went well.
+int WriteEnclosed(const Enclosure& enclosure, const std::string& file) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (Enclose(enclosure) < 0) _exit(255);
+    _exit(open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600) < 0 ? errno : 0);
+  }
+  int status = -1;
+  waitpid(pid, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+// In a child: whether it reaches an abstract socket of ours, and can signal us.
+int ReachEnclosed(const sockaddr_un& address, socklen_t size) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (Enclose({false, true, "", 0}) < 0) _exit(255);
+    const int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const bool connects = connect(client, reinterpret_cast<const sockaddr*>(&address), size) == 0;
+    _exit((connects ? 1 : 0) | (kill(getppid(), 0) == 0 ? 2 : 0));
+  }
+  int status = -1;
+  waitpid(pid, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+void CheckEnclosures(const std::string& folder) {
+  const long version = syscall(SYS_landlock_create_ruleset, nullptr, 0, 1);
+  if (version < 2) {
+    printf("skip enclosure: the kernel's Landlock is of version %ld\n", version);
+    return;
+  }
+  const std::string open_one = folder + "/open", closed = folder + "/closed";
+  mkdir(open_one.c_str(), 0700);
+  mkdir(closed.c_str(), 0700);
+  const Enclosure one = {false, false, open_one.c_str(), 1};
+  CheckEqual(WriteEnclosed(one, open_one + "/file"), 0, "enclosure: a folder that is to be written can be");
+  CheckEqual(WriteEnclosed(one, closed + "/file"), EACCES, "enclosure: another one can't");
+  CheckEqual(WriteEnclosed(one, "/dev/null"), 0, "enclosure: devices can be written");
+  CheckEqual(WriteEnclosed({false, true, "", 0}, closed + "/file"), 0, "enclosure: with a writable root everything can");
+  CheckEqual(WriteEnclosed({false, false, "/nowhere", 1}, closed + "/file"), 255, "enclosure: a folder that is not there is an error");
+  if (version < 6) return;
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  const std::string name = "forktree-enclosure-" + std::to_string(getpid());
+  name.copy(address.sun_path + 1, sizeof address.sun_path - 1);
+  const socklen_t size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  const int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  Check(bind(server, reinterpret_cast<sockaddr*>(&address), size) == 0 && listen(server, 1) == 0, "enclosure: an abstract socket");
+  CheckEqual(ReachEnclosed(address, size), 0, "enclosure: neither that nor a process outside is reached");
+  close(server);
+}
+
 void CheckHandOvers() {
-  const std::string head("\x40\0\0\0\x02\0\0\0", 8);
+  const std::string head("\x40\0\0\0\x02\0\0\0\x07\0\0\0\x09\0\0\0", 16);
   auto cut = [](const std::string& payload, unsigned mounts, HandOver* got) {
     const std::vector<char> exact(payload.begin(), payload.end());  // reading beyond it is noticed
     return CutHandOver(exact.data(), exact.size(), mounts, got);
   };
-  const std::string words("size=1k\0/handler\0/a\0/b\0", 23), whole = head + words;
+  const std::string words("size=1k\0/handler\0p80;\0/a\0/b\0", 28), whole = head + words;
   std::vector<char> kept(whole.begin(), whole.end());
   HandOver got = {};
   Check(CutHandOver(kept.data(), kept.size(), 2, &got), "hand-over: is cut");
-  Check(got.open_files == 64 && got.mount_count == 2, "hand-over: its numbers");
-  Check(std::string(got.scratch) == "size=1k" && std::string(got.folder) == "/handler", "hand-over: its words");
+  Check(got.open_files == 64 && got.mount_count == 2 && got.processes == 7 && got.data_mib == 9, "hand-over: its numbers");
+  Check(std::string(got.scratch) == "size=1k" && std::string(got.folder) == "/handler" && std::string(got.network) == "p80;", "hand-over: its words");
   Check(std::string(got.targets) == "/a" && std::string(got.targets + 3) == "/b", "hand-over: a target for each mount");
   Check(!cut(whole, 1, &got), "hand-over: more mounts than fds are refused");
-  Check(!cut(head + std::string("\0/\0/a\0", 6), 2, &got), "hand-over: a missing target is refused");
+  Check(!cut(head + std::string("\0/\0\0/a\0", 7), 2, &got), "hand-over: a missing target is refused");
   Check(!cut(whole + std::string("/c\0", 3), 2, &got), "hand-over: a target too many is refused");
   Check(!cut(whole.substr(0, whole.size() - 1), 2, &got), "hand-over: a word without an end is refused");
-  Check(!cut(head.substr(0, 7), 2, &got) && !cut("", 0, &got), "hand-over: half a head is refused");
-  const std::string bare("\x40\0\0\0\0\0\0\0\0/\0", 11);
+  Check(!cut(head.substr(0, 15), 2, &got) && !cut("", 0, &got), "hand-over: half a head is refused");
+  const std::string bare("\x40\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0/\0\0", 20);
   Check(cut(bare, 0, &got), "hand-over: without mounts and /tmp");
+}
+
+// As setup.cc has it, which is for programs without a C library.
+const char* NextWord(const char* word) { return word + strlen(word) + 1; }
+
+sockaddr_in AddressOf(const char* bytes, int port) {
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  memcpy(&address.sin_addr, bytes, 4);
+  return address;
+}
+
+int Listener(int flags) {
+  int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+  sockaddr_in address = AddressOf("\x7f\0\0\1", 0);
+  bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address);
+  listen(listener, 8);
+  return listener;
+}
+
+int ConnectTo(int listener) {
+  sockaddr_in address = {};
+  socklen_t size = sizeof address;
+  getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size);
+  int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  connect(client, reinterpret_cast<sockaddr*>(&address), sizeof address);
+  return client;
+}
+
+void CheckAccepts() {
+  int listener = Listener(SOCK_NONBLOCK);
+  Check(forktree::IsListener(listener), "accept: a listener is one");
+  CheckEqual(forktree::AcceptConnection(listener), -EAGAIN, "accept: nobody has connected");
+  // As hostile as it can be set: whatever is inherited must not make the host wait.
+  linger long_linger = {1, 60};
+  setsockopt(listener, SOL_SOCKET, SO_LINGER, &long_linger, sizeof long_linger);
+  int client = ConnectTo(listener), accepted = forktree::AcceptConnection(listener);
+  Check(accepted >= 0, "accept: somebody has connected");
+  linger kept = {1, 1};
+  socklen_t size = sizeof kept;
+  getsockopt(accepted, SOL_SOCKET, SO_LINGER, &kept, &size);
+  CheckEqual(kept.l_onoff, 0, "accept: closing it does not wait");
+  CheckEqual(fcntl(accepted, F_GETFL) & O_NONBLOCK, O_NONBLOCK, "accept: it does not block");
+  Check(!forktree::IsListener(accepted), "accept: a connection is no listener");
+  int pair[2], none = socket(AF_INET, SOCK_STREAM, 0), unix_listener = socket(AF_UNIX, SOCK_STREAM, 0);
+  socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+  sockaddr any = {AF_UNIX, {}};
+  bind(unix_listener, &any, sizeof any.sa_family);
+  listen(unix_listener, 1);
+  for (int fd : {none, unix_listener, pair[0], STDOUT_FILENO, -1}) Check(!forktree::IsListener(fd), "accept: no listener is none");
+  // Somebody else has made it wait.
+  int waiting = Listener(0);
+  CheckEqual(forktree::AcceptConnection(waiting), -EINVAL, "accept: one that waits is given up");
+  Check(!forktree::IsListener(waiting), "accept: and listens no more");
+  int later = ConnectTo(listener), next = forktree::AcceptConnection(listener);
+  Check(next >= 0, "accept: others are served afterwards");
+  for (int fd : {listener, client, accepted, pair[0], pair[1], none, unix_listener, waiting, later, next}) close(fd);
+}
+
+// In a child with a network namespace of its own: answers what it found as its status.
+int TryNetwork() {
+  if (unshare(CLONE_NEWNET) < 0) return 2;
+  ifreq loopback = {};
+  strcpy(loopback.ifr_name, "lo");
+  loopback.ifr_flags = IFF_UP | IFF_RUNNING;
+  int any = socket(AF_INET, SOCK_DGRAM, 0);
+  if (ioctl(any, SIOCSIFFLAGS, &loopback) < 0) return 3;
+  Listeners made = {};
+  if (OpenListeners("p80;p5432;r0a010200/24;r0a010200/24;r20010db8000000000000000000000000/32;", &made) != 0) return 4;
+  if (made.count != 2 || !forktree::IsListener(made.fds[0]) || !forktree::IsListener(made.fds[1])) return 5;
+  int client = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in there = AddressOf("\x0a\1\2\3", 5432);
+  if (connect(client, reinterpret_cast<sockaddr*>(&there), sizeof there) < 0) return 6;
+  int accepted = forktree::AcceptConnection(made.fds[1]);
+  sockaddr_in6 local = {};
+  socklen_t size = sizeof local;
+  if (accepted < 0 || getsockname(accepted, reinterpret_cast<sockaddr*>(&local), &size) < 0) return 7;
+  if (memcmp(local.sin6_addr.s6_addr + 12, "\x0a\1\2\3", 4) != 0 || ntohs(local.sin6_port) != 5432) return 8;
+  int elsewhere = socket(AF_INET, SOCK_STREAM, 0);
+  there = AddressOf("\x0a\1\3\3", 5432);
+  return connect(elsewhere, reinterpret_cast<sockaddr*>(&there), sizeof there) < 0 && errno == ENETUNREACH ? 0 : 9;
+}
+
+void CheckNetworks() {
+  for (const char* word : {"x", "p", "p80", "p;", "p65536;", "p99999999999;", "p80,", "r", "r;", "r0a010200;", "r0a0102/24;", "r0a010200/33;",
+                           "r0A010200/24;", "r0a01020/24;", "r0a010200/24", "r0a010200/;", "r00000000000000000000000000000000000/1;"}) {
+    Listeners made = {};
+    CheckEqual(OpenListeners(word, &made), -EPROTO, std::string("network: no word of ours: ") + word);
+    for (int i = 0; i < made.count; i++) close(made.fds[i]);
+  }
+  std::string many;
+  for (int i = 0; i <= kMaxListeners; i++) many += "p0;";
+  Listeners made = {};
+  CheckEqual(OpenListeners(many.c_str(), &made), -EPROTO, "network: one listener more than can be sent");
+  CheckEqual(made.count, kMaxListeners, "network: as many as can be sent");
+  for (int i = 0; i < made.count; i++) close(made.fds[i]);
+  made.count = 0;
+  CheckEqual(OpenListeners("", &made), 0, "network: none");
+  if (geteuid() != 0) return;
+  const pid_t child = fork();
+  if (child == 0) _exit(TryNetwork());
+  int status = -1;
+  waitpid(child, &status, 0);
+  CheckEqual(status, 0, "network: an address of a listed network leads to the listener of its port");
 }
 
 int main(int count, char** arguments) {
@@ -868,9 +1039,15 @@ int main(int count, char** arguments) {
   CheckHandOvers();
   {
     Folder folder;
+    CheckEnclosures(folder.path);
+  }
+  {
+    Folder folder;
     CheckGroups(folder.path);
   }
   if (threads_only) return failed == 0 ? 0 : 1;
+  CheckAccepts();
+  CheckNetworks();
   CheckSpawn();
   CheckEnds();
   {

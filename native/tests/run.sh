@@ -17,11 +17,11 @@ sanitize=(-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanit
 
 "$cxx" "${warnings[@]}" "${sanitize[@]}" keeper/*.cc -o "$out/keeper" &
 keeper=$!
-"$cxx" "${warnings[@]}" "${sanitize[@]}" tests/native_test.cc addon/groups.cc addon/pages.cc addon/process.cc addon/tree.cc keeper/message.cc keeper/plan.cc keeper/system.cc -o "$out/native_test" &
+"$cxx" "${warnings[@]}" "${sanitize[@]}" tests/native_test.cc addon/accept.cc addon/groups.cc addon/pages.cc addon/process.cc addon/tree.cc guest/landlock.cc guest/network.cc keeper/message.cc keeper/plan.cc keeper/system.cc -o "$out/native_test" &
 native_test=$!
 # What may run on several threads. The keeper has one, and must: a thread can't unshare a user namespace; nor does the
-# thread sanitizer know a child that shares memory, by which programs are spawned.
-"$cxx" "${warnings[@]}" -g -O1 -fsanitize=thread tests/native_test.cc addon/groups.cc addon/pages.cc addon/process.cc addon/tree.cc keeper/message.cc keeper/plan.cc keeper/system.cc -o "$out/threads_test" &
+# thread sanitizer know a child that shares memory, by which programs are spawned, or the thread that a timer of the C library starts.
+"$cxx" "${warnings[@]}" -g -O1 -fsanitize=thread tests/native_test.cc addon/accept.cc addon/groups.cc addon/pages.cc addon/process.cc addon/tree.cc guest/landlock.cc guest/network.cc keeper/message.cc keeper/plan.cc keeper/system.cc -o "$out/threads_test" &
 threads_test=$!
 "$cxx" "${warnings[@]}" -O1 filters/filters_test.cc -o "$out/filters_test" &
 filters_test=$!

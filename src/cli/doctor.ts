@@ -13,14 +13,16 @@ export async function printDoctor({
 }): Promise<number> {
 	const report = await doctor(python === undefined ? {} : {python});
 	await print(process.stdout, json === true ? `${JSON.stringify(report)}\n` : table(report));
-	return report.level === 'full' ? exitCodes.ok : exitCodes.refused;
+	return report.level === 'none' ? exitCodes.refused : exitCodes.ok;
 }
 
-function table({level, checks}: DoctorReport): string {
+function table({level, notEnforced, checks}: DoctorReport): string {
 	const width = Math.max(...checks.map(({name}) => name.length)) + 2;
 	const lines = checks.flatMap(({name, status, detail, fix}) => [
 		`${status.padEnd(10)}${name.padEnd(width)}${oneLine(detail)}`,
 		...(fix === undefined ? [] : [`${' '.repeat(10 + width)}fix: ${fix}`]),
 	]);
-	return `${[...lines, '', `level: ${level}`].join('\n')}\n`;
+	const missing =
+		notEnforced.length === 0 ? '' : `, with nothing that holds ${notEnforced.join(', ')} of a sandbox as a whole`;
+	return `${[...lines, '', `level: ${level}${missing}`].join('\n')}\n`;
 }

@@ -45,10 +45,12 @@ Examples:
   $ forktree run statistics/ --event @event.json --requirement numpy==2.2.1 --json`;
 
 const doctorHelp = `
-Tries what sandboxes are made of, and a whole one. Exit codes: 0 a sandbox with every layer works; 1 it does not.
+Tries what sandboxes are made of, and a whole one, as whoever runs it. Exit codes: 0 a sandbox works, and the level that is named
+last says how strong it is; 1 none does.
 
-Example:
-  $ sudo forktree doctor`;
+Examples:
+  $ sudo forktree doctor
+  $ systemd-run --user --scope -p Delegate=yes forktree doctor`;
 
 const cleanupHelp = `
 Kills processes, and removes cgroups, scratch folders and locks, of owners that have ended without doing so (the next
@@ -67,7 +69,8 @@ Examples:
   $ forktree packages add 'pandas>=2' pyarrow
   $ forktree packages add -r requirements.txt
   $ forktree packages list
-  $ forktree packages gc --keep-gb 5`;
+  $ forktree packages gc --keep-gb 5
+  $ forktree packages export packages.tar && scp packages.tar other: && ssh other forktree packages import packages.tar`;
 
 const treeHelp = `
 A tree says which zygotes there are: what each has imported beyond that which it is forked from. createRuntime({tree}) takes it.
@@ -91,11 +94,14 @@ Options of -o:
   worker_url         the address to listen on; localhost by default
   mem_pool_mb        memory that all sandboxes share; three quarters of the machine's by default
   import_cache_tree  the file of a tree of zygotes, see forktree tree; by default each set of packages has a zygote
+  best_effort        true or false: whether limits that this machine can't hold for you are no error; false by default
   promote            true or false: whether sets that the tree has too little for get zygotes as well; true by default
   spares             the most children that each zygote forks ahead; 4 by default
   instance_pause_ms  after which idle instances are paused; 1000 by default
   instance_idle_ms   after which idle instances are ended; 600000 by default
   zygote_idle_ms     after which zygotes are ended that nothing was forked from; 3600000 by default
+  packages_gb        GiB that packages may take; beyond, those that nothing needs are removed. By default none is
+  packages_idle_ms   after which packages are removed that nothing needs and nobody used
 
 Example:
   $ forktree worker up -p . -o worker_port=8080 -o mem_pool_mb=2048 -o import_cache_tree=tree.json
@@ -121,6 +127,7 @@ function buildProgram(finish: (code: number) => void): Command {
 		.option('--env <name=value>', 'a variable of the handler’s environment; repeatable', collect(parsePair), [])
 		.option('--timeout <ms>', 'the call’s deadline', parseTimeout)
 		.option('--python <path>', 'the interpreter, CPython 3.9 or later')
+		.option('--best-effort', 'run without the limits that this machine can’t hold for you; forktree doctor says which')
 		.option('--json', 'print the whole outcome as one JSON document; bytes as {"$base64": "…"}')
 		.addHelpText('after', runHelp)
 		.action(async (path: string, flags: RunOptions) => {
@@ -170,6 +177,12 @@ function parseGigabytes(text: string): number {
 	return gigabytes;
 }
 
+function parseDays(text: string): number {
+	const days = Number(text);
+	if (text.trim() === '' || !(days >= 0)) throw new InvalidArgumentError('Expected a number of days from 0.');
+	return days;
+}
+
 function addPackages(program: Command, finish: (code: number) => void): void {
 	const packages = program
 		.command('packages')
@@ -181,6 +194,10 @@ function addPackages(program: Command, finish: (code: number) => void): void {
 			.description(description)
 			.option('--dir <dir>', 'where packages are kept')
 			.option('--python <path>', 'the interpreter, CPython 3.9 or later')
+			.option(
+				'--best-effort',
+				'run without the limits that this machine can’t hold for you; forktree doctor says which',
+			)
 			.option('--json', 'print one JSON document');
 	command('add [requirements...]', 'Install what requirements ask for.')
 		.option('-r, --requirement <file>', 'a requirements file; repeatable', collect(String), [])
@@ -206,11 +223,25 @@ function addPackages(program: Command, finish: (code: number) => void): void {
 			finish(await verify(names, flags));
 		});
 	command('gc', 'Remove what no function needs, oldest use first.')
-		.option('--keep-gb <gib>', 'until the folder has at most this size', parseGigabytes, 0)
-		.action(async (flags: PackagesFlags & {keepGb: number}) => {
+		.option('--keep-gb <gib>', 'until the folder has at most this size; 0 by default', parseGigabytes)
+		.option('--keep-days <days>', 'what was not used for so long; and else nothing, without --keep-gb', parseDays)
+		.action(async (flags: PackagesFlags & {keepGb?: number; keepDays?: number}) => {
 			const {gc} = await import('./packages.ts');
-			finish(await gc(flags.keepGb, flags));
+			finish(await gc(flags.keepGb, flags.keepDays, flags));
 		});
+	command(
+		'export [file]',
+		'Write all that is installed to a tar file, or to stdout, for a machine without a network.',
+	).action(async (file: string | undefined, flags: PackagesFlags) => {
+		const {exportTo} = await import('./packages.ts');
+		finish(await exportTo(file, flags));
+	});
+	command('import <file>', 'Take over what another machine has exported; - is stdin.').action(
+		async (file: string, flags: PackagesFlags) => {
+			const {importFrom} = await import('./packages.ts');
+			finish(await importFrom(file, flags));
+		},
+	);
 }
 
 function parseCount(text: string): number {

@@ -18,11 +18,13 @@ export type PackagesFlags = {
 	readonly dir?: string;
 	readonly python?: string;
 	readonly offline?: boolean;
+	readonly bestEffort?: boolean;
 	readonly json?: boolean;
 };
 
 const mebibyte = 1024 * 1024;
 const gibibyte = 1024 * mebibyte;
+const dayMs = 24 * 60 * 60_000;
 
 /** Answers the exit code. @throws what forktree itself fails at */
 export async function add(
@@ -101,22 +103,53 @@ export async function verify(names: readonly string[], flags: PackagesFlags): Pr
 	});
 }
 
-export async function gc(packagesGb: number, flags: PackagesFlags): Promise<number> {
+export async function gc(
+	keepGb: number | undefined,
+	keepDays: number | undefined,
+	flags: PackagesFlags,
+): Promise<number> {
+	const packagesGb = keepGb ?? (keepDays === undefined ? 0 : undefined);
+	const packagesIdleMs = keepDays === undefined ? undefined : keepDays * dayMs;
 	return withPackages(flags, async (packages) => {
-		const report = await packages.gc({packagesGb});
+		const report = await packages.gc({packagesGb, packagesIdleMs});
 		if (flags.json === true) await print(process.stdout, `${JSON.stringify(report)}\n`);
 		else await print(process.stdout, `${(report.freedBytes / gibibyte).toFixed(2)} GiB freed\n`);
 		return exitCodes.ok;
 	});
 }
 
+export async function exportTo(file: string | undefined, flags: PackagesFlags): Promise<number> {
+	const isPiped = file === undefined || file === '-';
+	if (isPiped && process.stdout.isTTY) throw new TypeError('expected a file, or a stdout that is no terminal');
+	return withPackages(flags, async (packages, signal) => {
+		const report = await packages.export(isPiped ? process.stdout : file, {signal});
+		const lines = report.withoutArchive.map((each) => `${each}: what it was made from is no longer there\n`);
+		const text = [...lines, `${report.packages.length} exported\n`].join('');
+		const output = isPiped ? process.stderr : process.stdout;
+		await print(output, flags.json === true ? `${JSON.stringify(report)}\n` : text);
+		return exitCodes.ok;
+	});
+}
+
+export async function importFrom(file: string, flags: PackagesFlags): Promise<number> {
+	return withPackages(flags, async (packages, signal) => {
+		const report = await packages.import(file === '-' ? process.stdin : file, {signal});
+		if (flags.json === true) await print(process.stdout, `${JSON.stringify(report)}\n`);
+		else {
+			const found = report.found.map((each) => `${each} (was there)\n`);
+			await print(process.stdout, [...report.imported.map((each) => `${each}\n`), ...found].join(''));
+		}
+		return exitCodes.ok;
+	});
+}
+
 async function withPackages(
-	{dir = packagesFolder(), python, offline = false}: PackagesFlags,
+	{dir = packagesFolder(), python, offline = false, bestEffort = false}: PackagesFlags,
 	work: (packages: PackageCache, signal: AbortSignal) => Promise<number>,
 ): Promise<number> {
 	const interrupts = new Interrupts();
 	try {
-		const packages = await openPackages({dir, offline, ...(python === undefined ? {} : {python})});
+		const packages = await openPackages({dir, offline, bestEffort, ...(python === undefined ? {} : {python})});
 		try {
 			return await work(packages, interrupts.signal);
 		} finally {

@@ -5,7 +5,7 @@ import {buffer} from 'node:stream/consumers';
 import {createRuntime, type JsonValue, type Outcome, type OutcomeCode} from '../index.ts';
 import {describeFailure, encodeValue, replaceBytes} from '../worker/answer.ts';
 import {packagesFolder} from './packages-folder.ts';
-import {exitCodes, Interrupts, print} from './terminal.ts';
+import {exitCodes, Interrupts, note, print} from './terminal.ts';
 
 export type RunOptions = {
 	readonly event: string;
@@ -14,6 +14,7 @@ export type RunOptions = {
 	readonly json?: boolean;
 	readonly timeout?: number;
 	readonly python?: string;
+	readonly bestEffort?: boolean;
 };
 
 const failureCodes: Readonly<Record<OutcomeCode, number>> = {
@@ -47,17 +48,19 @@ export async function run(source: string, options: RunOptions): Promise<number> 
 }
 
 async function call(source: string, event: JsonValue, options: RunOptions, signal: AbortSignal): Promise<Outcome> {
-	const {requirement, env, timeout, python} = options;
-	const runtime = await createRuntime({packagesDir: packagesFolder(), ...(python === undefined ? {} : {python})});
+	const {requirement, env, timeout, python, bestEffort = false} = options;
+	const own = python === undefined ? {} : {python};
+	const runtime = await createRuntime({packagesDir: packagesFolder(), bestEffort, ...own});
 	// Ends an installation; whatever it fails with is reported by the close below.
 	const giveUp = () => void runtime.close().catch(() => undefined);
 	try {
 		signal.addEventListener('abort', giveUp);
 		signal.throwIfAborted();
-		await runtime.deploy(name, source, {
+		const {statedBy, ignoredSources} = await runtime.deploy(name, source, {
 			env: Object.fromEntries(env),
 			...(requirement.length === 0 ? {} : {requirements: requirement}),
 		});
+		if (ignoredSources.length > 0) note(`packages are those of ${statedBy}, not of ${ignoredSources.join(', ')}`);
 		const log = (text: string) => void process.stderr.write(text);
 		const outcome = await runtime.invoke(name, event, {
 			signal,

@@ -47,9 +47,13 @@ export function printable(text: string): string {
 
 /** Reports an error of ours in one line; answers the exit code. */
 export function failed(error: unknown): number {
-	const message = error instanceof Error ? error.message : String(error);
-	process.stderr.write(`forktree: ${printable(oneLine(message))}\n`);
+	note(error instanceof Error ? error.message : String(error));
 	return exitCodes.forktree;
+}
+
+/** Says something of ours in one line. */
+export function note(message: string): void {
+	process.stderr.write(`forktree: ${printable(oneLine(message))}\n`);
 }
 
 /** Hears SIGINT and SIGTERM: the first asks to end cleanly, the second ends at once. */

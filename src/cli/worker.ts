@@ -14,11 +14,16 @@ const known: Readonly<Record<string, (value: string) => Settings>> = {
 	worker_url: (value) => ({host: parseHost(value)}),
 	mem_pool_mb: (value) => ({memoryBudgetMb: parseInteger('mem_pool_mb', value, 1, Number.MAX_SAFE_INTEGER)}),
 	import_cache_tree: (value) => ({tree: value}),
+	best_effort: (value) => ({bestEffort: parseFlag('best_effort', value)}),
 	promote: (value) => ({promote: parseFlag('promote', value)}),
 	spares: (value) => ({spares: parseInteger('spares', value, 0, 64)}),
 	instance_pause_ms: (value) => ({instancePauseMs: parseInteger('instance_pause_ms', value, 1, maxMs)}),
 	instance_idle_ms: (value) => ({instanceIdleMs: parseInteger('instance_idle_ms', value, 1, maxMs)}),
 	zygote_idle_ms: (value) => ({zygoteIdleMs: parseInteger('zygote_idle_ms', value, 1, maxMs)}),
+	packages_gb: (value) => ({packagesGb: parseInteger('packages_gb', value, 0, Number.MAX_SAFE_INTEGER)}),
+	packages_idle_ms: (value) => ({
+		packagesIdleMs: parseInteger('packages_idle_ms', value, 0, Number.MAX_SAFE_INTEGER),
+	}),
 };
 
 function parseInteger(key: string, value: string, minimum: number, maximum: number): number {
@@ -63,6 +68,7 @@ export async function up(directory: string, pairs: readonly (readonly [string, s
 			signal,
 			onDeployFailed: (name, error) =>
 				void process.stderr.write(`forktree: deploy of ${name} failed: ${oneLine(error.message)}\n`),
+			onCollectFailed: (error) => void process.stderr.write(`forktree: ${oneLine(error.message)}\n`),
 			onOutput: (_name, text) => void process.stderr.write(text),
 		});
 		await serve(worker, signal);

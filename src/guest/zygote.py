@@ -44,6 +44,8 @@ class Request(ctypes.Structure):
         ('range_start', ctypes.c_uint32),
         ('range_count', ctypes.c_uint32),
         ('open_files', ctypes.c_uint32),
+        ('processes', ctypes.c_uint32),
+        ('data_mib', ctypes.c_uint32),
         ('fd_count', ctypes.c_int),
         ('fds', ctypes.c_int * MAX_FDS),
         ('text_size', ctypes.c_uint32),
@@ -84,11 +86,6 @@ request_ref = ctypes.byref(request)
 def check(result: int, step: str) -> None:
     if result < 0:
         raise OSError(-result, f'{step}: {os.strerror(-result)}')
-
-
-def has_one_id() -> bool:
-    with open('/proc/self/uid_map', encoding='ascii') as id_map:
-        return id_map.read().split()[2] == '1'
 
 
 def import_modules(names: list[str]) -> dict[str, object]:
@@ -207,7 +204,7 @@ def enter_child_zygote(spec: dict, unshared: int, mapped: int) -> None:
         os._exit(1)
     for fd in request.fds[1 + request.mount_count : request.fd_count]:
         os.write(fd, b'0')  # joins a group
-    check(native.forktree_lock_down(0, has_one_id()), 'lock down')  # the filter was inherited
+    check(native.forktree_lock_down(0), 'lock down')  # the filter was inherited
     check(native.forktree_place_control(request.fds[0]), 'place control socket')
 
 
@@ -236,7 +233,7 @@ def main() -> None:
 
     site.setquit()
     hygiene.skip_threading_hook()
-    check(native.forktree_lock_down(1, has_one_id()), 'lock down')
+    check(native.forktree_lock_down(1), 'lock down')
     layout.make_interpreter_huge()
     sys.path.append(PACKAGES)
     sys.modules['forktree'] = hooks

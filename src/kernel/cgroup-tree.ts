@@ -1,10 +1,13 @@
 /** The control groups of one owner. */
-import {mkdirSync, readdirSync, rmdirSync} from 'node:fs';
+import {mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync} from 'node:fs';
 import path from 'node:path';
+import process from 'node:process';
 import {ForktreeError} from '../errors.ts';
 import {removeGroup} from '../native.ts';
 import {Cgroup, type CgroupLimits, planGroup} from './cgroup.ts';
-import {type CgroupHost, type CgroupMode, enableControllers, type Hierarchy} from './cgroup-host.ts';
+import {type CgroupHost, type CgroupMode, enableControllers, type Hierarchy, hostLeaf} from './cgroup-host.ts';
+
+const maxMovePasses = 100;
 
 /** The groups of one runtime: a parent in each hierarchy, one group for zygotes, one for each sandbox. */
 export class CgroupTree {
@@ -27,7 +30,7 @@ export class CgroupTree {
 		try {
 			for (const [index, parent] of this.#parents.entries()) {
 				const above = host.hierarchies[index] as Hierarchy;
-				if (parent.version === 2) enableControllers(above.directory, above.controllers);
+				if (parent.version === 2) handDown(above);
 				mkdirSync(parent.directory, 0o755);
 				if (parent.version === 2) enableControllers(parent.directory, parent.controllers);
 			}
@@ -68,6 +71,31 @@ export class CgroupTree {
 	async close(): Promise<void> {
 		await this.zygotes.remove();
 		await removeGroup(this.directories);
+	}
+}
+
+/** Gives controllers to groups below one of v2. An ordinary user's holds its own processes, which move below it: else it could not. */
+export function handDown({directory, controllers}: Pick<Hierarchy, 'directory' | 'controllers'>): void {
+	if (process.geteuid?.() !== 0) moveToLeaf(directory);
+	enableControllers(directory, controllers);
+}
+
+function moveToLeaf(directory: string): void {
+	const leaf = path.join(directory, hostLeaf);
+	// Who is in it may start others meanwhile.
+	for (let pass = 0; pass < maxMovePasses; pass += 1) {
+		const pids = readFileSync(path.join(directory, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean);
+		if (pids.length === 0) return;
+		mkdirSync(leaf, {recursive: true, mode: 0o755});
+		for (const pid of pids) moveTo(leaf, pid);
+	}
+}
+
+function moveTo(group: string, pid: string): void {
+	try {
+		writeFileSync(path.join(group, 'cgroup.procs'), pid);
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error; // it has ended meanwhile
 	}
 }
 

@@ -3,8 +3,8 @@ import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
 import {optionalFiles, settings, syscallError} from './cgroup.ts';
-import {type Controller, enableControllers, findController, readV2Controllers} from './cgroup-host.ts';
-import {remedy, removeIfThere} from './cgroup-tree.ts';
+import {type Controller, findController, hostFacts} from './cgroup-host.ts';
+import {handDown, remedy, removeIfThere} from './cgroup-tree.ts';
 import {parseMountinfo} from './mountinfo.ts';
 
 /** Controllers that can be tried. Sandboxes use all but the freezer. */
@@ -19,12 +19,8 @@ export type TriedController = Controller | 'freezer';
  * @throws {ForktreeError} `NotSupported` when the host lacks it, or takes a setting without keeping it
  */
 export function tryController(controller: TriedController, name: string, onFound: (directory: string) => void): string {
-	const parent = findController(
-		controller,
-		parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8')),
-		readFileSync('/proc/self/cgroup', 'utf8'),
-		readV2Controllers,
-	);
+	const facts = hostFacts();
+	const parent = findController(controller, parseMountinfo(facts.mountinfo), facts);
 	if (parent === undefined) throw new ForktreeError('NotSupported', `there is no cgroup controller ${controller}`);
 	const {version} = parent;
 	const directory = path.join(parent.directory, name);
@@ -49,7 +45,7 @@ export function tryController(controller: TriedController, name: string, onFound
 
 function enableToTry(controller: Controller, directory: string): void {
 	try {
-		enableControllers(directory, [controller]);
+		handDown({directory, controllers: [controller]});
 	} catch (error) {
 		const {code} = error as NodeJS.ErrnoException;
 		throw new ForktreeError('NotPermitted', `${code}; ${remedy(directory, code)}`, {cause: error});

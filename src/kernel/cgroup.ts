@@ -72,8 +72,8 @@ export function syscallError(step: string, error: unknown, where?: string): unkn
 
 /** What a group's memory controller says. */
 export type CgroupMemory = {
-	/** Bytes charged now. */
-	readonly current: number;
+	/** Bytes charged now; undefined where nothing counts them. */
+	readonly current: number | undefined;
 	/** The most that was charged, in bytes; undefined where the kernel keeps none (v2 before Linux 5.19). */
 	readonly peak: number | undefined;
 };
@@ -108,24 +108,25 @@ export class Cgroup {
 	readonly #joins: number[];
 	/** Control files that stay open between uses. */
 	readonly #open = new Map<string, number>();
-	readonly #memory: Hierarchy;
+	/** Undefined: its memory is not limited. */
+	readonly #memory: Hierarchy | undefined;
 	#limits: CgroupLimits | undefined;
 
 	private constructor({hierarchies, limits}: GroupPlan, joins: readonly number[]) {
 		this.#hierarchies = hierarchies;
-		this.#memory = this.#of('memory');
+		this.#memory = this.#find('memory');
 		this.#limits = limits;
 		this.#joins = [...joins];
 	}
 
 	/** Makes the group. @throws {SyscallError} what the kernel says; then nothing is left. */
 	static make(plan: GroupPlan): Cgroup {
-		return new Cgroup(plan, makeGroup(plan.steps));
+		return new Cgroup(plan, plan.steps.length === 0 ? [] : makeGroup(plan.steps));
 	}
 
 	/** As {@link make}, away from Node's thread. */
 	static async makeLater(plan: GroupPlan): Promise<Cgroup> {
-		return new Cgroup(plan, await makeGroupLater(plan.steps));
+		return new Cgroup(plan, plan.steps.length === 0 ? [] : await makeGroupLater(plan.steps));
 	}
 
 	/** Open files: a process that writes `0` to each of them is in the group. */
@@ -138,8 +139,28 @@ export class Cgroup {
 		for (const fd of this.#joins.splice(0)) closeSync(fd);
 	}
 
+	#find(controller: Controller): Hierarchy | undefined {
+		return this.#hierarchies.find((each) => each.controllers.includes(controller));
+	}
+
+	/** @throws {ForktreeError} `NotSupported`: there is no such controller here */
 	#of(controller: Controller): Hierarchy {
-		return this.#hierarchies.find((each) => each.controllers.includes(controller)) as Hierarchy;
+		const found = this.#find(controller);
+		if (found === undefined) {
+			throw new ForktreeError(
+				'NotSupported',
+				`expected a cgroup with the controller ${controller}, which is not ours to use`,
+			);
+		}
+		return found;
+	}
+
+	/** Limits that it can't hold, for want of a controller: whoever starts something in it sets them otherwise. */
+	get left(): {readonly processes: number | undefined; readonly memoryMb: number | undefined} {
+		return {
+			processes: this.#find('pids') === undefined ? this.#limits?.processes : undefined,
+			memoryMb: this.#memory === undefined ? this.#limits?.memoryMb : undefined,
+		};
 	}
 
 	#file(directory: string, file: string, flags: string): number {
@@ -153,7 +174,9 @@ export class Cgroup {
 	}
 
 	/** Reads a number from a control file that stays open between calls. */
-	#read(file: string, {directory} = this.#memory): number | undefined {
+	#read(file: string, hierarchy: Hierarchy | undefined): number | undefined {
+		if (hierarchy === undefined) return undefined;
+		const {directory} = hierarchy;
 		try {
 			return readNumber(this.#file(directory, file, 'r'));
 		} catch {
@@ -170,61 +193,73 @@ export class Cgroup {
 	}
 
 	memory(): CgroupMemory {
-		const peak = this.#memory.version === 1 ? 'memory.max_usage_in_bytes' : 'memory.peak';
-		return {current: this.#current(), peak: this.#read(peak)};
+		const peak = this.#memory?.version === 1 ? 'memory.max_usage_in_bytes' : 'memory.peak';
+		return {current: this.#current(), peak: this.#read(peak, this.#memory)};
 	}
 
-	#current(): number {
-		return this.#read(this.#memory.version === 1 ? 'memory.usage_in_bytes' : 'memory.current') ?? 0;
+	#current(): number | undefined {
+		return this.#read(this.#memory?.version === 1 ? 'memory.usage_in_bytes' : 'memory.current', this.#memory);
 	}
 
 	/**
 	 * Bytes charged to it that nobody can have back while they are in use: memory of processes and files of a tmpfs. Cached pages of
-	 * other files are not: the kernel keeps those for as long as memory is left. Takes some 15 µs.
+	 * other files are not: the kernel keeps those for as long as memory is left. Takes some 15 µs. 0 where nothing counts it.
 	 */
 	memoryInUse(): number {
-		const {version, directory} = this.#memory;
-		const size = readSync(this.#file(directory, 'memory.stat', 'r'), statBytes, 0, statBytes.length, 0);
+		return this.#memoryOf(this.#memory?.version === 1 ? 'rss' : 'anon', 'shmem');
+	}
+
+	/** The sum of these words of its memory.stat, in bytes. */
+	#memoryOf(...names: readonly string[]): number {
+		if (this.#memory === undefined) return 0;
+		const size = readSync(this.#file(this.#memory.directory, 'memory.stat', 'r'), statBytes, 0, statBytes.length, 0);
 		const text = statBytes.toString('latin1', 0, size);
-		const names = [version === 1 ? 'rss' : 'anon', 'shmem'];
 		return names.reduce((sum, name) => sum + Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(text)?.[1] ?? 0), 0);
 	}
 
 	/** How many processes the kernel killed here for want of memory. */
 	oomKills(): number {
-		return readCounter(this.#file(...this.#oomFile()), 'oom_kill');
+		const file = this.#oomFile();
+		return file === undefined ? 0 : readCounter(file, 'oom_kill');
 	}
 
-	#oomFile(): [string, string, string] {
-		return [this.#memory.directory, this.#memory.version === 1 ? 'memory.oom_control' : 'memory.events', 'r'];
+	#oomFile(): number | undefined {
+		if (this.#memory === undefined) return undefined;
+		const {version, directory} = this.#memory;
+		return this.#file(directory, version === 1 ? 'memory.oom_control' : 'memory.events', 'r');
 	}
 
 	/** How often it was refused a process for its limit of them. */
 	processRefusals(): number {
-		return readCounter(this.#file(...this.#pidsFile()), 'max');
+		const file = this.#pidsFile();
+		return file === undefined ? 0 : readCounter(file, 'max');
 	}
 
-	#pidsFile(): [string, string, string] {
-		return [this.#of('pids').directory, 'pids.events', 'r'];
+	#pidsFile(): number | undefined {
+		const pids = this.#find('pids');
+		return pids === undefined ? undefined : this.#file(pids.directory, 'pids.events', 'r');
 	}
 
 	/** Opens what is counted, so that it is read faster. */
 	openCounters(): void {
-		this.#file(...this.#oomFile());
-		this.#file(...this.#pidsFile());
+		this.#oomFile();
+		this.#pidsFile();
 	}
 
-	/** CPU time that was used in it, in milliseconds; for a group of a tree that is managed. */
-	cpuMs(): number {
-		const {version, directory} = this.#of('cpuacct');
-		if (version === 1) return (this.#read('cpuacct.usage', {directory} as Hierarchy) ?? 0) / 1e6;
-		const text = readControl(`${directory}/cpu.stat`);
+	/** CPU time that was used in it, in milliseconds; for a group of a tree that is managed. Undefined where nothing counts it. */
+	cpuMs(): number | undefined {
+		const counted = this.#find('cpuacct');
+		if (counted === undefined) return undefined;
+		if (counted.version === 1) return (this.#read('cpuacct.usage', counted) ?? 0) / 1e6;
+		const text = readControl(`${counted.directory}/cpu.stat`);
 		return Number(/^usage_usec (\d+)$/m.exec(text)?.[1] ?? 0) / 1000;
 	}
 
-	/** Who is in it, as the host counts. */
-	pids(): number[] {
-		const text = readControl(`${this.#of('pids').directory}/cgroup.procs`);
+	/** Who is in it, as the host counts; undefined where there are no groups. */
+	pids(): number[] | undefined {
+		const [any] = this.#hierarchies;
+		if (any === undefined) return undefined;
+		const text = readControl(`${any.directory}/cgroup.procs`);
 		return text.split('\n').filter(Boolean).map(Number);
 	}
 
@@ -272,13 +307,18 @@ export class Cgroup {
 		else this.#write(freezer, 'cgroup.freeze', '1');
 	}
 
-	/** Whether all in it has stopped. */
+	/**
+	 * Whether all of it has stopped, after {@link beginFreeze}. On v1 what has not is told once more: a process that began to wait for
+	 * its child of vfork(2) after it was told has not heard of it, and that child has stopped and never lets it go on.
+	 */
 	isFrozen(): boolean {
 		const {version, directory} = this.#of('freezer');
 		if (version === 2) return readCounter(this.#file(directory, 'cgroup.events', 'r'), 'frozen') === 1;
 		const state = Buffer.alloc(16);
 		const size = readSync(this.#file(directory, 'freezer.state', 'r+'), state, 0, state.length, 0);
-		return state.toString('latin1', 0, size).trim() === 'FROZEN';
+		const isFrozen = state.toString('latin1', 0, size).trim() === 'FROZEN';
+		if (!isFrozen) this.beginFreeze();
+		return isFrozen;
 	}
 
 	/** Lets it go on. */
@@ -290,11 +330,12 @@ export class Cgroup {
 
 	/**
 	 * Lowers its memory limit to what it uses, rounded up to a MiB.
-	 * @returns the new limit in MiB; its own limit, when the kernel did not take a lower one
+	 * @returns the new limit in MiB; its own limit, when the kernel did not take a lower one, or nothing limits it
 	 */
 	lowerMemory(): number {
 		const own = (this.#limits as CgroupLimits).memoryMb;
-		const used = Math.min(own, Math.ceil(this.#current() / mebibyte) + 1);
+		if (this.#memory === undefined) return own;
+		const used = Math.min(own, Math.ceil((this.#current() ?? 0) / mebibyte) + 1);
 		try {
 			this.#limitMemory(used);
 			return used;
@@ -321,10 +362,20 @@ export class Cgroup {
 				);
 				// On v1 the limit of memory may at no time exceed that of memory and swap, which is named after it.
 				if (limits.memoryMb + limits.swapMb > old.memoryMb + old.swapMb) changed.reverse();
+				if (controller === 'memory' && limits.memoryMb < old.memoryMb) this.#checkFits(hierarchy, limits.memoryMb);
 				for (const [file, value] of changed) this.#set(hierarchy, file, value);
 			}
 		}
 		this.#limits = limits;
+	}
+
+	/** A v1 kernel refuses a limit below what is used; one of v2 takes it, and kills. Cached pages of files it can have back. */
+	#checkFits({version, directory}: Hierarchy, memoryMb: number): void {
+		const current = this.#current() ?? 0;
+		const most = memoryMb * mebibyte;
+		if (version === 1 || current <= most || current - this.#memoryOf('inactive_file', 'active_file') <= most) return;
+		const file = path.join(directory, 'memory.max');
+		throw new SyscallError(`lower to ${memoryMb} MiB`, -constants.errno.EBUSY, 'EBUSY', file);
 	}
 
 	#set(hierarchy: Hierarchy, file: string, value: string): void {
@@ -337,7 +388,8 @@ export class Cgroup {
 
 	/** How much CPU time it gets beside other groups: little, for what nobody waits for, or as much as any. @throws {SyscallError} */
 	weigh(share: 'low' | 'usual'): void {
-		const cpu = this.#of('cpu');
+		const cpu = this.#find('cpu');
+		if (cpu === undefined) return;
 		const weight = weights[cpu.version];
 		this.#write(cpu, weight.file, weight[share]);
 	}
@@ -348,6 +400,7 @@ export class Cgroup {
 	}
 
 	#limitMemory(megabytes: number): void {
+		if (this.#memory === undefined) return;
 		const bytes = String(Math.round(megabytes * mebibyte));
 		this.#write(this.#memory, this.#memory.version === 1 ? 'memory.limit_in_bytes' : 'memory.max', bytes);
 	}

@@ -2,9 +2,11 @@
 import {performance} from 'node:perf_hooks';
 import {type Call, type CallResult, Instance} from './instance.ts';
 import type {Outcome, OutcomeMemory, SpareKind, StartKind} from './outcome.ts';
-import type {Phases} from './starter.ts';
+import type {Phases, Started} from './starter.ts';
 
 const noPhases: Phases = {zygoteMs: 0, prepareMs: 0, forkMs: 0, isolateMs: 0, loadMs: 0};
+
+type StartDetails = Pick<Started, 'phases' | 'spare'>;
 
 /** From asking to the outcome. */
 export class CallRecord {
@@ -28,13 +30,13 @@ export class CallRecord {
 		this.#queueMs = performance.now() - this.#asked;
 	}
 
-	/** The instance can take the event, or could not be loaded. */
-	begin(instance: Instance, start: StartKind, phases: Phases = noPhases, spare?: SpareKind): void {
+	/** The instance can take the event, or could not be loaded, since `readyMs`. */
+	begin(instance: Instance, start: StartKind, readyMs: number, {phases, spare}: Partial<StartDetails> = {}): void {
 		this.#instance = instance;
 		this.#start = start;
 		this.#spare = spare;
-		this.#phases = phases;
-		this.#startedAt = performance.now();
+		this.#phases = phases ?? noPhases;
+		this.#startedAt = readyMs;
 	}
 
 	outcome(result: CallResult, call: Call): Outcome {

@@ -2,6 +2,7 @@
 import {isMap, isScalar, parseDocument} from 'yaml';
 import {ForktreeError} from '../errors.ts';
 import {defaultLimits, type Limits} from '../sandbox/limits.ts';
+import {type ResolvedNetwork, resolveNetwork} from '../sandbox/network/settings.ts';
 import {pathFault, quote} from './name.ts';
 
 export type LimitName = keyof Limits;
@@ -25,6 +26,8 @@ export type FunctionConfig = {
 	readonly maxQueue: number | undefined;
 	/** Whether to fork from a zygote. */
 	readonly zygote: boolean | undefined;
+	/** What it may reach. */
+	readonly network: 'none' | ResolvedNetwork | undefined;
 	/** The file with the handler, relative to the folder: the variable `OL_ENTRY_FILE`, else `f.py`. */
 	readonly entryFile: string;
 };
@@ -52,7 +55,16 @@ const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
 // Longer ones overflow Node's timers, which then fire at once.
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 const COUNTS: ReadonlySet<LimitName> = new Set(['processes', 'openFiles']);
-const KEYS = ['environment', 'reuse-sandbox', 'triggers', 'limits', 'concurrency', 'max-queue', 'zygote'] as const;
+const KEYS = [
+	'environment',
+	'reuse-sandbox',
+	'triggers',
+	'limits',
+	'concurrency',
+	'max-queue',
+	'zygote',
+	'network',
+] as const;
 
 /**
  * Reads the text of an `ol.yaml`; no text means the defaults.
@@ -72,6 +84,7 @@ export function parseConfig(text: string | undefined): FunctionConfig {
 		concurrency: read('concurrency', checkConcurrency),
 		maxQueue: read('max-queue', checkMaxQueue),
 		zygote: read('zygote', checkBoolean),
+		network: read('network', checkNetwork),
 		entryFile: checkEntryFile(environment.OL_ENTRY_FILE ?? DEFAULT_ENTRY_FILE, 'OL_ENTRY_FILE', configError),
 	};
 }
@@ -141,6 +154,16 @@ function checkInteger(value: unknown, label: string, fail: Fail, minimum: 0 | 1 
 export function checkBoolean(value: unknown, label: string, fail: Fail): boolean {
 	if (typeof value !== 'boolean') throw fail(`${label} is ${quote(value)}, expected true or false`, 'type');
 	return value;
+}
+
+/** Checks what a function may reach. */
+export function checkNetwork(value: unknown, label: string, fail: Fail): 'none' | ResolvedNetwork {
+	if (value === 'none') return value;
+	try {
+		return resolveNetwork(value, label);
+	} catch (error) {
+		throw fail((error as Error).message, error instanceof TypeError ? 'type' : 'range');
+	}
 }
 
 /** Checks the path of the file with the handler. That the file exists is checked once the code is staged. */

@@ -1,7 +1,7 @@
 /** Finds out what of this machine forktree can work with, by trying it, and says how to mend what it can't. */
 import {randomBytes} from 'node:crypto';
 import {closeSync, openSync, readFileSync} from 'node:fs';
-import {release} from 'node:os';
+import {release, userInfo} from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import {ForktreeError, SyscallError} from '../errors.ts';
@@ -12,11 +12,13 @@ import {withDeadline} from '../kernel/deadline.ts';
 import {Process} from '../kernel/process.ts';
 import {nativeDirectory, spawnProgram} from '../native.ts';
 import {locateResolver} from '../packages/resolver.ts';
+import {findIdentity, isInContainer} from '../sandbox/identity.ts';
 import {findInterpreter} from '../sandbox/interpreter.ts';
+import {heldBy, type Isolation, type IsolationLevel, type UnenforcedLimit} from '../sandbox/isolation.ts';
 import {Keeper} from '../sandbox/keeper.ts';
 import {neededPaths} from '../sandbox/rootfs.ts';
 import {StateDir} from '../sandbox/state-dir.ts';
-import {HostIdRange, type IdRange} from '../sandbox/uid-range.ts';
+import {type IdRange, oneId, takeRange} from '../sandbox/uid-range.ts';
 import {Undo} from '../undo.ts';
 import {createRuntime} from './runtime.ts';
 
@@ -38,11 +40,10 @@ export type DoctorCheck = {
 
 /** What {@link doctor} found. */
 export type DoctorReport = {
-	/**
-	 * The strongest isolation available. `full`: a function was deployed and called in a sandbox with every layer of
-	 * isolation. There is nothing between that and `none`.
-	 */
-	readonly level: 'full' | 'none';
+	/** The strongest isolation available, in which a function was deployed and called; `none`: that failed. */
+	readonly level: IsolationLevel | 'none';
+	/** Limits that nothing holds here for a sandbox as a whole: asking for them takes `bestEffort`. */
+	readonly notEnforced: readonly UnenforcedLimit[];
 	readonly checks: readonly DoctorCheck[];
 };
 
@@ -53,33 +54,56 @@ export type DoctorOptions = {
 };
 
 type Finding =
-	| {readonly problem: false; readonly detail: string}
+	| {readonly problem: false; readonly detail: string; readonly isolation?: Isolation}
 	| {readonly problem: true; readonly detail: string; readonly fix?: string};
 type Check = {
 	/** How to mend it, unless what was found knows better. */
-	readonly fix: string;
+	readonly fix: string | (() => string);
 	/** What follows from its lack, in an optional one. */
 	readonly without?: string;
+	/** What follows for who is not root, to whom it is optional. */
+	readonly withoutRoot?: string;
 	/** A failure says what is missing. */
 	readonly run: (options: DoctorOptions) => Promise<Finding> | Finding;
 };
 
 /** How many user namespaces there may be; the kernel says ENOSPC when there are more. */
-const userNamespaceLimit = {name: 'user.max_user_namespaces', instead: '10000'} as const;
+const userNamespaceLimit = {
+	name: 'user.max_user_namespaces',
+	fix: () => 'sysctl -w user.max_user_namespaces=10000',
+} as const;
 
 /** Settings that keep user namespaces from whoever is not the host's root; zygotes are not. Debian's, Ubuntu's. */
 const userNamespaceSwitches = [
-	{name: 'kernel.unprivileged_userns_clone', against: '0', instead: '1'},
-	{name: 'kernel.apparmor_restrict_unprivileged_userns', against: '1', instead: '0'},
+	{name: 'kernel.unprivileged_userns_clone', against: '0', fix: () => 'sysctl -w kernel.unprivileged_userns_clone=1'},
+	{name: 'kernel.apparmor_restrict_unprivileged_userns', against: '1', fix: profileFix},
 ] as const;
 
 const minimumKernel = [5, 15] as const;
 const endDeadlineMs = 5000;
-const unused = 'nothing changes: forktree does not use it';
-const keeperFix =
-	'run it as root with CAP_SYS_ADMIN, where mount and unshare are not filtered by a container’s seccomp profile';
-const cgroupFix =
-	'run it as root, in a container with a writable cgroup tree (--privileged, or --cgroupns=private with cgroup2 mounted read-write)';
+const scopeFix = 'run it in a group of your own: systemd-run --user --scope -p Delegate=yes COMMAND';
+/** Whether sandboxes are made in a user namespace of ours, since we are not root or lack its capabilities. */
+const isOrdinary = () => findIdentity().kind !== 'root';
+const keeperFix = () =>
+	isOrdinary()
+		? 'run it with sudo, or allow user namespaces to ordinary users'
+		: 'run it as root with CAP_SYS_ADMIN, where mount and unshare are not filtered by a container’s seccomp profile';
+const cgroupFix = () =>
+	isOrdinary()
+		? scopeFix
+		: 'run it as root, in a container with a writable cgroup tree (--privileged, or --cgroupns=private with cgroup2 mounted read-write)';
+/** What a container has to allow, by the step that failed; Docker's words and Kubernetes' own. */
+const containerFixes: ReadonlyArray<readonly [RegExp, string]> = [
+	[
+		/^unshare user namespace\b/,
+		'start the container with --security-opt seccomp=unconfined, or seccompProfile: {type: Unconfined}',
+	],
+	[
+		/^(?:unshare mount namespace|make mounts private|mount tmpfs|attach)\b/,
+		'start the container with --security-opt apparmor=unconfined, or appArmorProfile: {type: Unconfined}',
+	],
+	[/^mount proc\b/, 'start the container with --security-opt systempaths=unconfined, or procMount: Unmasked'],
+];
 
 /** By their bits, see capability.h: what the keeper, the zygotes and the cgroups take. */
 const capabilities: Readonly<Record<string, number>> = {
@@ -103,6 +127,7 @@ const checks = {
 	},
 	privileges: {
 		fix: 'run it with sudo, or in a container started with --privileged',
+		withoutRoot: 'sandboxes are made in a user namespace of yours, and none can have a writable root',
 		run: () => {
 			const effective = BigInt(
 				`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'latin1'))?.[1] ?? '0'}`,
@@ -135,19 +160,24 @@ const checks = {
 					? userNamespaceLimit
 					: userNamespaceSwitches.find(({name, against}) => readSetting(name) === against);
 				if (setting === undefined) throw error;
-				const {name, instead} = setting;
-				return missing(`${messageOf(error)}; ${name} is ${readSetting(name)}`, `sysctl -w ${name}=${instead}`);
+				return missing(`${messageOf(error)}; ${setting.name} is ${readSetting(setting.name)}`, setting.fix());
 			}
 		},
 	},
 	ids: {
-		fix: 'start the container with --userns=host',
-		run: () =>
-			withTools(async ({keeper, takeIds}) => {
+		fix: () => (isOrdinary() ? idsFix() : 'start the container with --userns=host'),
+		withoutRoot: 'sandboxes have your own id, each alone in a user namespace',
+		run: () => {
+			const {kind} = findIdentity();
+			if (kind === 'own') return missing(`no ids are given to uid ${process.geteuid?.()}, or newuidmap is not there`);
+			return withTools(async ({keeper, takeIds}) => {
 				const {start, count} = takeIds();
 				await keeper.probe('ids', start, count);
-				return ok(`uids and gids ${start} to ${start + count - 1} can be mapped`);
-			}),
+				return ok(
+					`uids and gids ${start} to ${start + count - 1}${kind === 'root' ? '' : ' of those given to us'} can be mapped`,
+				);
+			});
+		},
 	},
 	seccomp: {
 		fix: 'run a kernel that is built with CONFIG_SECCOMP_FILTER',
@@ -162,9 +192,12 @@ const checks = {
 	cgroupCpu: controllerCheck('cpu'),
 	cgroups: {
 		fix: cgroupFix,
+		withoutRoot: 'nothing holds memory and CPU time of a sandbox as a whole, and idle instances are not paused',
 		run: () =>
 			inStateDir(async (state) => {
 				const host = findHostCgroups();
+				if (host.missing.length > 0)
+					return missing(`the controllers ${host.missing.join(', ')} are not there, or not ours`);
 				const name = groupName();
 				state.noteGroups(host.hierarchies.map((each) => path.join(each.directory, name)));
 				const tree = new CgroupTree(host, name);
@@ -223,12 +256,14 @@ const checks = {
 	sandbox: {
 		fix: 'mend what is missing above; if nothing is, report this',
 		run: async ({python}) => {
-			await using runtime = await createRuntime(python === undefined ? {} : {python});
+			await using runtime = await createRuntime({bestEffort: true, ...(python === undefined ? {} : {python})});
 			await runtime.deploy('doctor', {'f.py': 'def f(event):\n\treturn event + 1\n'});
 			const outcome = await runtime.invoke('doctor', 41);
 			if (!outcome.ok) throw new Error(`${outcome.error.code}: ${outcome.error.message}`);
 			if (outcome.value !== 42) throw new Error(`expected 42, got ${JSON.stringify(outcome.value)}`);
-			return ok(`a function answered from a ${outcome.start} sandbox after ${outcome.timings.totalMs.toFixed(0)} ms`);
+			const {isolation} = await runtime.stats();
+			const detail = `a function answered from a ${outcome.start} sandbox after ${outcome.timings.totalMs.toFixed(0)} ms`;
+			return {...ok(detail), isolation};
 		},
 	},
 	hugePages: {
@@ -258,7 +293,8 @@ const checks = {
 			}),
 	},
 	idmappedMounts: {
-		fix: 'upgrade to Linux 6.3 or later, or name a folder on ext4 or xfs in TMPDIR',
+		fix: () =>
+			isOrdinary() ? 'run it with sudo' : 'upgrade to Linux 6.3 or later, or name a folder on ext4 or xfs in TMPDIR',
 		without: 'no sandbox of a pool can have a writable root over folders of such a file system',
 		run: () =>
 			withTools(async ({keeper, state, takeIds}) => {
@@ -269,16 +305,18 @@ const checks = {
 	},
 	landlock: {
 		fix: 'name landlock in lsm= on the command line of a kernel that is Linux 5.13 or later',
-		without: unused,
+		without: 'there is no second wall under the rules of mounts',
 		run: () =>
 			withTools(async ({keeper}) => {
 				const [version] = await keeper.probe('landlock');
-				return ok(`version ${version}`);
+				return Number(version) < 2
+					? missing(`version ${version}, which forbids renames between folders`)
+					: ok(`version ${version}`);
 			}),
 	},
 	cgroupFreezer: {
 		...controllerCheck('freezer'),
-		without: 'there are no pools of sandboxes for programs, and idle instances are not paused',
+		without: 'sandboxes of pools can’t be paused, and idle instances are not',
 	},
 } as const satisfies Readonly<Record<string, Check>>;
 
@@ -293,26 +331,30 @@ export const doctorChecks = Object.keys(checks) as readonly DoctorCheckName[];
  */
 export async function doctor(options: DoctorOptions = {}): Promise<DoctorReport> {
 	const found: DoctorCheck[] = [];
-	for (const name of doctorChecks) found.push(await run(name, options));
-	const whole = found.find(({name}) => name === 'sandbox');
-	return {level: whole?.status === 'ok' ? 'full' : 'none', checks: found};
+	let isolation: Isolation | undefined;
+	for (const name of doctorChecks) {
+		const finding = await attempt(checks[name].run, options);
+		found.push(describe(name, finding));
+		if (!finding.problem) isolation ??= finding.isolation;
+	}
+	return {level: isolation?.level ?? 'none', notEnforced: isolation?.notEnforced ?? [], checks: found};
 }
 
-async function run(name: DoctorCheckName, options: DoctorOptions): Promise<DoctorCheck> {
-	const {fix, without, run: look}: Check = checks[name];
+function describe(name: DoctorCheckName, found: Finding): DoctorCheck {
+	const {fix, without: always, withoutRoot}: Check = checks[name];
+	const without = isOrdinary() ? (always ?? withoutRoot) : always;
 	const need = without === undefined ? 'required' : 'optional';
-	const found = await attempt(look, options);
 	if (!found.problem) return {name, need, status: 'ok', detail: found.detail};
 	const status = need === 'required' ? 'missing' : 'degraded';
 	const detail = without === undefined ? found.detail : `${found.detail}; without it ${without}`;
-	return {name, need, status, detail, fix: found.fix ?? fix};
+	return {name, need, status, detail, fix: found.fix ?? (typeof fix === 'string' ? fix : fix())};
 }
 
 async function attempt(look: Check['run'], options: DoctorOptions): Promise<Finding> {
 	try {
 		return await look(options);
 	} catch (error) {
-		return missing(messageOf(error));
+		return missing(messageOf(error), containerFix(messageOf(error)));
 	}
 }
 
@@ -320,7 +362,7 @@ function messageOf(error: unknown): string {
 	return error instanceof Error ? error.message : String(error);
 }
 
-function ok(detail: string): Finding {
+function ok(detail: string): Finding & {problem: false} {
 	return {problem: false, detail};
 }
 
@@ -354,11 +396,13 @@ async function withTools(use: (tools: Tools) => Promise<Finding>): Promise<Findi
 	return inStateDir(async (state) => {
 		const undo = new Undo();
 		try {
-			const keeper = await Keeper.start(state.path('mnt'), []).catch(messageOf);
-			if (typeof keeper === 'string') return missing(keeper, keeperFix);
+			const identity = findIdentity();
+			const keeper = await Keeper.start(state.path('mnt'), identity, []).catch(messageOf);
+			if (typeof keeper === 'string') return missing(keeper, fixOf(keeper));
 			undo.push(() => keeper.close());
 			const takeIds = () => {
-				const ids = HostIdRange.take();
+				if (identity.kind === 'own') return oneId.take(1);
+				const ids = takeRange(identity);
 				undo.push(() => ids.release());
 				return ids.range;
 			};
@@ -373,9 +417,38 @@ function groupName(): string {
 	return `forktree-doctor-${randomBytes(6).toString('hex')}`;
 }
 
-function controllerCheck(controller: TriedController): Check {
+/** For whoever mends it: a command. */
+function idsFix(): string {
+	const {username} = userInfo();
+	return `apt-get install uidmap, and usermod --add-subuids 100000-165535 --add-subgids 100000-165535 ${username}`;
+}
+
+/** What a container has to allow for what failed so; undefined outside of one. */
+function containerFix(words: string): string | undefined {
+	return isInContainer() ? containerFixes.find(([step]) => step.test(words))?.[1] : undefined;
+}
+
+/** How the keeper can be started, by what its start failed with. */
+function fixOf(words: string): string {
+	const setting = userNamespaceSwitches.find(({name, against}) => readSetting(name) === against);
+	return containerFix(words) ?? setting?.fix() ?? 'run it as root with CAP_SYS_ADMIN';
+}
+
+/** Ubuntu's way of allowing them to one program: a profile that allows it nothing else. */
+function profileFix(): string {
+	const profile = `profile forktree ${path.join(nativeDirectory(), 'keeper')} flags=(unconfined) { userns, }`;
+	return `echo '${profile}' | sudo tee /etc/apparmor.d/forktree && sudo apparmor_parser -r /etc/apparmor.d/forktree`;
+}
+
+function withoutController(controller: TriedController): string {
+	const limits = heldBy[controller].join(' and ');
+	return limits === '' ? 'the kernel’s limits of a user hold it' : `nothing holds ${limits} of a sandbox as a whole`;
+}
+
+function controllerCheck(controller: TriedController) {
 	return {
 		fix: cgroupFix,
+		withoutRoot: withoutController(controller),
 		run: () => inStateDir((state) => ok(tryController(controller, groupName(), (group) => state.noteGroups([group])))),
 	};
 }

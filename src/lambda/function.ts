@@ -2,6 +2,7 @@
 import {performance} from 'node:perf_hooks';
 import {ForktreeError} from '../errors.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
+import type {SandboxNetwork} from '../sandbox/network/sandbox-network.ts';
 import {Spares} from '../sandbox/spares.ts';
 import {SharedWorkingSet} from '../sandbox/working-set.ts';
 import {CallEnded, CallLimit} from './call-limit.ts';
@@ -37,6 +38,7 @@ export class LambdaFunction {
 	readonly settings: FunctionSettings;
 	readonly #host: FunctionHost;
 	readonly #code: LockedFolder;
+	readonly #network: SandboxNetwork | undefined;
 	readonly #starter: Starter;
 	readonly #spares: Spares<Loaded>;
 	readonly #idle: IdleInstances;
@@ -50,11 +52,13 @@ export class LambdaFunction {
 	#closed = false;
 	#settleDrained: (() => void) | undefined;
 
-	constructor(settings: FunctionSettings, code: LockedFolder, host: FunctionHost) {
+	/** @param code and `network`: its own from now on */
+	constructor(settings: FunctionSettings, code: LockedFolder, network: SandboxNetwork | undefined, host: FunctionHost) {
 		this.settings = settings;
 		this.#code = code;
+		this.#network = network;
 		this.#host = host;
-		this.#starter = new Starter(settings, code, host);
+		this.#starter = new Starter(settings, code, network, host);
 		const {ageing, budget, instancePauseMs: pauseMs} = host;
 		this.#idle = new IdleInstances({ageing, budget, pauseMs, memoryMb: settings.limits.memoryMb});
 		this.#spares = new Spares({
@@ -138,14 +142,13 @@ export class LambdaFunction {
 		const work = this.#pace.beginStart(performance.now());
 		let started: Started | undefined;
 		try {
-			started = (await this.#takeSpare(call, limit)) ?? (await this.#start(call, limit));
-			const {instance} = started;
-			record.begin(instance, started.start, started.phases, started.spare);
+			started = (await this.#takeSpare(event, call, limit)) ?? (await this.#start(event, call, limit));
+			const {instance, start, loading, phases, spare} = started;
+			record.begin(instance, start, loading.atMs, {phases, spare});
 			limit.checkAborted();
-			if (!started.loaded.ok) return record.outcome(started.loaded, call);
-			instance.hand(event, call.listener);
-			work.sinceMs = performance.now();
-			const result = await instance.answer(call);
+			if (!loading.result.ok) return record.outcome(loading.result, call);
+			work.sinceMs = loading.atMs;
+			const result = await started.answer;
 			const endedMs = performance.now();
 			this.#pace.end(work, endedMs);
 			if (result.ok) started.noteFirstCall(endedMs - work.sinceMs);
@@ -177,10 +180,10 @@ export class LambdaFunction {
 	): Promise<Outcome> {
 		try {
 			if (printed === undefined) {
-				record.begin(instance, 'warm');
+				record.begin(instance, 'warm', performance.now());
 			} else {
 				call.follow(printed);
-				record.begin(instance, this.#startKind, undefined, 'function');
+				record.begin(instance, this.#startKind, performance.now(), {spare: 'function'});
 			}
 			const answer = instance.answer(call);
 			limit.guard(instance);
@@ -198,7 +201,7 @@ export class LambdaFunction {
 		return this.settings.zygote ? 'forked' : 'cold';
 	}
 
-	async #takeSpare(call: Call, limit: CallLimit): Promise<Started | undefined> {
+	async #takeSpare(event: EncodedEvent, call: Call, limit: CallLimit): Promise<Started | undefined> {
 		this.#noteStart();
 		const taken = this.#spares.take();
 		const spare = await limit.race(Promise.resolve(taken)).catch((error: unknown) => {
@@ -209,23 +212,27 @@ export class LambdaFunction {
 		const {instance, printed} = spare;
 		if (!instance.usable) return undefined;
 		call.follow(printed);
+		instance.hand(event, call.listener);
+		const answer = instance.answer(call);
 		limit.guard(instance);
 		return {
 			instance,
 			start: this.#startKind,
 			phases: undefined,
-			loaded: {ok: true, value: null},
+			loading: {result: {ok: true, value: null}, atMs: performance.now()},
+			answer,
 			spare: 'function',
 			noteFirstCall: (durationMs) => this.#workingSet.noteFirstCall(instance.leaf, durationMs),
 		};
 	}
 
-	async #start(call: Call, limit: CallLimit): Promise<Started> {
+	async #start(event: EncodedEvent, call: Call, limit: CallLimit): Promise<Started> {
 		const {memoryMb} = this.settings.limits;
 		const share = new Share(this.#host.budget, memoryMb, await this.#reserve(memoryMb, limit));
+		const release = () => share.release();
 		const began = performance.now();
 		// One that is kept would keep all that the zygote's spare has gone through, of which a function needs the smaller part.
-		const started = await this.#starter.start(call, limit, () => share.release(), !this.settings.reuse);
+		const started = await this.#starter.start({event, call, limit, release, takesSpare: !this.settings.reuse});
 		this.#shares.set(started.instance, share);
 		this.#pace.noteStart(performance.now() - began);
 		return started;
@@ -289,6 +296,7 @@ export class LambdaFunction {
 		await spares;
 		await this.#starter.close();
 		await this.#code.close();
+		await this.#network?.close();
 	}
 
 	async #destroyAll(): Promise<void> {
@@ -369,9 +377,15 @@ export class LambdaFunction {
 		const limit = new CallLimit(this.settings.limits.timeoutMs, undefined);
 		try {
 			const share = new Share(this.#host.budget, this.settings.limits.memoryMb, release);
-			const {instance, loaded} = await this.#starter.start(printed, limit, () => share.release(), false);
+			const {instance, loading} = await this.#starter.start({
+				event: undefined,
+				call: printed,
+				limit,
+				release: () => share.release(),
+				takesSpare: false,
+			});
 			this.#shares.set(instance, share);
-			if (loaded.ok && (await this.#populate(instance))) return {instance, printed};
+			if (loading.result.ok && (await this.#populate(instance))) return {instance, printed};
 			await instance.destroy();
 			return undefined;
 		} catch {

@@ -1,9 +1,11 @@
 /** One sandbox with a loaded handler: takes one event at a time and answers with what became of it. */
+import {performance} from 'node:perf_hooks';
 import type {OutcomeCode} from '../errors.ts';
 import type {FrameError, FramePayload} from '../kernel/frames.ts';
 import type {MemoryDetails} from '../kernel/memory.ts';
 import type {Leaf, LeafEnd} from '../sandbox/leaf.ts';
 import type {Limits} from '../sandbox/limits.ts';
+import type {TellNetwork} from '../sandbox/network/gateway.ts';
 import {OutputSink} from '../sandbox/output.ts';
 import type {Origin} from '../zygote/fork-point.ts';
 import {frameType} from '../zygote/protocol.ts';
@@ -48,8 +50,13 @@ export class Call {
 	}
 }
 
+/** How loading a handler went, and when that was known, as `performance.now()` counts. */
+export type Loading = {readonly result: CallResult; readonly atMs: number};
+
 type Waiting = {
 	readonly call: Call;
+	/** Told when its handler is loaded; until then nothing is answered. */
+	onLoaded: (() => void) | undefined;
 	readonly chunks: Array<JsonValue | Uint8Array>;
 	chunkBytes: number;
 	/** Chunks that were handed over and not taken yet; while there are any, nothing more is read. */
@@ -77,6 +84,13 @@ const answerTypes: ReadonlySet<number> = new Set([
 	frameType.chunkBytes,
 ]);
 
+/** What can come of loading. */
+const loadingTypes: ReadonlySet<number> = new Set([frameType.loaded, frameType.failed, frameType.error]);
+
+function toMiB(bytes: number | undefined): number | undefined {
+	return bytes === undefined ? undefined : bytes / mebibyte;
+}
+
 /** Whether it takes more bytes than that. A character takes up to three, so that most need not be counted. */
 function isLarger(payload: FramePayload, bytes: number): boolean {
 	return payload.length * 3 > bytes && Buffer.byteLength(payload) > bytes;
@@ -100,6 +114,14 @@ function decodeError(payload: FramePayload): OutcomeError {
 	}
 }
 
+/** Sends an event to a leaf that has loaded a handler, or has been sent what it loads. */
+export function sendEvent(leaf: Leaf, event: EncodedEvent, {onStdout, onStderr}: CallListener): void {
+	const isJson = typeof event === 'string';
+	const isLive = onStdout !== undefined || onStderr !== undefined;
+	if (isLive) leaf.send(isJson ? frameType.liveEventJson : frameType.liveEventBytes, event);
+	else leaf.send(isJson ? frameType.eventJson : frameType.eventBytes, event);
+}
+
 /** Owns a sandbox. */
 export class Instance {
 	readonly leaf: Leaf;
@@ -111,8 +133,11 @@ export class Instance {
 	#memory: OutcomeMemory | undefined;
 	#ended = false;
 
-	/** @param onEnd called once when the sandbox has ended and everything is given back */
-	constructor(leaf: Leaf, limits: Limits, origin: Origin, onEnd: (end: LeafEnd) => void) {
+	/**
+	 * @param network told of its connections
+	 * @param onEnd called once when the sandbox has ended and everything is given back
+	 */
+	constructor(leaf: Leaf, limits: Limits, origin: Origin, network: TellNetwork, onEnd: (end: LeafEnd) => void) {
 		this.leaf = leaf;
 		this.origin = origin;
 		this.#limits = limits;
@@ -120,6 +145,7 @@ export class Instance {
 		leaf.listen({
 			frame: (type, payload) => this.#take(type, payload),
 			broken: (error) => void this.#break(error),
+			network,
 		});
 	}
 
@@ -149,20 +175,36 @@ export class Instance {
 	}
 
 	/** Hands over an event; {@link answer} must follow before the event loop turns. */
-	hand(event: EncodedEvent, {onStdout, onStderr}: CallListener): void {
-		const isJson = typeof event === 'string';
-		const isLive = onStdout !== undefined || onStderr !== undefined;
-		if (isLive) this.leaf.send(isJson ? frameType.liveEventJson : frameType.liveEventBytes, event);
-		else this.leaf.send(isJson ? frameType.eventJson : frameType.eventBytes, event);
+	hand(event: EncodedEvent, listener: CallListener): void {
+		sendEvent(this.leaf, event, listener);
 	}
 
-	/** Waits for what becomes of the event; or, before the first one, until the handler's module is loaded. */
+	/**
+	 * Waits until the handler's module is loaded; and by `answer` for what becomes of the event, if one was sent with what loads it.
+	 * What ends the loading ends both.
+	 */
+	load(call: Call, hasEvent: boolean): {readonly loading: Promise<Loading>; readonly answer: Promise<CallResult>} {
+		let note!: (result: CallResult) => void;
+		const loading = new Promise<Loading>((resolve) => {
+			note = (result) => resolve({result, atMs: performance.now()});
+		});
+		const loaded = {ok: true, value: null} as const;
+		const answer = this.#wait(call, () => (hasEvent ? note(loaded) : this.#settle(loaded)));
+		void answer.then(note);
+		return {loading, answer};
+	}
+
+	/** Waits for what becomes of the event. */
 	answer(call: Call): Promise<CallResult> {
+		return this.#wait(call, undefined);
+	}
+
+	#wait(call: Call, onLoaded: (() => void) | undefined): Promise<CallResult> {
 		if (this.#broken !== undefined) {
 			return Promise.resolve({ok: false, error: plainError('Evicted', 'the instance had ended')});
 		}
 		const result = new Promise<CallResult>((settle) => {
-			this.#waiting = {call, chunks: [], chunkBytes: 0, untaken: 0, settle};
+			this.#waiting = {call, onLoaded, chunks: [], chunkBytes: 0, untaken: 0, settle};
 		});
 		this.leaf.streams?.stdout.direct(call.stdout);
 		this.leaf.streams?.stderr.direct(call.stderr);
@@ -174,7 +216,7 @@ export class Instance {
 		if (this.#memory !== undefined) return this.#memory;
 		const {current, peak} = this.leaf.memory();
 		const counted: MemoryDetails | undefined = details ? this.leaf.memoryDetails() : undefined;
-		return {currentMiB: current / mebibyte, peakMiB: peak === undefined ? undefined : peak / mebibyte, ...counted};
+		return {currentMiB: toMiB(current), peakMiB: toMiB(peak), ...counted};
 	}
 
 	/** Limits that the call reached and survived. */
@@ -202,9 +244,15 @@ export class Instance {
 			this.#breach('expected silence between events');
 			return;
 		}
+		const {onLoaded} = waiting;
+		if (onLoaded === undefined ? type === frameType.loaded : !loadingTypes.has(type)) {
+			this.#breach('expected to be told that the handler is loaded, once and before it answers');
+			return;
+		}
 		switch (type) {
 			case frameType.loaded:
-				this.#settle({ok: true, value: null});
+				waiting.onLoaded = undefined;
+				onLoaded?.();
 				break;
 			case frameType.resultJson:
 			case frameType.resultBytes: {

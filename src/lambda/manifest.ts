@@ -28,7 +28,12 @@ export function manifestFile(home: string): string {
 export async function readManifest(home: string): Promise<Manifest | undefined> {
 	try {
 		const manifest = JSON.parse(await readFile(manifestFile(home), 'utf8')) as Manifest;
-		return {...manifest, lock: readLock(manifest.lock)};
+		// One that was written before there were networks has none.
+		return {
+			...manifest,
+			lock: readLock(manifest.lock),
+			settings: {...manifest.settings, network: manifest.settings.network ?? 'none'},
+		};
 	} catch {
 		return undefined;
 	}

@@ -2,7 +2,11 @@
 import {readFileSync} from 'node:fs';
 import {totalmem} from 'node:os';
 import {ForktreeError} from '../errors.ts';
+import {checkGcOptions, type GcOptions} from '../packages/package-cache.ts';
 import {defaultLimits, type Limits} from '../sandbox/limits.ts';
+import type {Lookup} from '../sandbox/network/dial.ts';
+import type {NetworkOptions, ResolvedNetwork} from '../sandbox/network/settings.ts';
+import {checkLookup} from '../sandbox/sandbox-options.ts';
 import {readTree, type TreeNode} from '../zygote/tree.ts';
 import {
 	checkBoolean,
@@ -11,6 +15,7 @@ import {
 	checkEnvironment,
 	checkLimits,
 	checkMaxQueue,
+	checkNetwork,
 	type FunctionConfig,
 	optionError,
 } from './config.ts';
@@ -18,15 +23,19 @@ import {
 const runtimeOptions: ReadonlyArray<keyof RuntimeOptions> = [
 	'stateDir',
 	'packagesDir',
+	'packagesGb',
+	'packagesIdleMs',
 	'offline',
 	'python',
 	'memoryBudgetMb',
+	'bestEffort',
 	'tree',
 	'promote',
 	'spares',
 	'instancePauseMs',
 	'instanceIdleMs',
 	'zygoteIdleMs',
+	'lookup',
 ];
 const deployOptions: ReadonlyArray<keyof DeployOptions> = [
 	'env',
@@ -38,10 +47,14 @@ const deployOptions: ReadonlyArray<keyof DeployOptions> = [
 	'zygote',
 	'spares',
 	'ownZygote',
+	'network',
 ];
 const defaultConcurrency = 32;
 const defaultMaxQueue = 1024;
 const defaultSpares = 4;
+/** How often packages that nothing needs are looked for, at the least and at the most: uses are noted to the minute. */
+const maxCollectMs = 60 * 60_000;
+const minCollectMs = 60_000;
 
 /** Options of `createRuntime`. */
 export type RuntimeOptions = {
@@ -49,12 +62,24 @@ export type RuntimeOptions = {
 	readonly stateDir?: string;
 	/** The install cache, which several runtimes may share. By default `packages` in the state folder. */
 	readonly packagesDir?: string;
+	/**
+	 * How large the install cache may be, in GiB: what nothing needs is removed beyond that, once an hour and what was used longest ago
+	 * first. By default nothing is.
+	 */
+	readonly packagesGb?: number;
+	/** Milliseconds after which a package that nothing needs and nobody used is removed, looked for once an hour at the least. By default it stays. */
+	readonly packagesIdleMs?: number;
 	/** Whether nothing may be downloaded: what a deploy needs and is not there already is `Offline`. */
 	readonly offline?: boolean;
 	/** The interpreter: a path or a command name; CPython 3.9 or later. By default `python3` from `PATH`. */
 	readonly python?: string;
 	/** MiB that all sandboxes together may be allowed to use. By default three quarters of the machine's memory. */
 	readonly memoryBudgetMb?: number;
+	/**
+	 * Whether limits that this machine can't hold for us are no error: `stats().isolation` names them. What can be done instead is done.
+	 * By default false.
+	 */
+	readonly bestEffort?: boolean;
 	/**
 	 * The plan of zygotes: the path of a JSON file, or what is in one. Functions are forked from the node that saves most of their
 	 * imports. By default each function's set of packages gets a node of its own.
@@ -80,20 +105,29 @@ export type RuntimeOptions = {
 	readonly instanceIdleMs?: number;
 	/** Milliseconds after which a zygote that nothing was forked from is ended; an hour by default. */
 	readonly zygoteIdleMs?: number;
+	/** Answers the addresses of a name that a function's `network` lists; by default the host's resolver. What they are is checked afterwards. */
+	readonly lookup?: Lookup;
 };
+
+/** What is removed of the install cache, and how often it is looked for. */
+export type PeriodicGc = GcOptions & {readonly everyMs: number};
 
 export type ResolvedRuntimeOptions = {
 	readonly stateDir: string | undefined;
 	readonly packagesDir: string | undefined;
+	/** Undefined: nothing is removed. */
+	readonly gc: PeriodicGc | undefined;
 	readonly offline: boolean;
 	readonly python: string | undefined;
 	readonly memoryBudgetMb: number;
+	readonly bestEffort: boolean;
 	readonly tree: TreeNode | undefined;
 	readonly promote: boolean;
 	readonly spares: number;
 	readonly instancePauseMs: number;
 	readonly instanceIdleMs: number;
 	readonly zygoteIdleMs: number;
+	readonly lookup: Lookup;
 };
 
 /** Options of `deploy`; they win over the function's `ol.yaml`. */
@@ -121,6 +155,8 @@ export type DeployOptions = {
 	 * the module computes as it is loaded is the same in all sandboxes from then on.
 	 */
 	readonly ownZygote?: boolean;
+	/** What it may reach: `none`, the default, or rules. */
+	readonly network?: 'none' | NetworkOptions;
 };
 
 /** A function's settings, apart from its packages. */
@@ -134,6 +170,7 @@ export type ResolvedSettings = {
 	readonly entryFile: string;
 	readonly spares: number;
 	readonly ownZygote: boolean;
+	readonly network: 'none' | ResolvedNetwork;
 };
 
 function checkText(value: unknown, label: string): string | undefined {
@@ -155,6 +192,13 @@ function checkIdle(value: unknown, label: string, byDefault: number): number {
 	if (!(value >= 1 && value < 2 ** 31))
 		throw new RangeError(`${label}: expected 1 to 2^31 - 1 milliseconds, got ${value}`);
 	return value;
+}
+
+function resolveGc(options: GcOptions): PeriodicGc | undefined {
+	const {packagesGb, packagesIdleMs} = checkGcOptions(options);
+	if (packagesGb === undefined && packagesIdleMs === undefined) return undefined;
+	const everyMs = Math.min(maxCollectMs, Math.max(minCollectMs, packagesIdleMs ?? maxCollectMs));
+	return {packagesGb, packagesIdleMs, everyMs};
 }
 
 function checkSpares(value: unknown): number {
@@ -204,15 +248,18 @@ export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeO
 	return {
 		stateDir: checkText(options.stateDir, 'stateDir'),
 		packagesDir: checkText(options.packagesDir, 'packagesDir'),
+		gc: resolveGc(options),
 		offline: checkFlag(options.offline, 'offline', false),
 		python: checkText(options.python, 'python'),
 		memoryBudgetMb,
+		bestEffort: checkFlag(options.bestEffort, 'bestEffort', false),
 		tree: openTree(options.tree),
 		promote: checkFlag(options.promote, 'promote', true),
 		spares: checkSpares(options.spares),
 		instancePauseMs: checkIdle(options.instancePauseMs, 'instancePauseMs', 1000),
 		instanceIdleMs: checkIdle(options.instanceIdleMs, 'instanceIdleMs', 10 * 60_000),
 		zygoteIdleMs: checkIdle(options.zygoteIdleMs, 'zygoteIdleMs', 60 * 60_000),
+		lookup: checkLookup(options.lookup),
 	};
 }
 
@@ -221,7 +268,7 @@ export function resolveSettings(options: DeployOptions, config: FunctionConfig):
 	const own = options.limits === undefined ? {} : checkLimits(options.limits, 'limits', optionError);
 	const environment = options.env === undefined ? {} : checkEnvironment(options.env, 'env', optionError);
 	const pick = <T>(
-		given: T | undefined,
+		given: unknown,
 		check: (value: unknown, label: string, fail: typeof optionError) => T,
 		label: string,
 	) => (given === undefined ? undefined : check(given, label, optionError));
@@ -235,6 +282,7 @@ export function resolveSettings(options: DeployOptions, config: FunctionConfig):
 		entryFile: config.entryFile,
 		spares: checkSpares(options.spares),
 		ownZygote: checkFlag(options.ownZygote, 'ownZygote', true),
+		network: pick(options.network, checkNetwork, 'network') ?? config.network ?? 'none',
 	};
 }
 

@@ -40,7 +40,7 @@ export type Timings = {
 	readonly loadMs: number;
 	/** From asking until the sandbox could take the event. */
 	readonly startMs: number;
-	/** From the event's hand-over to its outcome. */
+	/** From then, or from the event's hand-over if that was later, to the outcome. */
 	readonly handlerMs: number;
 	/** From asking to the outcome. */
 	readonly totalMs: number;
@@ -48,8 +48,8 @@ export type Timings = {
 
 /** Memory of the sandbox in MiB, read when it is first looked at, or when the sandbox ended if that was before. */
 export type OutcomeMemory = {
-	/** Charged to its cgroup. */
-	readonly currentMiB: number;
+	/** Charged to its cgroup; undefined where there is none that counts memory. */
+	readonly currentMiB: number | undefined;
 	/** The most that was charged; undefined where the kernel keeps none. */
 	readonly peakMiB: number | undefined;
 	/** With `memoryDetails`: pages of its first process alone. */

@@ -5,14 +5,18 @@ import {EventEmitter} from 'node:events';
 import {mkdir, readdir, rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
-import type {CgroupMode} from '../kernel/cgroup-host.ts';
+import {Collector} from '../packages/collector.ts';
 import {abiOf, type Lock} from '../packages/lock.ts';
 import {PackageCache, type PackagesReport, type ProvidedPackages} from '../packages/package-cache.ts';
 import type {HeldSet, PackageSet} from '../packages/package-store.ts';
 import {Ageing} from '../sandbox/ageing.ts';
-import {checkHost, openSandboxHost, type SandboxHost} from '../sandbox/host.ts';
+import {openSandboxHost, type SandboxHost} from '../sandbox/host.ts';
 import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
+import type {Isolation} from '../sandbox/isolation.ts';
 import {LockedFolder} from '../sandbox/mounts.ts';
+import type {Lookup} from '../sandbox/network/dial.ts';
+import type {NetworkEvents} from '../sandbox/network/gateway.ts';
+import {SandboxNetwork} from '../sandbox/network/sandbox-network.ts';
 import {Undo} from '../undo.ts';
 import {ImportCache} from '../zygote/import-cache.ts';
 import {compileCode} from './compile.ts';
@@ -62,6 +66,7 @@ export type FunctionDescription = {
 	readonly maxQueue: number;
 	readonly zygote: boolean;
 	readonly ownZygote: boolean;
+	readonly network: FunctionSettings['network'];
 	readonly limits: FunctionSettings['limits'];
 	/** Distributions that it can import, as `name==version`. */
 	readonly packages: readonly string[];
@@ -90,7 +95,7 @@ export type RuntimeStats = {
 	}>;
 	/** `reservedMb`: of instances, whether they use it or not; `zygotesMb`: in use by zygotes, and what those that ended have left. */
 	readonly memory: {readonly budgetMb: number; readonly reservedMb: number; readonly zygotesMb: number};
-	readonly isolation: {readonly level: 'full'; readonly cgroup: CgroupMode};
+	readonly isolation: Isolation;
 	readonly python: {readonly executable: string; readonly version: string};
 };
 
@@ -100,12 +105,20 @@ export type RuntimeEvents = {
 	/** A sandbox was forked from a zygote (after `created`). */
 	forked: [{function: string; sandbox: string}];
 	destroyed: [{function: string; sandbox: string}];
+	/** Of a function with a `network`: a sandbox reached somebody, that ended, or it did not get there. */
+	connected: [{function: string; sandbox: string} & NetworkEvents['connected'][0]];
+	disconnected: [{function: string; sandbox: string} & NetworkEvents['disconnected'][0]];
+	connectionRefused: [{function: string; sandbox: string} & NetworkEvents['connectionRefused'][0]];
 	deployed: [{function: string; version: string}];
 	removed: [{function: string}];
 	installed: [{packages: readonly string[]; durationMs: number}];
 	zygoteCreated: [{packages: string; modules: readonly string[]; importMs: number}];
 	zygoteDestroyed: [{packages: string; reason: string}];
 	importFailed: [{packages: string; module: string; traceback: string}];
+	/** Packages were removed that nothing needs; each is `name==version`. */
+	collected: [{packages: readonly string[]; freedBytes: number}];
+	/** What nothing needs could not be removed; it is tried again. */
+	collectFailed: [{error: ForktreeError}];
 	/** The tree was fitted anew to what was called lately; `nodes` counts all that it has now, without the root. */
 	treeChanged: [{nodes: number; added: number; removed: number}];
 };
@@ -113,6 +126,10 @@ export type RuntimeEvents = {
 /** What a deploy came to. */
 export type DeployReport = PackagesReport & {
 	readonly version: string;
+	/** What states the packages: the name of a file, or `options.requirements`; undefined when nothing does. */
+	readonly statedBy: string | undefined;
+	/** Files of the function that state packages as well, and were passed over; docs/packages.md has the order. */
+	readonly ignoredSources: readonly string[];
 	/** Reading, unpacking and checking the code. */
 	readonly stageMs: number;
 	/** Compiling it. */
@@ -124,8 +141,10 @@ type Parts = SandboxHost & {
 	readonly interpreter: Interpreter;
 	readonly imports: ImportCache;
 	readonly packages: PackageCache;
+	readonly gc: ResolvedRuntimeOptions['gc'];
 	readonly workload: Workload;
 	readonly ageing: Ageing;
+	readonly lookup: Lookup;
 	readonly idle: Pick<ResolvedRuntimeOptions, 'instancePauseMs' | 'instanceIdleMs' | 'zygoteIdleMs'>;
 };
 
@@ -147,6 +166,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	/** Ends installations, which may take minutes, when it closes. */
 	readonly #installing = new AbortController();
 	readonly #sweeping: NodeJS.Timeout;
+	readonly #collector: Collector | undefined;
 	#closed: Promise<void> | undefined;
 
 	private constructor(parts: Parts, undo: Undo) {
@@ -169,10 +189,12 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 				this.#recheckMemory();
 				this.emit('destroyed', event);
 			},
+			onNetwork: (name, event) => void this.emit(name as 'connected', event as RuntimeEvents['connected'][0]),
 		};
 		const {instanceIdleMs, zygoteIdleMs} = parts.idle;
 		const sweepMs = Math.min(maxSweepMs, instanceIdleMs, zygoteIdleMs);
 		this.#sweeping = setInterval(() => this.#evictIdle(), sweepMs).unref();
+		this.#collector = this.#collect(parts);
 	}
 
 	/** The install cache. */
@@ -272,6 +294,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			maxQueue: settings.maxQueue,
 			zygote: settings.zygote,
 			ownZygote: settings.ownZygote,
+			network: settings.network,
 			limits: settings.limits,
 			packages: settings.packages.distributions.map(({name, version}) => `${name}==${version}`),
 			importedInSandbox: Object.fromEntries(this.#parts.imports.importedInSandbox(settings.packages)),
@@ -295,12 +318,12 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	/** What it is doing now. */
 	async stats(): Promise<RuntimeStats> {
 		this.#checkOpen();
-		const {imports, budget, cgroupTree, interpreter} = this.#parts;
+		const {imports, budget, isolation, interpreter} = this.#parts;
 		return {
 			functions: [...this.#functions.values()].map((lambda) => ({name: lambda.settings.name, ...lambda.counts})),
 			zygotes: await imports.list(),
 			memory: {budgetMb: budget.totalMb, reservedMb: budget.reservedMb, zygotesMb: budget.besidesMb},
-			isolation: {level: 'full', cgroup: cgroupTree.mode},
+			isolation,
 			python: {executable: interpreter.executable, version: interpreter.version},
 		};
 	}
@@ -317,6 +340,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 
 	async #close(): Promise<void> {
 		clearInterval(this.#sweeping);
+		this.#collector?.close();
 		this.#installing.abort();
 		await Promise.allSettled(this.#changes.values());
 		const closing = [...this.#functions.values()].map((lambda) => this.#closeFunction(lambda, drainDeadlineMs));
@@ -324,6 +348,20 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		// Whatever fails here, the rest is given back as well.
 		this.#undo.push(() => Promise.all([...closing, ...this.#closings]));
 		await this.#undo.run();
+	}
+
+	#collect({packages, gc}: Parts): Collector | undefined {
+		if (gc === undefined) return undefined;
+		const {everyMs, ...allowance} = gc;
+		return new Collector({
+			everyMs,
+			collect: () => packages.gc(allowance),
+			onCollected: ({removed, freedBytes}) => {
+				if (freedBytes === 0) return;
+				this.emit('collected', {packages: removed.map(({name, version}) => `${name}==${version}`), freedBytes});
+			},
+			onFailed: (error) => void this.emit('collectFailed', {error}),
+		});
 	}
 
 	#checkOpen(): void {
@@ -384,22 +422,25 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		options: DeployOptions,
 		entryFile: string | undefined,
 	): Promise<DeployReport> {
-		const {state, packages} = this.#parts;
+		const {state, packages, interpreter} = this.#parts;
 		const undo = new Undo();
 		try {
 			const began = performance.now();
 			const staging = state.path('staging', randomBytes(8).toString('hex'));
-			const staged = await stageSource(source, staging, {entryFile, requirements: options.requirements});
+			const staged = await stageSource(source, staging, interpreter, {entryFile, requirements: options.requirements});
 			undo.push(() => rm(staging, {recursive: true, force: true}));
 			const settings = resolveSettings(options, staged.config);
 			const stageMs = performance.now() - began;
-			const digests = {source: staged.digest, requirements: staged.requirements.digest};
+			const {requirements, statedBy, ignoredSources} = staged.packages;
+			const digests = {source: staged.digest, requirements: requirements.digest};
 			const known = await this.#knownLock(name, digests);
-			const provided = await packages.provide(staged.requirements, {signal: this.#installing.signal, known});
+			const provided = await packages.provide(requirements, {folder: staging, signal: this.#installing.signal, known});
 			undo.push(() => provided.release());
 			const installed = performance.now();
 			const code = await this.#compile(staging, staged);
 			undo.push(() => code.close());
+			const network = await this.#openNetwork(settings);
+			undo.push(() => network?.close());
 			const compileMs = performance.now() - installed;
 			const version = versionOf(staged, settings, provided.set);
 			const manifest = {
@@ -409,15 +450,22 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 				lock: provided.lock,
 				settings: {...settings, entryFile: entryFile ?? settings.entryFile},
 			};
-			await this.#publish(name, manifest, {staging, code}, provided);
+			await this.#publish(name, manifest, {staging, code, network}, provided);
 			undo.release();
 			this.#tellInstalled(provided);
 			this.emit('deployed', {function: name, version});
-			return {version, ...provided.report, stageMs, compileMs};
+			return {version, statedBy, ignoredSources, ...provided.report, stageMs, compileMs};
 		} catch (error) {
 			await undo.run();
 			throw error;
 		}
+	}
+
+	async #openNetwork({network}: Pick<FunctionSettings, 'network'>): Promise<SandboxNetwork | undefined> {
+		if (network === 'none') return undefined;
+		const {keeper, state, lookup} = this.#parts;
+		const id = `hosts-${randomBytes(8).toString('hex')}`;
+		return SandboxNetwork.open(keeper, state.path('staging', id), network, lookup);
 	}
 
 	/** The locked folder stays one of the same folder when that is moved to its place. */
@@ -452,14 +500,22 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	async #publish(
 		name: string,
 		manifest: Manifest,
-		{staging, code}: {readonly staging: string; readonly code: LockedFolder},
+		{
+			staging,
+			code,
+			network,
+		}: {
+			readonly staging: string;
+			readonly code: LockedFolder;
+			readonly network: SandboxNetwork | undefined;
+		},
 		held: HeldSet,
 	): Promise<void> {
 		const home = this.#home(name);
 		publish(home, manifest, staging);
 		await this.#parts.packages.setUser(manifestFile(home), held.set);
 		const replaced = this.#functions.get(name);
-		this.#add(name, manifest, code, held);
+		this.#add(name, manifest, {code, network}, held);
 		if (replaced === undefined) return;
 		const closing = this.#closeFunction(replaced, replaced.settings.limits.timeoutMs)
 			.then(() => removeOtherVersions(home, manifest.directory))
@@ -467,10 +523,15 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		this.#closings.add(closing);
 	}
 
-	/** The function holds its code and its packages from now on. */
-	#add(name: string, manifest: Manifest, code: LockedFolder, held: HeldSet): void {
+	/** The function holds its code, its network and its packages from now on. */
+	#add(
+		name: string,
+		manifest: Manifest,
+		{code, network}: {readonly code: LockedFolder; readonly network: SandboxNetwork | undefined},
+		held: HeldSet,
+	): void {
 		const settings = {...manifest.settings, name, version: manifest.version, packages: held.set};
-		const lambda = new LambdaFunction(settings, code, this.#host);
+		const lambda = new LambdaFunction(settings, code, network, this.#host);
 		this.#held.set(lambda, held);
 		this.#functions.set(name, lambda);
 		if (settings.zygote) this.#parts.imports.use(held.set);
@@ -506,7 +567,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			await packages.setUser(manifestFile(home), held.set);
 			await removeOtherVersions(home, manifest.directory);
 			const folder = path.join(home, manifest.directory);
-			this.#add(name, manifest, await LockedFolder.create(keeper, `code-${manifest.directory}`, folder), held);
+			const code = await LockedFolder.create(keeper, `code-${manifest.directory}`, folder);
+			this.#add(name, manifest, {code, network: await this.#openNetwork(manifest.settings)}, held);
 		}
 	}
 
@@ -569,10 +631,13 @@ async function buildParts(
 	emit: (event: keyof RuntimeEvents, detail: unknown) => void,
 ): Promise<Parts> {
 	const interpreter = await findInterpreter(options.python);
-	const {stateDir, memoryBudgetMb, tree, promote, spares} = options;
-	const host = await openSandboxHost({stateDir, memoryBudgetMb, groups: 'pausable', countsLaunchers: true}, undo);
+	const {stateDir, memoryBudgetMb, bestEffort, tree, promote, spares} = options;
+	const host = await openSandboxHost(
+		{stateDir, memoryBudgetMb, bestEffort, groups: 'pausable', countsLaunchers: true},
+		undo,
+	);
 	const {packagesDir: dir = host.state.path('packages'), offline} = options;
-	const packages = await PackageCache.open({dir, offline}, interpreter);
+	const packages = await PackageCache.open({dir, offline, bestEffort}, interpreter);
 	undo.push(() => packages.close());
 	const ageing = new Ageing();
 	const workload = new Workload((folder) => packages.describe(folder));
@@ -598,15 +663,25 @@ async function buildParts(
 	});
 	undo.push(() => imports.close());
 	packages.on('measured', () => {
-		workload.forgetUnmeasured();
+		workload.forgetCosts();
 		imports.reweigh();
 	});
 	undo.push(() => keepCalls(host.state.path('calls.json'), workload.recorded()));
-	return {...host, interpreter, imports, packages, workload, ageing, idle: options};
+	return {
+		...host,
+		interpreter,
+		imports,
+		packages,
+		gc: options.gc,
+		workload,
+		ageing,
+		lookup: options.lookup,
+		idle: options,
+	};
 }
 
 /**
- * Creates a runtime. Needs root on Linux 5.15 or later.
+ * Creates a runtime. Needs Linux 5.15 or later; what it needs besides root's rights or an ordinary user's, docs/levels.md says.
  * @throws {TypeError} or {RangeError} for a wrong option; {ForktreeError} when the machine lacks what is needed
  * @example
  * const runtime = await createRuntime({stateDir: '/var/lib/forktree'});
@@ -619,6 +694,5 @@ async function buildParts(
  */
 export async function createRuntime(options: RuntimeOptions = {}): Promise<Runtime> {
 	const resolved = resolveRuntimeOptions(options);
-	checkHost();
 	return Runtime.create(resolved);
 }

@@ -1,6 +1,6 @@
 /** Turns what a user deploys (a folder, an archive, a file or an object of files) into a folder of code on disk. */
 import {createHash} from 'node:crypto';
-import {constants, type Stats} from 'node:fs';
+import {constants, createReadStream, type Stats} from 'node:fs';
 import {
 	chmod,
 	type FileHandle,
@@ -15,10 +15,11 @@ import {
 	stat,
 } from 'node:fs/promises';
 import {basename, dirname, join, resolve} from 'node:path';
+import {buffer} from 'node:stream/consumers';
 import {createGunzip} from 'node:zlib';
 import {Parser, type ReadEntry} from 'tar';
 import {type ErrorCode, ForktreeError, SyscallError} from '../errors.ts';
-import {parseRequirements, type Requirements, readRequirements, requirementsLimits} from '../packages/requirements.ts';
+import {type CodeFiles, readStated, type StatedFor, type StatedPackages} from '../packages/stated.ts';
 import {Undo} from '../undo.ts';
 import {checkEntryFile, configFile, type FunctionConfig, maxConfigBytes, optionError, parseConfig} from './config.ts';
 import {pathFault, quote} from './name.ts';
@@ -35,8 +36,8 @@ export type StagedSource = {
 	readonly dir: string;
 	/** What its `ol.yaml` says, with the entry file that applies. */
 	readonly config: FunctionConfig;
-	/** What `requirements.txt` and the files that it includes say, or the option. */
-	readonly requirements: Requirements;
+	/** What its files state, or the option. */
+	readonly packages: StatedPackages;
 	/** SHA-256 in hex of every file's path, executable bit and content; the same code has the same digest. */
 	readonly digest: string;
 	/** Relative paths of the `.py` files, sorted. */
@@ -55,7 +56,7 @@ export const sourceLimits: SourceLimits = {files: 20_000, bytes: 512 * 1024 * 10
 export type StageOptions = {
 	/** Takes the place of what `ol.yaml` says. */
 	readonly entryFile?: string | undefined;
-	/** Lines that take the place of `requirements.txt`. */
+	/** Lines that take the place of what the files state. */
 	readonly requirements?: readonly string[] | undefined;
 	/** By default {@link sourceLimits}. */
 	readonly limits?: Partial<SourceLimits> | undefined;
@@ -66,7 +67,6 @@ type Source =
 	| {readonly kind: 'folder' | 'archive' | 'script'; readonly path: string}
 	| {readonly kind: 'object'; readonly contents: Contents};
 
-const REQUIREMENTS_FILE = 'requirements.txt';
 // Written by tools, often huge, and never imported by the handler.
 const SKIPPED_FOLDERS: ReadonlySet<string> = new Set(['.git', '__pycache__', 'node_modules', '.venv']);
 // A header, padding and extended headers of usual length.
@@ -78,16 +78,17 @@ const {O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_DIRECTORY}
  * Copies code into a new folder, which is removed again when anything fails. Folders get mode 0755 and files 0644, or
  * 0755 if their owner could execute them, whatever the umask.
  * @param targetDir must not exist; its parent must.
- * @throws {ForktreeError} `InvalidSource`, `UnsafeArchive`, `InvalidConfig`, `InvalidRequirements`, `EntryFileMissing`,
- * or `Syscall` when the folder cannot be written.
+ * @param interpreter that the code is for
+ * @throws {ForktreeError} `InvalidSource`, `UnsafeArchive`, `InvalidConfig`, `InvalidRequirements`, `InterpreterMismatch`,
+ * `EntryFileMissing`, or `Syscall` when the folder cannot be written.
  */
 export async function stageSource(
 	source: DeploySource,
 	targetDir: string,
+	interpreter: StatedFor['interpreter'],
 	options: StageOptions = {},
 ): Promise<StagedSource> {
-	const {entryFile, requirements} = options;
-	if (entryFile !== undefined) checkEntryFile(entryFile, 'entryFile', optionError);
+	if (options.entryFile !== undefined) checkEntryFile(options.entryFile, 'entryFile', optionError);
 	const identified = await identify(source);
 	const dir = resolve(targetDir);
 	await refuseNesting(identified, dir);
@@ -101,7 +102,7 @@ export async function stageSource(
 			...options.limits,
 		});
 		await fill(tree, identified);
-		const staged = await describe(tree, entryFile, requirements);
+		const staged = await describe(tree, interpreter, options);
 		undo.release();
 		return staged;
 	} catch (error) {
@@ -153,11 +154,10 @@ function fill(tree: CodeTree, source: Source): Promise<void> {
 
 async function describe(
 	tree: CodeTree,
-	entryFile: string | undefined,
-	lines: readonly string[] | undefined,
+	interpreter: StatedFor['interpreter'],
+	{entryFile, requirements: lines}: StageOptions,
 ): Promise<StagedSource> {
 	const config = parseConfig(await tree.readText(configFile, maxConfigBytes, 'InvalidConfig'));
-	const requirements = await (lines === undefined ? requirementsOf(tree) : parseRequirements(lines.join('\n')));
 	const entry = entryFile ?? config.entryFile;
 	const paths = tree.paths();
 	if (!paths.includes(entry)) {
@@ -169,17 +169,21 @@ async function describe(
 	return {
 		dir: tree.dir,
 		config: {...config, entryFile: entry},
-		requirements,
+		packages: await readStated(filesOf(tree), {entryFile: entry, interpreter}, lines),
 		digest: tree.digest(),
 		pythonFiles: paths.filter((path) => path.endsWith('.py')),
 	};
 }
 
 /** From the tree, which holds no links, rather than from where it was copied. */
-function requirementsOf(tree: CodeTree): Promise<Requirements> {
-	return readRequirements(REQUIREMENTS_FILE, (path) =>
-		tree.readText(path, requirementsLimits.sizeBytes, 'InvalidRequirements'),
-	);
+function filesOf(tree: CodeTree): CodeFiles {
+	return {
+		has: (path) => tree.has(path),
+		readText: (path, maxBytes) => tree.readText(path, maxBytes, 'InvalidRequirements'),
+		paths: () => tree.paths(),
+		sha256Of: (path) => tree.sha256Of(path),
+		readStart: (path, maxBytes) => tree.readStart(path, maxBytes),
+	};
 }
 
 /** The folder that is being written: it alone decides which paths, and how much, may be written there. */
@@ -243,6 +247,10 @@ class CodeTree {
 		return [...this.#files.keys()].sort();
 	}
 
+	sha256Of(path: string): string | undefined {
+		return this.#files.get(path)?.hash.toString('hex');
+	}
+
 	digest(): string {
 		const digest = createHash('sha256');
 		for (const [path, {executable, hash}] of [...this.#files].sort(([a], [b]) => (a < b ? -1 : 1))) {
@@ -250,6 +258,16 @@ class CodeTree {
 			digest.update(`${path}\0${executable ? 'x' : '-'}`).update(hash);
 		}
 		return digest.digest('hex');
+	}
+
+	/** Whether there is a file or folder at a path. */
+	has(path: string): boolean {
+		return this.#kinds.has(path);
+	}
+
+	/** The first bytes of one of the files. */
+	async readStart(path: string, maxBytes: number): Promise<Buffer> {
+		return writing('read a file back', buffer(createReadStream(join(this.dir, path), {end: maxBytes - 1})));
 	}
 
 	/** The text of one of the files, or `undefined` if there is none. */

@@ -8,6 +8,10 @@ import type {Leaf} from '../sandbox/leaf.ts';
 import type {Limits} from '../sandbox/limits.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
+import type {NetworkEvents, TellNetwork} from '../sandbox/network/gateway.ts';
+import {proxyVariables} from '../sandbox/network/layout.ts';
+import type {SandboxNetwork} from '../sandbox/network/sandbox-network.ts';
+import type {ResolvedNetwork} from '../sandbox/network/settings.ts';
 import type {ForkPlace} from '../zygote/fork-point.ts';
 import type {ImportCache} from '../zygote/import-cache.ts';
 import type {NodeSpare} from '../zygote/node-spares.ts';
@@ -15,7 +19,7 @@ import type {OwnModule} from '../zygote/own-zygotes.ts';
 import {encodeLoad, frameType} from '../zygote/protocol.ts';
 import {pythonLeaf} from '../zygote/python-leaf.ts';
 import {CallEnded, type CallLimit, outcomeError} from './call-limit.ts';
-import {type Call, type CallResult, Instance} from './instance.ts';
+import {type Call, type CallResult, type EncodedEvent, Instance, type Loading, sendEvent} from './instance.ts';
 import type {SpareKind, StartKind, Timings} from './outcome.ts';
 
 /** Room for a frame beyond its payload's limit: error reports, births. */
@@ -44,6 +48,7 @@ export type FunctionSettings = {
 	readonly spares: number;
 	/** Whether its module may be loaded in a zygote of its own. */
 	readonly ownZygote: boolean;
+	readonly network: 'none' | ResolvedNetwork;
 };
 
 /** What functions are made of and share. */
@@ -60,6 +65,7 @@ export type FunctionHost = {
 	readonly onStart: (packages: PackageSet) => void;
 	readonly onCreated: (event: {function: string; sandbox: string; start: StartKind}) => void;
 	readonly onDestroyed: (event: {function: string; sandbox: string}) => void;
+	readonly onNetwork: (name: keyof NetworkEvents, event: {function: string; sandbox: string}) => void;
 };
 
 /** Milliseconds of a start. */
@@ -71,10 +77,24 @@ export type Started = {
 	readonly start: StartKind;
 	/** Undefined when it was started ahead. */
 	readonly phases: Phases | undefined;
-	readonly loaded: CallResult;
+	readonly loading: Loading;
+	/** What becomes of the event that it was started with. */
+	readonly answer: Promise<CallResult>;
 	readonly spare: SpareKind | undefined;
 	/** To be told what the first call took, in milliseconds. */
 	readonly noteFirstCall: (durationMs: number) => void;
+};
+
+/** What an instance is started for. */
+type Start = {
+	readonly call: Call;
+	readonly limit: CallLimit;
+	/** Handed over with what loads the handler, so that no message goes back and forth between the two. */
+	readonly event: EncodedEvent | undefined;
+	/** Gives back the memory that was reserved for it: when it has ended, or could not be started. */
+	readonly release: () => void;
+	/** Whether a child of the zygote may be used that was forked ahead. */
+	readonly takesSpare: boolean;
 };
 
 /** Knows all instances that it started and that have not ended. */
@@ -82,15 +102,20 @@ export class Starter {
 	readonly instances = new Set<Instance>();
 	readonly #settings: FunctionSettings;
 	readonly #code: LockedFolder;
+	readonly #network: SandboxNetwork | undefined;
+	readonly #environment: Readonly<Record<string, string>>;
 	readonly #host: FunctionHost;
 	/** Undefined: it is loaded in each sandbox. */
 	readonly #module: OwnModule | undefined;
 
-	constructor(settings: FunctionSettings, code: LockedFolder, host: FunctionHost) {
+	constructor(settings: FunctionSettings, code: LockedFolder, network: SandboxNetwork | undefined, host: FunctionHost) {
 		this.#settings = settings;
 		this.#code = code;
+		this.#network = network;
 		this.#host = host;
-		const {entryFile, environment, limits, packages, spares} = settings;
+		const environment = network === undefined ? settings.environment : {...proxyVariables, ...settings.environment};
+		this.#environment = environment;
+		const {entryFile, limits, packages, spares} = settings;
 		const own = {entryFile, environment, code, packages, timeoutMs: limits.timeoutMs, hasSpares: spares > 0};
 		this.#module = settings.ownZygote ? {...own, limits: {...limits, swapMb: 0}} : undefined;
 	}
@@ -101,37 +126,32 @@ export class Starter {
 	}
 
 	/**
-	 * A new instance, its module loaded or not. A zygote that dies meanwhile is made again.
-	 * @param release gives back the memory that was reserved for it: when it has ended, or could not be started
-	 * @param takesSpare whether a child of the zygote may be used that was forked ahead
+	 * A new instance, its module loaded or not. A zygote that dies meanwhile is made again. The event is not handled twice by that: a
+	 * birth is told before any of the function's code runs, and what was not born is killed with its group before another one is
+	 * tried. Where there are no groups, a fork that is late beyond its deadline and comes after all is not found, and handles it as well.
 	 * @throws {ForktreeError} what forktree itself failed at; {CallEnded} when the limit ended it
 	 */
-	async start(call: Call, limit: CallLimit, release: () => void, takesSpare: boolean): Promise<Started> {
+	async start(start: Start): Promise<Started> {
 		try {
-			if (!this.#settings.zygote) return await this.#startCold(call, limit, release);
+			if (!this.#settings.zygote) return await this.#startCold(start);
 			for (let attempt = 1; ; attempt += 1) {
 				try {
 					// What its own zygote can't fork its node can.
 					const module = attempt === 1 ? this.#module : undefined;
-					return await this.#startForked(module, call, limit, release, takesSpare);
+					return await this.#startForked(module, start);
 				} catch (error) {
 					if (!(error instanceof ForktreeError) || error.code !== 'ZygoteFailed' || attempt === maxForks) throw error;
 				}
 			}
 		} catch (error) {
-			release();
+			start.release();
 			if (error instanceof SyscallError) throw new CallEnded(outcomeError('StartFailed', error.message));
 			throw error;
 		}
 	}
 
-	async #startForked(
-		module: OwnModule | undefined,
-		call: Call,
-		limit: CallLimit,
-		release: () => void,
-		takesSpare: boolean,
-	): Promise<Started> {
+	async #startForked(module: OwnModule | undefined, start: Start): Promise<Started> {
+		const {limit, takesSpare} = start;
 		const asked = performance.now();
 		const finding = this.#host.imports.find(this.#settings.packages, module);
 		const place = await limit.race(finding).catch((error: unknown) => {
@@ -140,13 +160,14 @@ export class Starter {
 		});
 		try {
 			const taken = takesSpare ? place.takeSpare() : undefined;
-			return await this.#fork(place, taken, 'forked', performance.now() - asked, call, limit, release);
+			return await this.#fork(place, taken, 'forked', performance.now() - asked, start);
 		} finally {
 			place.leave();
 		}
 	}
 
-	async #startCold(call: Call, limit: CallLimit, release: () => void): Promise<Started> {
+	async #startCold(start: Start): Promise<Started> {
+		const {limit} = start;
 		const asked = performance.now();
 		const making = this.#host.imports.cold(this.#settings.packages);
 		const zygote = await limit.race(making).catch((error: unknown) => {
@@ -154,14 +175,14 @@ export class Starter {
 			throw error;
 		});
 		// Kept until its only leaf has ended: before Linux 6.15 nobody else knows how that ended.
-		const releaseBoth = () => {
+		const release = () => {
 			zygote.release();
-			release();
+			start.release();
 		};
 		try {
 			const origin = {preloaded: [], isLoaded: false};
 			const place = {zygote, packages: undefined, origin, refill: () => undefined};
-			return await this.#fork(place, undefined, 'cold', performance.now() - asked, call, limit, releaseBoth);
+			return await this.#fork(place, undefined, 'cold', performance.now() - asked, {...start, release});
 		} catch (error) {
 			zygote.release();
 			throw error;
@@ -171,28 +192,32 @@ export class Starter {
 	async #fork(
 		{zygote, packages, origin, refill}: Omit<ForkPlace, 'takeSpare' | 'leave'>,
 		taken: NodeSpare | undefined,
-		start: StartKind,
+		kind: StartKind,
 		zygoteMs: number,
-		call: Call,
-		limit: CallLimit,
-		release: () => void,
+		{call, limit, event, release}: Start,
 	): Promise<Started> {
-		const {name, limits, entryFile, environment} = this.#settings;
-		const load = encodeLoad(entryFile, environment);
+		const {name, limits, entryFile} = this.#settings;
+		const load = encodeLoad(entryFile, this.#environment);
 		const groupLimits = {...limits, swapMb: 0};
 		const spec = {
-			...pythonLeaf(origin.isLoaded ? undefined : this.#code, packages),
+			...pythonLeaf(origin.isLoaded ? undefined : this.#code, packages, this.#network),
 			scratchMb: limits.scratchMb,
 			openFiles: limits.openFiles,
 			maxFrame: limits.resultMb * 1024 * 1024 + frameSlack,
-			greet: (made: Leaf) => made.send(frameType.load, load),
+			greet: (made: Leaf) => {
+				made.send(frameType.load, load);
+				if (event !== undefined) sendEvent(made, event, call.listener);
+			},
 		};
 		const takeCgroup = () => this.#host.cgroups.take(groupLimits);
 		const asking = taken?.spare.handOver({...spec, limits: groupLimits}) ?? zygote.forkLeaf({...spec, takeCgroup});
 		const {leaf, born} = await asking;
 		// All that the start needs is made while the zygote forks: then nothing is left to do but to wait.
 		let isBorn = false;
-		const instance = new Instance(leaf, limits, origin, () => {
+		const tell: TellNetwork = (event, ...[details]) => {
+			this.#host.onNetwork(event, {function: name, sandbox: leaf.id, ...details});
+		};
+		const instance = new Instance(leaf, limits, origin, tell, () => {
 			this.instances.delete(instance);
 			if (!isBorn) return; // whoever started it is told, and gives back what was reserved
 			release();
@@ -201,25 +226,26 @@ export class Starter {
 		this.instances.add(instance);
 		const birth = born().then((timings) => {
 			isBorn = true;
-			this.#host.onCreated({function: name, sandbox: leaf.id, start});
+			this.#host.onCreated({function: name, sandbox: leaf.id, start: kind});
 			return timings;
 		});
-		const loading = instance.answer(call);
+		const {loading: toLoad, answer} = instance.load(call, event !== undefined);
 		limit.guard(instance);
-		const [{prepareMs, forkMs, isolateMs, bornAtMs}, loaded] = await Promise.all([birth, loading]);
+		const [{prepareMs, forkMs, isolateMs, bornAtMs}, loading] = await Promise.all([birth, toLoad]);
 		setImmediate(() => {
 			refill();
 			if (taken === undefined) this.#host.cgroups.refill(groupLimits);
 			this.#code.refill();
 			packages?.refill();
+			this.#network?.hosts.refill();
 		});
-		const loadMs = performance.now() - bornAtMs;
-		if (start === 'forked' && !origin.isLoaded && loaded.ok && this.#module !== undefined) {
+		const loadMs = loading.atMs - bornAtMs;
+		if (kind === 'forked' && !origin.isLoaded && loading.result.ok && this.#module !== undefined) {
 			this.#host.imports.noteLoad(this.#module, loadMs);
 		}
 		const phases = {zygoteMs, prepareMs, forkMs, isolateMs, loadMs};
 		const spare = taken === undefined ? undefined : 'node';
 		const noteFirstCall = (durationMs: number) => taken?.noteFirstCall(isolateMs + loadMs + durationMs);
-		return {instance, start, phases, loaded, spare, noteFirstCall};
+		return {instance, start: kind, phases, loading, answer, spare, noteFirstCall};
 	}
 }

@@ -42,9 +42,9 @@ export class Workload {
 		return this.#of(folder)?.cost?.exclusiveMs;
 	}
 
-	/** Something was measured: what had no figures may have some now. */
-	forgetUnmeasured(): void {
-		for (const [folder, known] of this.#known) if (known?.cost === undefined) this.#known.delete(folder);
+	/** Something was measured: there may be other figures now. */
+	forgetCosts(): void {
+		this.#known.clear();
 	}
 
 	/** A sandbox with this set was started. */

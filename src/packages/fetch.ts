@@ -65,7 +65,7 @@ export class Fetcher {
 	/**
 	 * Downloads an archive; one of a folder of this machine is copied.
 	 * @param file is made, in a folder that exists; not there when this fails
-	 * @throws {ForktreeError} `HashMismatch`, `InstallTimeout`, `Aborted`, or `InstallFailed`; the message names the file
+	 * @throws {ForktreeError} `HashMismatch`, `NotAuthorized`, `InstallTimeout`, `Aborted`, or `InstallFailed`; the message names the file
 	 */
 	async fetch(archive: Archive, file: string, options: StepOptions): Promise<void> {
 		await this.download(archive, file, options);
@@ -248,7 +248,7 @@ class Session {
 		const {file, sizeBytes} = job.wanted;
 		if (done) job.settle();
 		else if (failure !== undefined) {
-			job.settle(failed(job.wanted, this.#options.credentials.mask(failure)));
+			job.settle(refused(job.wanted, failure) ?? failed(job.wanted, this.#options.credentials.mask(failure)));
 		} else
 			job.onProgress?.(
 				'downloading',
@@ -326,6 +326,14 @@ function toMiB(bytes: number): string {
 
 function failed({file}: Wanted, why: string, cause?: unknown): ForktreeError {
 	return new ForktreeError('InstallFailed', `${file}: downloading failed: ${why}`, {cause});
+}
+
+function refused({file, url}: Wanted, failure: string): ForktreeError | undefined {
+	if (!/^the server answered 40[13]\b/.test(failure)) return undefined;
+	return new ForktreeError(
+		'NotAuthorized',
+		`${file}: ${new URL(url).host} does not let us download it: ${failure.slice(0, MAX_WORDS)}`,
+	);
 }
 
 function timedOut({file}: Wanted, timeoutMs: number): ForktreeError {

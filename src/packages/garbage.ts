@@ -1,7 +1,7 @@
-/** Removes what nobody needs until the store takes no more than it may. */
+/** Removes what nobody needs until the store takes no more than it may, and what was not used for too long. */
 import {rename} from 'node:fs/promises';
 import {join} from 'node:path';
-import {namesIn, sizeOf, statusOf} from './disk.ts';
+import {namesIn, removeManyFiles, sizeOf, statusOf} from './disk.ts';
 import {type Installed, readStore} from './installed.ts';
 import {isSha256, type Layout, type PackageId} from './layout.ts';
 import type {StoreLocks} from './locks.ts';
@@ -19,6 +19,14 @@ export type GarbageReport = {
 	readonly sizeBytes: number;
 };
 
+/** What may stay. */
+export type Allowance = {
+	/** Of all of it. */
+	readonly maxBytes: number;
+	/** For how long it may not have been used, in milliseconds; to the minute. */
+	readonly maxIdleMs: number;
+};
+
 /** Something that could be removed. */
 type Candidate = {
 	readonly path: string;
@@ -31,20 +39,23 @@ type Candidate = {
 };
 
 /**
- * Removes, until at most `maxBytes` are left: what is in quarantine; archives of packages that are not installed; packages
+ * Removes what was not used for longer than it may, and then goes on until at most `maxBytes` are left: what is in quarantine; archives of packages that are not installed; packages
  * that nobody needs, each followed by its archive; archives of the others. Of each kind those that were not used for
- * longest go first. What a deployed function or a process needs stays, however much it takes.
+ * longest go first. What a deployed function or a process needs stays, however much it takes and however old it is; so do the archives of
+ * what stays, unless there is no room.
  */
 export async function collectGarbage(
 	layout: Layout,
 	locks: StoreLocks,
 	users: Users,
-	maxBytes: number,
+	allowance: Allowance,
 ): Promise<GarbageReport> {
 	// Out of the way while nothing may change, and removed afterwards, which takes longer.
-	return withScratch(layout, (trash) =>
-		locks.withUsers(async () => new Collection(layout, locks, trash, maxBytes).run(users)),
-	);
+	return withScratch(layout, async (trash) => {
+		const report = await locks.withUsers(async () => new Collection(layout, locks, trash, allowance).run(users));
+		await removeManyFiles(trash);
+		return report;
+	});
 }
 
 class Collection {
@@ -52,16 +63,18 @@ class Collection {
 	readonly #locks: StoreLocks;
 	readonly #trash: string;
 	readonly #maxBytes: number;
+	readonly #oldestMs: number;
 	readonly #removed: PackageId[] = [];
 	#sizeBytes = 0;
 	#freedBytes = 0;
 	#moved = 0;
 
-	constructor(layout: Layout, locks: StoreLocks, trash: string, maxBytes: number) {
+	constructor(layout: Layout, locks: StoreLocks, trash: string, {maxBytes, maxIdleMs}: Allowance) {
 		this.#layout = layout;
 		this.#locks = locks;
 		this.#trash = trash;
 		this.#maxBytes = maxBytes;
+		this.#oldestMs = Date.now() - maxIdleMs;
 	}
 
 	async run(users: Users): Promise<GarbageReport> {
@@ -71,8 +84,11 @@ class Collection {
 		const quarantined = (await this.#quarantined()).sort(byUse);
 		for (const {sizeBytes} of [...packages, ...archives, ...quarantined]) this.#sizeBytes += sizeBytes;
 		const needed = users.byPackage();
-		const left = new Set(packages);
-		const isOrphan = ({hash}: Candidate): boolean => ![...left].some(({id}) => id?.hash === hash);
+		const left = new Map<string | undefined, number>();
+		for (const {id} of packages) left.set(id?.hash, (left.get(id?.hash) ?? 0) + 1);
+		const isOrphan = ({hash}: Candidate): boolean => (left.get(hash) ?? 0) === 0;
+		const byHash = new Map<string | undefined, Candidate[]>();
+		for (const each of archives) byHash.set(each.hash, [...(byHash.get(each.hash) ?? []), each]);
 
 		for (const each of quarantined) await this.#removePackage(each);
 		for (const each of archives.filter(isOrphan)) await this.#removeArchive(each);
@@ -80,12 +96,11 @@ class Collection {
 			if (each.id === undefined || needed.has(this.#layout.relative(each.id))) continue;
 			if (!(await this.#removePackage(each))) continue;
 			this.#removed.push(each.id);
-			left.delete(each);
 			const {hash} = each.id;
-			for (const archive of archives)
-				if (archive.hash === hash && isOrphan(archive)) await this.#removeArchive(archive);
+			left.set(hash, (left.get(hash) ?? 0) - 1);
+			for (const archive of byHash.get(hash) ?? []) if (isOrphan(archive)) await this.#removeArchive(archive);
 		}
-		for (const each of archives) await this.#removeArchive(each);
+		for (const each of archives) if (this.#isTooMuch()) await this.#removeArchive(each);
 		return {removed: this.#removed, freedBytes: this.#freedBytes, sizeBytes: this.#sizeBytes};
 	}
 
@@ -127,7 +142,7 @@ class Collection {
 	/** Answers whether it is gone. */
 	async #removePackage(candidate: Candidate): Promise<boolean> {
 		const {id} = candidate;
-		if (id === undefined || this.#isDone()) return false;
+		if (id === undefined || !this.#mayGo(candidate)) return false;
 		const isOfNobody = statusOf(this.#layout.version(id)) === undefined;
 		const remove = (): Promise<void> => this.#remove(candidate);
 		if (!isOfNobody) return this.#locks.withFreeVersion(id, remove);
@@ -136,7 +151,7 @@ class Collection {
 	}
 
 	async #removeArchive(candidate: Candidate): Promise<void> {
-		if (candidate.hash === undefined || this.#isDone() || statusOf(candidate.path) === undefined) return;
+		if (candidate.hash === undefined || !this.#mayGo(candidate) || statusOf(candidate.path) === undefined) return;
 		await this.#locks.withFreeArchive(candidate.hash, () => this.#remove(candidate));
 	}
 
@@ -147,8 +162,12 @@ class Collection {
 		this.#sizeBytes -= sizeBytes;
 	}
 
-	#isDone(): boolean {
-		return this.#sizeBytes <= this.#maxBytes;
+	#mayGo({usedMs}: Candidate): boolean {
+		return this.#isTooMuch() || usedMs < this.#oldestMs;
+	}
+
+	#isTooMuch(): boolean {
+		return this.#sizeBytes > this.#maxBytes;
 	}
 }
 

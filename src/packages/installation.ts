@@ -11,7 +11,7 @@ import {type Layout, type PackageId, packageIdOf} from './layout.ts';
 import type {LockedDistribution} from './lock.ts';
 import type {StoreLocks} from './locks.ts';
 import type {DistributionMetadata} from './metadata.ts';
-import {setAside} from './quarantine.ts';
+import {publish} from './publish.ts';
 import {writeContents, writeSummary} from './records.ts';
 import {withScratch} from './scratch.ts';
 import {Slots} from './slots.ts';
@@ -81,7 +81,7 @@ export class Installation {
 			await this.#unpack(distribution, wheel, made, options);
 		});
 		options.signal.throwIfAborted();
-		await explain(describe(distribution, 'putting it into the store'), () => this.#publish(id, made));
+		await explain(describe(distribution, 'putting it into the store'), () => publish(this.#layout, id, made));
 	}
 
 	async #archive(distribution: LockedDistribution, scratch: string, options: StepOptions): Promise<string> {
@@ -155,20 +155,6 @@ export class Installation {
 		await writeSynced(join(made, names.summary), writeSummary(summary));
 		await chmod(made, 0o755);
 		await syncFolder(made);
-	}
-
-	/** The one moment at which a package comes to be. */
-	async #publish(id: PackageId, made: string): Promise<void> {
-		const place = this.#layout.package(id);
-		const former = await setAside(this.#layout, id);
-		try {
-			await rename(made, place);
-		} catch (error) {
-			if (former !== undefined) await rename(former, place);
-			throw error;
-		}
-		await syncFolder(this.#layout.version(id));
-		await syncFolder(dirname(this.#layout.version(id)));
 	}
 }
 

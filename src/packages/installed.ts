@@ -4,9 +4,15 @@ import {utimesSync} from 'node:fs';
 import {join} from 'node:path';
 import {setImmediate as nextTurn} from 'node:timers/promises';
 import {isFolder, namesIn, readSmall, statusOf} from './disk.ts';
-import {isAbi, isSha256, type Layout, type PackageId, readPackageId, storeFolders} from './layout.ts';
-import type {ImportCost} from './metadata.ts';
-import {type PackageContents, type PackageSummary, readContents, readCost, readSummary} from './records.ts';
+import {isAbi, isSha256, type Layout, type PackageId, readPackageId, stampName, storeFolders} from './layout.ts';
+import {
+	type MeasuredCost,
+	type PackageContents,
+	type PackageSummary,
+	readContents,
+	readCost,
+	readSummary,
+} from './records.ts';
 
 /** Files of a package's folder, besides `files`. */
 export const names = {
@@ -36,9 +42,8 @@ export type StoreContent = {
 	readonly foreign: readonly string[];
 };
 
-const MAX_SUMMARY_BYTES = 16 * 1024 * 1024;
-const MAX_CONTENTS_BYTES = 256 * 1024 * 1024;
-const MAX_COST_BYTES = 64 * 1024;
+/** The most bytes that a record of a package may have. */
+export const maxRecordBytes = {summary: 16 * 1024 * 1024, contents: 256 * 1024 * 1024, cost: 64 * 1024} as const;
 /** A use is noted no more often than this. */
 const STAMP_MS = 60_000;
 const NO_HASH = '0'.repeat(16);
@@ -50,8 +55,8 @@ export function readInstalled(layout: Layout, id: PackageId): Installed | undefi
 	const folder = layout.package(id);
 	const status = statusOf(folder);
 	if (status?.isDirectory() !== true) return undefined;
-	const whole = isFolder(layout.files(id)) ? readSmall(join(folder, names.summary), MAX_SUMMARY_BYTES) : undefined;
-	const damaged = whole === undefined ? readSmall(join(folder, names.damaged), MAX_SUMMARY_BYTES) : undefined;
+	const whole = isFolder(layout.files(id)) ? readSmall(join(folder, names.summary), maxRecordBytes.summary) : undefined;
+	const damaged = whole === undefined ? readSmall(join(folder, names.damaged), maxRecordBytes.summary) : undefined;
 	const text = whole ?? damaged;
 	const summary = text === undefined ? undefined : readSummary(text, id);
 	return {
@@ -81,16 +86,16 @@ export function stampUse(layout: Layout, id: PackageId, before = 0): void {
 
 /** The list of a package's files; undefined when it can't be read or is not the one of its summary. */
 export function readContentsOf(layout: Layout, {id, summary}: Installed): PackageContents | undefined {
-	const text = readSmall(join(layout.package(id), names.contents), MAX_CONTENTS_BYTES);
+	const text = readSmall(join(layout.package(id), names.contents), maxRecordBytes.contents);
 	if (text === undefined || sha256(text) !== summary?.contentsSha256) return undefined;
 	return readContents(text);
 }
 
 /** What importing a package was measured to take, if it was. */
-export function readCostOf(layout: Layout, id: PackageId): ImportCost | undefined {
+export function readCostOf(layout: Layout, id: PackageId): MeasuredCost | undefined {
 	const path = join(layout.package(id), names.cost);
 	// Most have none, and this is quicker than to try.
-	const text = statusOf(path) === undefined ? undefined : readSmall(path, MAX_COST_BYTES);
+	const text = statusOf(path) === undefined ? undefined : readSmall(path, maxRecordBytes.cost);
 	return text === undefined ? undefined : readCost(text);
 }
 
@@ -143,7 +148,7 @@ function* versionsOf(layout: Layout): Generator<VersionFolder> {
 }
 
 function isOurs(name: string): boolean {
-	return (storeFolders as readonly string[]).includes(name);
+	return name === stampName || (storeFolders as readonly string[]).includes(name);
 }
 
 function isAbiFolder(layout: Layout, name: string): boolean {

@@ -22,6 +22,8 @@ const VARIABLES = {
 /** An index can have a name before its address. */
 const NAMED = /^([\w-]+)=(?=\w+:\/\/)/;
 const SECRET_VARIABLE = /_PASSWORD$/;
+/** With or without quotes. */
+const NETRC_PASSWORD = /\bpassword\s+"?([^\s"]+)/g;
 /** What every sandbox sees of this machine, see base.ts. */
 const VISIBLE = ['/usr', '/etc/ssl/certs'];
 
@@ -118,7 +120,8 @@ class Collected {
 		this.#pass(NETWORK);
 		for (const name of CERTIFICATES) this.#set(name, await this.#certificate(process.env[name]));
 		this.#set('SSL_CERT_DIR', this.#allToSandbox(process.env.SSL_CERT_DIR, /:/, ':'));
-		await this.#copyFirst([process.env.NETRC ?? join(homedir(), '.netrc')], '.netrc');
+		const netrc = await this.#copyFirst([process.env.NETRC ?? join(homedir(), '.netrc')], '.netrc');
+		for (const [, password = ''] of netrc.matchAll(NETRC_PASSWORD)) this.#credentials.addSecret(password);
 	}
 
 	finish(locations: readonly string[]): InstallerSettings {

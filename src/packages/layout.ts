@@ -8,6 +8,7 @@
  *     users/              which packages deployed functions need
  *     quarantine/         packages that were found damaged
  *     cache/              of those who resolve requirements
+ *     store.json          see store-format.ts
  *
  * Only names that are checked here become paths. Whatever else lies in the folder is left alone.
  */
@@ -31,6 +32,9 @@ export const hashLength = 16;
 
 /** The folders that the store itself has, besides those of interpreters. */
 export const storeFolders = ['archives', 'scratch', 'locks', 'users', 'quarantine', 'cache'] as const;
+
+/** The file that says which format all of it has. */
+export const stampName = 'store.json';
 
 const ABI = /^[a-z]+-\d+[a-z]*-[a-z0-9_]+$/;
 const NAME = /^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$/;

@@ -1,9 +1,11 @@
 /** The install cache as a whole: requirements in, folders that sandboxes see out. */
 import {AsyncLocalStorage} from 'node:async_hooks';
-import {createHash} from 'node:crypto';
+import {createHash, randomBytes} from 'node:crypto';
 import {EventEmitter} from 'node:events';
+import {open, rename, rm} from 'node:fs/promises';
 import {availableParallelism} from 'node:os';
 import path from 'node:path';
+import type {Readable, Writable} from 'node:stream';
 import {ForktreeError} from '../errors.ts';
 import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
 import {Undo} from '../undo.ts';
@@ -15,8 +17,10 @@ import {abiOf, createLock, type Lock, type LockedDistribution} from './lock.ts';
 import {createMeasure} from './measure.ts';
 import {
 	type DamagedPackage,
+	type ExportReport,
 	type GarbageReport,
 	type HeldSet,
+	type ImportReport,
 	type PackageDetails,
 	type PackageInfo,
 	type PackageSet,
@@ -30,12 +34,14 @@ import type {InstallSteps, StepOptions} from './steps.ts';
 import {ToolSandboxes} from './tool-sandboxes.ts';
 import {createUnpack} from './unpack.ts';
 
-export type {DamagedPackage, GarbageReport, PackageDetails, PackageInfo, VerifyReport};
+export type {DamagedPackage, ExportReport, GarbageReport, ImportReport, PackageDetails, PackageInfo, VerifyReport};
 
 /** How many builds may wait for one another: what builds a package may have to be built itself. */
 const maxBuilds = 8;
 /** A build that the running code serves: of which packages, the outermost first, and what it holds until it ends. */
 type Build = {readonly names: readonly string[]; readonly held: HeldSet[]};
+/** How much of an archive is read at once, in bytes. */
+const chunkBytes = 1024 * 1024;
 const builds = new AsyncLocalStorage<Build>();
 /** Where the requirements say that packages are, which the running code serves: what a build requires is looked for there too. */
 const indexes = new AsyncLocalStorage<IndexOptions>();
@@ -48,6 +54,16 @@ export type PackagesOptions = {
 	readonly python?: string;
 	/** Whether nothing may be downloaded: what is not there already is `Offline`. */
 	readonly offline?: boolean;
+	/** Whether limits of the tools that make packages are no error where this machine can't hold them for us; by default false. */
+	readonly bestEffort?: boolean;
+};
+
+/** What of a store may stay that nothing needs. */
+export type GcOptions = {
+	/** How large it may be, in GiB; 0 removes all that is not needed. */
+	readonly packagesGb?: number | undefined;
+	/** For how many milliseconds a package may not have been used; uses are noted to the minute. */
+	readonly packagesIdleMs?: number | undefined;
 };
 
 /** What is being done for a package. */
@@ -86,7 +102,12 @@ export type PackagesReport = {
 /** Requirements that were met: the packages stay until they are let go. */
 export type ProvidedPackages = HeldSet & {readonly lock: Lock; readonly report: PackagesReport};
 
-type ProvideOptions = {readonly signal?: AbortSignal | undefined; readonly known?: Lock | undefined};
+type ProvideOptions = {
+	readonly signal?: AbortSignal | undefined;
+	readonly known?: Lock | undefined;
+	/** The function's folder, where the archives are that requirements name there. */
+	readonly folder?: string;
+};
 
 type Parts = {
 	readonly interpreter: Interpreter;
@@ -126,13 +147,13 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 
 	/** Used by {@link openPackages} and by runtimes. */
 	static async open(
-		{dir: given, offline = false}: Omit<PackagesOptions, 'python'>,
+		{dir: given, offline = false, bestEffort = false}: Omit<PackagesOptions, 'python'>,
 		interpreter: Interpreter,
 	): Promise<PackageCache> {
 		const undo = new Undo();
 		try {
 			const dir = path.resolve(given);
-			const tools = new ToolSandboxes(interpreter);
+			const tools = new ToolSandboxes(interpreter, bestEffort);
 			undo.push(() => tools.close());
 			const cacheDir = path.join(dir, 'cache');
 			const fetcher = new Fetcher({
@@ -173,7 +194,7 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	 * Makes requirements importable: resolves them and installs what is missing, and measures in the background what importing
 	 * it takes.
 	 * @param requirements lines of a requirements.txt
-	 * @throws {ForktreeError} `InvalidRequirements`, `ResolveFailed`, `NoMatchingDistribution`, `HashMismatch`, `UnsafeArchive`,
+	 * @throws {ForktreeError} `InvalidRequirements`, `ResolveFailed`, `NoMatchingDistribution`, `NotAuthorized`, `HashMismatch`, `UnsafeArchive`,
 	 * `BuildFailed`, `InstallTimeout`, `InstallFailed`, `Offline`, `Aborted`; the message names the package and what was being done
 	 */
 	async add(
@@ -222,16 +243,61 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	}
 
 	/**
-	 * Removes what no deployed function and no live process needs, what was used longest ago first, until the store is no
-	 * larger than that.
-	 * @param options.packagesGb GiB; 0 removes all that is not needed
+	 * Removes what no deployed function and no live process needs: what was not used for too long, and then what was used longest
+	 * ago, until the store is no larger than it may be. One of both has to be said.
 	 */
-	async gc({packagesGb}: {readonly packagesGb: number}): Promise<GarbageReport> {
+	async gc(options: GcOptions): Promise<GarbageReport> {
 		return this.#run(() => {
-			if (typeof packagesGb !== 'number')
-				throw new TypeError(`packagesGb: expected a number, got ${typeof packagesGb}`);
-			if (!(packagesGb >= 0)) throw new RangeError(`packagesGb: expected a number of GiB from 0, got ${packagesGb}`);
-			return this.#store.gc({maxBytes: Math.floor(packagesGb * 1024 ** 3)});
+			const {packagesGb, packagesIdleMs} = checkGcOptions(options);
+			if (packagesGb === undefined && packagesIdleMs === undefined) {
+				throw new TypeError('gc: expected packagesGb or packagesIdleMs, got neither');
+			}
+			return this.#store.gc({
+				...(packagesGb === undefined ? {} : {maxBytes: Math.floor(packagesGb * 1024 ** 3)}),
+				...(packagesIdleMs === undefined ? {} : {maxIdleMs: packagesIdleMs}),
+			});
+		});
+	}
+
+	/**
+	 * Writes all packages for this interpreter, with what is known of them and what they were made from, to an archive: a tar file
+	 * that another machine can {@link import}. It has no credentials.
+	 * @param target a path, where the archive appears when it is complete; or a stream, which is ended
+	 * @throws {ForktreeError} `PackageDamaged` for one that is not as it was installed; `TransferFailed`, `Aborted`
+	 */
+	async export(target: string | Writable, options: {readonly signal?: AbortSignal} = {}): Promise<ExportReport> {
+		return this.#run(async () => {
+			const signal = this.#orClosing(options.signal);
+			if (typeof target !== 'string') return this.#store.export(target, signal);
+			const part = `${target}.${randomBytes(8).toString('hex')}`;
+			try {
+				const file = await open(part, 'wx');
+				const report = await this.#store.export(file.createWriteStream({flush: true}), signal);
+				await rename(part, target);
+				return report;
+			} catch (error) {
+				await rm(part, {force: true});
+				throw notTransferred('export', error);
+			}
+		});
+	}
+
+	/**
+	 * Takes over the packages of an archive that {@link export} wrote, of any store for the same kind of interpreter; what is there
+	 * already is passed over. Everything is checked before any of it is used, but whoever made the archive is trusted to have packed
+	 * what he says.
+	 * @param source a path, or a stream, which is read to its end
+	 * @throws {ForktreeError} `InvalidStore` for one of another interpreter or format; `UnsafeArchive`, `HashMismatch`,
+	 * `TransferFailed`, `InstallTimeout`, `Aborted`
+	 */
+	async import(source: string | Readable, options: {readonly signal?: AbortSignal} = {}): Promise<ImportReport> {
+		return this.#run(async () => {
+			const signal = this.#orClosing(options.signal);
+			if (typeof source !== 'string') return this.#store.import(source, signal);
+			const file = await open(source).catch((error: unknown) => {
+				throw notTransferred('import', error);
+			});
+			return this.#store.import(file.createReadStream({highWaterMark: chunkBytes}), signal);
 		});
 	}
 
@@ -240,11 +306,11 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 		return this.#run(() => indexes.run(requirements.index, () => this.#provide(requirements, options)));
 	}
 
-	async #provide(requirements: Requirements, {signal, known}: ProvideOptions): Promise<ProvidedPackages> {
+	async #provide(requirements: Requirements, {signal, known, folder}: ProvideOptions): Promise<ProvidedPackages> {
 		const step = {signal: this.#orClosing(signal)};
 		const began = performance.now();
 		const found = known ?? this.#knownLock(requirements);
-		const lock = found ?? (await this.#resolve(requirements, step));
+		const lock = found ?? (await this.#resolve(requirements, step, folder));
 		const resolved = performance.now();
 		const held = await this.#hold(lock, step);
 		const report = {
@@ -258,12 +324,19 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 		return {...held, lock, report};
 	}
 
-	/** Used by runtimes: installs what is missing of a lock, and holds its packages. */
+	/**
+	 * Used by runtimes: installs what is missing of a lock, and holds its packages. What was never measured, or with another build of
+	 * the interpreter, is measured in the background.
+	 */
 	async hold(
 		lock: Lock,
 		options: {readonly signal?: AbortSignal | undefined} = {},
 	): Promise<HeldSet & {readonly installed: readonly string[]}> {
-		return this.#run(() => this.#hold(lock, options));
+		return this.#run(async () => {
+			const held = await this.#hold(lock, options);
+			this.#measureLater(lock, held.set);
+			return held;
+		});
 	}
 
 	async #hold(
@@ -340,14 +413,14 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 		return signal === undefined ? this.#closing.signal : AbortSignal.any([this.#closing.signal, signal]);
 	}
 
-	async #resolve(requirements: Requirements, step: StepOptions): Promise<Lock> {
+	async #resolve(requirements: Requirements, step: StepOptions, folder?: string): Promise<Lock> {
 		this.#resolver ??= this.#findResolver().catch((error: unknown) => {
 			this.#resolver = undefined;
 			throw error;
 		});
 		this.emit('progress', {phase: 'resolving'});
 		const resolver = await this.#resolver;
-		return resolver.resolve(requirements, {...step, offline: this.#offline, buildSdist: this.#steps.build});
+		return resolver.resolve(requirements, {...step, folder, offline: this.#offline, buildSdist: this.#steps.build});
 	}
 
 	/** The folders of what a build needs, for as long as it takes. */
@@ -371,7 +444,7 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	 * asked. Without hashes it is not, since indexes may have different files for one version.
 	 */
 	#knownLock(wanted: Requirements): Lock | undefined {
-		const {requirements, constraints, noBinary, onlyBinary} = wanted;
+		const {requirements, constraints, noBinary, onlyBinary, isComplete} = wanted;
 		if (requirements.length === 0) return createLock(abiOf(this.#interpreter), []);
 		const isPinned = requirements.every(({specifier, marker, extras, hashes}) => {
 			return /^==[^,*=]+$/.test(specifier) && marker === undefined && extras.length === 0 && hashes.length > 0;
@@ -385,13 +458,14 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 			const found = hashes
 				.map((hash) => this.#store.find(name, version, hash.slice('sha256:'.length)))
 				.find((each) => each !== undefined);
-			if (found === undefined || !found.requires.every((required) => names.has(required))) return undefined;
+			if (found === undefined) return undefined;
+			if (!isComplete && !found.requires.every((required) => names.has(required))) return undefined;
 			distributions.push({name, version: found.version, archive: found.archive});
 		}
 		return createLock(abiOf(this.#interpreter), distributions);
 	}
 
-	/** In the background, a package at a time, unless it was measured before. */
+	/** In the background, a package at a time, unless it was measured before with this build of the interpreter. */
 	#measureLater(lock: Lock, set: PackageSet): void {
 		const {signal} = this.#closing;
 		// A package may be removed meanwhile, or this be closed: nobody waits for the figures.
@@ -403,7 +477,8 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 			if (step.signal.aborted) return;
 			const {name, version, archive} = distribution;
 			const found = this.#store.find(name, version, archive.sha256);
-			if (found === undefined || found.cost !== undefined || found.modules.length === 0) continue;
+			const isMeasured = found?.cost?.interpreter === this.#interpreter.build;
+			if (found === undefined || isMeasured || found.modules.length === 0) continue;
 			this.emit('progress', {phase: 'measuring', name, version});
 			const others = set.distributions.filter((each) => each.name !== name).map((each) => each.modules);
 			const what = {modules: found.modules, others, folders: set.folders, ofIndex: index};
@@ -449,6 +524,11 @@ function nameAndVersion({name, version}: {readonly name: string; readonly versio
 	return `${name}==${version}`;
 }
 
+function notTransferred(what: 'export' | 'import', error: unknown): ForktreeError {
+	if (error instanceof ForktreeError) return error;
+	return new ForktreeError('TransferFailed', `could not ${what}: ${(error as Error).message}`, {cause: error});
+}
+
 /** The name of a deployed function among all those that use a store: its manifest's path, as a hash. */
 function userOf(manifest: string): string {
 	return createHash('sha256').update(manifest).digest('hex').slice(0, 32);
@@ -464,25 +544,40 @@ function checkTexts(value: unknown, label: string): void {
 	}
 }
 
+/** @throws {TypeError} or {RangeError} naming the option */
+export function checkGcOptions({packagesGb, packagesIdleMs}: GcOptions): GcOptions {
+	for (const [name, value, unit] of [
+		['packagesGb', packagesGb, 'GiB'],
+		['packagesIdleMs', packagesIdleMs, 'milliseconds'],
+	] as const) {
+		if (value === undefined) continue;
+		if (typeof value !== 'number') throw new TypeError(`${name}: expected a number, got ${typeof value}`);
+		if (!(value >= 0)) throw new RangeError(`${name}: expected a number of ${unit} from 0, got ${value}`);
+	}
+	return {packagesGb, packagesIdleMs};
+}
+
 function checkOptions(options: PackagesOptions): PackagesOptions {
-	const known = ['dir', 'python', 'offline'];
+	const known = ['dir', 'python', 'offline', 'bestEffort'];
 	if (typeof options !== 'object' || options === null) throw new TypeError('openPackages options: expected an object');
 	for (const key of Object.keys(options)) {
 		if (!known.includes(key)) {
 			throw new TypeError(`openPackages options: expected ${known.join(', ')}, got ${JSON.stringify(key)}`);
 		}
 	}
-	const {dir, python, offline} = options;
+	const {dir, python, offline, bestEffort} = options;
 	if (typeof dir !== 'string' || dir === '') throw new TypeError('dir: expected a non-empty string');
 	if (python !== undefined && (typeof python !== 'string' || python === '')) {
 		throw new TypeError('python: expected a non-empty string');
 	}
-	if (offline !== undefined && typeof offline !== 'boolean') throw new TypeError('offline: expected true or false');
+	for (const [name, flag] of Object.entries({offline, bestEffort})) {
+		if (flag !== undefined && typeof flag !== 'boolean') throw new TypeError(`${name}: expected true or false`);
+	}
 	return options;
 }
 
 /**
- * Opens an install cache by itself. Needs root on Linux 5.15 or later as soon as something is to be installed.
+ * Opens an install cache by itself. What is to be installed is made in sandboxes, for which docs/levels.md says what they need.
  * @throws {TypeError} for a wrong option; {ForktreeError} `PythonNotFound` or `InstallFailed`
  * @example
  * const packages = await openPackages({dir: '/var/lib/forktree/packages'});
@@ -490,6 +585,6 @@ function checkOptions(options: PackagesOptions): PackagesOptions {
  * await packages.close();
  */
 export async function openPackages(options: PackagesOptions): Promise<PackageCache> {
-	const {dir, python, offline} = checkOptions(options);
-	return PackageCache.open({dir, ...(offline === undefined ? {} : {offline})}, await findInterpreter(python));
+	const {python, ...own} = checkOptions(options);
+	return PackageCache.open(own, await findInterpreter(python));
 }

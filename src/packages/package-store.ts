@@ -2,11 +2,15 @@
 import {setMaxListeners} from 'node:events';
 import {mkdir, realpath} from 'node:fs/promises';
 import {dirname, join, relative, resolve, sep} from 'node:path';
+import type {Readable, Writable} from 'node:stream';
 import {ForktreeError} from '../errors.ts';
 import type {Interpreter} from '../sandbox/interpreter.ts';
+import {Archives} from './archives.ts';
 import {isFolder} from './disk.ts';
-import {collectGarbage, type GarbageReport} from './garbage.ts';
+import {type ExportReport, exportPackages} from './export.ts';
+import {type Allowance, collectGarbage, type GarbageReport} from './garbage.ts';
 import {type HashedTree, withHashes} from './hashes.ts';
+import {type ImportContext, type ImportReport, importPackages} from './import.ts';
 import {Installation} from './installation.ts';
 import {
 	emptyVersions,
@@ -24,14 +28,17 @@ import {hashLength, Layout, type PackageId, packageIdOf, readPackageId, storeFol
 import {abiOf, type Lock, type LockedDistribution} from './lock.ts';
 import {StoreLocks} from './locks.ts';
 import type {ImportCost} from './metadata.ts';
-import {distributionOf, type PackageContents, type PackageSummary, writeCost} from './records.ts';
+import {distributionOf, type MeasuredCost, type PackageContents, type PackageSummary, writeCost} from './records.ts';
 import {replaceFile, sweepScratch} from './scratch.ts';
 import {SharedJobs} from './shared-jobs.ts';
 import type {InstallPhase, InstallSteps} from './steps.ts';
+import {checkFormat, stampFormat} from './store-format.ts';
 import {Users} from './users.ts';
 import {type Damage, examine, type Remedy, takeOutOfUse, throwIfAborted} from './verification.ts';
 
+export type {ExportReport} from './export.ts';
 export type {GarbageReport} from './garbage.ts';
+export type {ImportReport} from './import.ts';
 export type {PackageId} from './layout.ts';
 export type {Damage, Remedy} from './verification.ts';
 
@@ -92,7 +99,7 @@ export type PackageInfo = Omit<PackageSummary, 'contentsSha256'> & {
 	/** What goes on `sys.path`. */
 	readonly folder: string;
 	/** What importing it takes, if that was measured. */
-	readonly cost: ImportCost | undefined;
+	readonly cost: MeasuredCost | undefined;
 	/** When it was last given to somebody, to the minute. */
 	readonly lastUsed: Date;
 	/** Ids of the deployed functions that need it. */
@@ -141,6 +148,7 @@ export class PackageStore {
 	readonly #locks: StoreLocks;
 	readonly #users: Users;
 	readonly #abi: string;
+	readonly #build: string;
 	readonly #installation: Installation;
 	readonly #jobs = new SharedJobs<void>();
 	/** Who is told of installations, by package. */
@@ -152,18 +160,23 @@ export class PackageStore {
 		this.#locks = new StoreLocks(layout);
 		this.#users = new Users(layout, this.#locks);
 		this.#abi = abiOf(interpreter);
+		this.#build = interpreter.build;
 		this.#installation = new Installation({layout, locks: this.#locks, abi: this.#abi, steps, offline});
 		this.#onProgress = onProgress;
 	}
 
 	/**
 	 * Makes the store's folder and removes what dead processes left in it.
-	 * @throws {ForktreeError} `InstallFailed` when something else is where one of its folders belongs
+	 * @throws {ForktreeError} `InstallFailed` when something else is where one of its folders belongs; `InvalidStore` for one of a
+	 * format that we do not know
 	 */
 	static async open(options: PackageStoreOptions): Promise<PackageStore> {
 		await mkdir(options.dir, {recursive: true, mode: 0o755});
-		const store = new PackageStore(options, new Layout(await realpath(resolve(options.dir))));
+		const layout = new Layout(await realpath(resolve(options.dir)));
+		const isStamped = checkFormat(layout);
+		const store = new PackageStore(options, layout);
 		await store.#makeFolders();
+		if (!isStamped) await stampFormat(layout);
 		await sweepScratch(store.#layout);
 		for (const id of emptyVersions(store.#layout)) await store.#locks.withFreeVersion(id, async () => undefined);
 		return store;
@@ -280,14 +293,19 @@ export class PackageStore {
 	}
 
 	/**
-	 * Notes what importing a package takes.
+	 * Notes what importing a package takes, with this interpreter.
 	 * @throws {ForktreeError} `PackageDamaged` when it is not installed
 	 */
 	async setCost(distribution: LockedDistribution, cost: ImportCost): Promise<void> {
 		const id = packageIdOf(this.#abi, distribution);
 		const release = await this.hold({key: '', folders: [this.#layout.files(id)], distributions: []});
 		try {
-			await replaceFile(this.#layout, this.#layout.package(id), names.cost, writeCost(cost));
+			await replaceFile(
+				this.#layout,
+				this.#layout.package(id),
+				names.cost,
+				writeCost({...cost, interpreter: this.#build}),
+			);
 		} finally {
 			release();
 		}
@@ -321,11 +339,35 @@ export class PackageStore {
 	}
 
 	/**
-	 * Removes packages, archives and what is in quarantine, of all interpreters, until at most `maxBytes` are left or
-	 * everything that is left is needed by a deployed function or by a process.
+	 * Removes packages, archives and what is in quarantine, of all interpreters: what was not used for longer than `maxIdleMs`, and
+	 * whatever else until at most `maxBytes` are left. What is needed by a deployed function or by a process stays.
 	 */
-	async gc({maxBytes}: {readonly maxBytes: number}): Promise<GarbageReport> {
-		return collectGarbage(this.#layout, this.#locks, this.#users, maxBytes);
+	async gc({
+		maxBytes = Number.POSITIVE_INFINITY,
+		maxIdleMs = Number.POSITIVE_INFINITY,
+	}: Partial<Allowance>): Promise<GarbageReport> {
+		return collectGarbage(this.#layout, this.#locks, this.#users, {maxBytes, maxIdleMs});
+	}
+
+	/**
+	 * Writes all packages for this interpreter to an archive.
+	 * @throws {ForktreeError} as {@link exportPackages}
+	 */
+	async export(output: Writable, signal: AbortSignal): Promise<ExportReport> {
+		return exportPackages(this.#transfer, output, signal);
+	}
+
+	/**
+	 * Takes packages over from an archive that another store wrote.
+	 * @throws {ForktreeError} as {@link importPackages}
+	 */
+	async import(source: Readable, signal: AbortSignal): Promise<ImportReport> {
+		return importPackages(this.#transfer, source, signal);
+	}
+
+	get #transfer(): ImportContext {
+		const layout = this.#layout;
+		return {layout, locks: this.#locks, archives: new Archives(layout, this.#abi), abi: this.#abi};
 	}
 
 	async #makeFolders(): Promise<void> {

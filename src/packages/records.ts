@@ -12,6 +12,12 @@ export type PackageSummary = Omit<DistributionMetadata, 'files' | 'nativeLibrari
 /** The rest of what is known of it, which is larger. */
 export type PackageContents = Pick<DistributionMetadata, 'files' | 'nativeLibraries'>;
 
+/** What importing a package takes, and with what that was measured. */
+export type MeasuredCost = ImportCost & {
+	/** An interpreter's `build`; not there in records of the time when it was not noted. */
+	readonly interpreter?: string;
+};
+
 /** What a deployed function needs. */
 export type UserRecord = {
 	readonly id: string;
@@ -54,14 +60,16 @@ export function readContents(text: string): PackageContents | undefined {
 	return isArrayOf(files, isFile) && isArrayOf(nativeLibraries, isLibrary) ? {files, nativeLibraries} : undefined;
 }
 
-export function writeCost(cost: ImportCost): string {
+export function writeCost(cost: MeasuredCost): string {
 	return format(cost);
 }
 
-export function readCost(text: string): ImportCost | undefined {
+export function readCost(text: string): MeasuredCost | undefined {
 	const value = parse(text);
 	try {
-		return value === undefined ? undefined : readImportCost(value);
+		if (value === undefined) return undefined;
+		const {interpreter} = value;
+		return {...readImportCost(value), ...(isText(interpreter) ? {interpreter} : {})};
 	} catch {
 		return undefined;
 	}

@@ -7,6 +7,8 @@ export type Place = {
 	readonly file: string | undefined;
 	/** Counted from 1; of a continued line, its first. */
 	readonly line: number | undefined;
+	/** The path of a field, where a file has fields, for example `project.dependencies[2]`. */
+	readonly field?: string;
 };
 
 /** A line without comment and outer blanks; never empty. */
@@ -98,8 +100,12 @@ function tooLarge(place: Place, limit: string): ForktreeError {
  * end of a line, `undefined` for more than expected.
  */
 export function invalidRequirements(place: Place, expected: string, found: string | undefined): ForktreeError {
-	const where = `${place.file ?? 'requirements'}${place.line === undefined ? '' : `, line ${place.line}`}`;
-	return new ForktreeError('InvalidRequirements', `${where}: expected ${expected}; found ${excerpt(found)}`);
+	return new ForktreeError('InvalidRequirements', `${placeText(place)}: expected ${expected}; found ${excerpt(found)}`);
+}
+
+/** A place in words, for example `requirements.txt, line 3`. */
+export function placeText({file = 'requirements', line, field}: Place): string {
+	return `${file}${line === undefined ? '' : `, line ${line}`}${field === undefined ? '' : `, ${field}`}`;
 }
 
 function excerpt(found: string | undefined): string {

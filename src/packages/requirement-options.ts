@@ -7,6 +7,7 @@ import {invalidRequirements, type Place} from './requirement-lines.ts';
 export type Option =
 	| {readonly kind: 'requirement' | 'constraint'; readonly path: string}
 	| {readonly kind: 'index-url' | 'extra-index-url' | 'find-links'; readonly url: string}
+	| {readonly kind: 'find-folder'; readonly folder: string}
 	| {readonly kind: 'no-binary' | 'only-binary'; readonly names: readonly string[]}
 	| {readonly kind: 'hash'; readonly hash: string}
 	| {readonly kind: 'no-index' | 'pre' | 'prefer-binary' | 'require-hashes'};
@@ -94,7 +95,7 @@ function createOption(name: string, given: string | undefined, rest: string[], f
 		case '--extra-index-url':
 			return {kind: 'extra-index-url', url: checkUrl(value(), name, fail)};
 		case '--find-links':
-			return {kind: 'find-links', url: checkUrl(value(), name, fail)};
+			return readLinks(value(), name, fail);
 		case '--no-binary':
 			return {kind: 'no-binary', names: checkNames(value(), name, fail)};
 		case '--only-binary':
@@ -110,6 +111,12 @@ function createOption(name: string, given: string | undefined, rest: string[], f
 		default:
 			throw fail(name.startsWith('-') ? EXPECTED_OPTION : 'an option, or the end of the line');
 	}
+}
+
+/** A page, or a folder beside the file. */
+function readLinks(value: string, name: string, fail: Fail): Option {
+	if (/^\.{1,2}\//.test(value)) return {kind: 'find-folder', folder: value};
+	return {kind: 'find-links', url: checkUrl(value, name, fail)};
 }
 
 /** Answers the URL in normal form. What is wrong with it is not shown whole, since it may hold a password. */
@@ -131,6 +138,12 @@ function checkNames(value: string, name: string, fail: Fail): readonly string[] 
 }
 
 function checkHash(value: string, fail: Fail): string {
-	if (!/^sha256:[0-9a-f]{64}$/i.test(value)) throw fail('--hash=sha256: and 64 hexadecimal digits', value);
-	return value.toLowerCase();
+	const hash = readHash(value);
+	if (hash === undefined) throw fail('--hash=sha256: and 64 hexadecimal digits', value);
+	return hash;
+}
+
+/** Answers a hash in lower case; `undefined` when it is not one of SHA-256. */
+export function readHash(value: string): string | undefined {
+	return /^sha256:[0-9a-f]{64}$/i.test(value) ? value.toLowerCase() : undefined;
 }

@@ -65,6 +65,18 @@ export function parseRequirement(content: string, place: Place): Omit<Requiremen
 	return new RequirementParser(content, place).parse();
 }
 
+/**
+ * Reads the versions that something allows, as `requires-python` has them.
+ * @returns clauses as {@link Requirement} has them
+ * @throws {ForktreeError} `InvalidRequirements` as {@link parseRequirement}
+ */
+export function parseSpecifier(content: string, place: Place): string {
+	if (Buffer.byteLength(content) > MAX_BYTES) {
+		throw invalidRequirements(place, `at most ${MAX_BYTES} bytes of versions`, undefined);
+	}
+	return new RequirementParser(content, place).parseSpecifier();
+}
+
 /** The requirement as one line, without its hashes. */
 export function formatRequirement({name, extras, specifier, marker}: Omit<Requirement, 'hashes'>): string {
 	return `${name}${extras.length > 0 ? `[${extras.join(',')}]` : ''}${specifier}${marker === undefined ? '' : ` ; ${marker}`}`;
@@ -100,6 +112,13 @@ class RequirementParser {
 			);
 		}
 		return {name: normaliseName(name), extras, specifier, marker};
+	}
+
+	parseSpecifier(): string {
+		const specifier = this.#specifier();
+		this.#skipSpace();
+		if (this.#at < this.#line.length) throw this.#unexpected('a version, as in >=3.9 or >=3.9,<4');
+		return specifier;
 	}
 
 	#refuseOthers(): void {

@@ -1,7 +1,9 @@
 /** Reads requirements.txt: requirements, what other files add to it, and the options that say where to find things. */
 import {createHash} from 'node:crypto';
 import {posix} from 'node:path';
-import {formatRequirement, isPinned, parseRequirement, type Requirement} from './requirement.ts';
+import {type LocalArchive, type LocalFiles, readLocalRequirement, wheelsIn} from './local-archives.ts';
+import type {Pin} from './pin.ts';
+import {formatRequirement, isPinned, normaliseName, parseRequirement, type Requirement} from './requirement.ts';
 import {
 	invalidRequirements,
 	type LogicalLine,
@@ -9,7 +11,7 @@ import {
 	type Place,
 	requirementsLimits,
 } from './requirement-lines.ts';
-import {type Option, parseOptions} from './requirement-options.ts';
+import {type Option, parseOptions, readHash} from './requirement-options.ts';
 
 export {normaliseName, type Requirement} from './requirement.ts';
 export {requirementsLimits} from './requirement-lines.ts';
@@ -46,6 +48,10 @@ export type Requirements = {
 	readonly onlyBinary: readonly string[];
 	/** Whether nothing may be installed without a hash: said so, or implied by one, as with pip. */
 	readonly requireHashes: boolean;
+	/** Whether they are all that is to be installed, whatever else these packages require: those of a lock are. */
+	readonly isComplete: boolean;
+	/** Archives of the function's folder, sorted by their paths. */
+	readonly local: readonly LocalArchive[];
 	/** The requirements with their hashes as one file that has no options and includes no other. */
 	readonly text: string;
 	/** The constraints, likewise. */
@@ -64,14 +70,15 @@ const MAX_DEPTH = 10;
  * Reads a requirements file and those that it includes with `-r` and `-c`. What a file of constraints includes are
  * constraints.
  * @param file its path relative to the function's folder; no file is no requirements.
- * @throws {ForktreeError} `InvalidRequirements` naming the file, the line and what was expected there: for URLs, paths,
- * direct references (`name @ …`), other options, variables of the environment, files outside the folder or in a
- * circle, more than {@link requirementsLimits} or 50 files, and contradictions.
+ * @param files where the archives are that it may name; without it none may be
+ * @throws {ForktreeError} `InvalidRequirements` naming the file, the line and what was expected there: for URLs, other paths,
+ * direct references (`name @ …`) to elsewhere, other options, variables of the environment, files outside the folder or in a
+ * circle, archives that are not in the folder, more than {@link requirementsLimits} or 50 files, and contradictions.
  */
-export async function readRequirements(file: string, read: ReadText): Promise<Requirements> {
+export async function readRequirements(file: string, read: ReadText, files?: LocalFiles): Promise<Requirements> {
 	const text = await read(file);
 	if (text === undefined) return noRequirements;
-	const collection = new Collection();
+	const collection = new Collection(files);
 	await new FileReader(collection, read).add(text, {kind: 'requirement', path: file}, []);
 	return collection.finish();
 }
@@ -89,6 +96,35 @@ export function parseRequirements(text: string): Requirements {
 		}
 	}
 	return collection.finish();
+}
+
+/**
+ * Reads requirements that are stated one by one, as the lists of TOML files do.
+ * @throws {ForktreeError} `InvalidRequirements` as {@link readRequirements}.
+ */
+export function requirementsOf(stated: readonly LogicalLine[]): Requirements {
+	const collection = new Collection();
+	for (const {content, place} of stated) collection.require(content, place);
+	return collection.finish();
+}
+
+/**
+ * Makes requirements of what a lock names, which is all that there is to install.
+ * @throws {ForktreeError} `InvalidRequirements` for names, versions and hashes that are not usable, and a name that is there twice.
+ */
+export function requirementsOfLock(pins: readonly Pin[]): Requirements {
+	const collection = new Collection();
+	const names = new Set<string>();
+	for (const {name, version, files, place} of pins) {
+		if (names.has(normaliseName(name))) throw invalidRequirements(place, 'each package once', name);
+		names.add(normaliseName(name));
+		collection.pin(
+			`${name}==${version}`,
+			files.map(({hash}) => hash),
+			place,
+		);
+	}
+	return collection.finish({isComplete: true});
 }
 
 type Kind = 'requirement' | 'constraint';
@@ -154,9 +190,16 @@ class Collection {
 	readonly #extraIndexUrls = new Set<string>();
 	readonly #findLinks = new Set<string>();
 	readonly #flags = new Set<string>();
+	readonly #files: LocalFiles | undefined;
+	readonly #local = new Map<string, LocalArchive>();
 	#noBinary = new Set<string>();
 	#onlyBinary = new Set<string>();
 	#indexUrl: string | undefined;
+
+	/** @param files where archives may be that lines name */
+	constructor(files?: LocalFiles) {
+		this.#files = files;
+	}
 
 	/** Takes a line in, unless it is one to include a file: that is answered. */
 	add({content, place}: LogicalLine, kind: Kind): Include | undefined {
@@ -176,10 +219,30 @@ class Collection {
 		return include;
 	}
 
-	finish(): Requirements {
+	/** Takes a requirement in that has no options. */
+	require(text: string, place: Place): void {
+		this.#addRequirement(text, [], place, 'requirement');
+	}
+
+	/** Takes one version of a package in, in files of these hashes. */
+	pin(text: string, hashes: readonly string[], place: Place): void {
+		const requirement = parseRequirement(text, place);
+		const isPlain = requirement.extras.length === 0 && requirement.marker === undefined;
+		const read = hashes.map((hash) => {
+			const known = readHash(hash);
+			if (known === undefined) throw invalidRequirements(place, 'sha256: and 64 hexadecimal digits as a hash', hash);
+			return known;
+		});
+		const pinned = {...requirement, hashes: [...new Set(read)].sort()};
+		if (!isPlain || !isPinned(pinned)) throw invalidRequirements(place, 'a name and one version', text);
+		this.#sets.requirement.add(pinned, place);
+	}
+
+	finish({isComplete = false}: {readonly isComplete?: boolean} = {}): Requirements {
 		const {requirement: requirements, constraint: constraints} = this.#sets;
 		const requireHashes = this.#flags.has('require-hashes') || requirements.haveHashes || constraints.haveHashes;
-		if (requireHashes) requirements.checkHashes(constraints);
+		const local = [...this.#local.values()].sort((left, right) => (left.path < right.path ? -1 : 1));
+		if (requireHashes) requirements.checkHashes(constraints, local);
 		const noIndex = this.#flags.has('no-index');
 		const parts = {
 			requirements: requirements.list(),
@@ -195,6 +258,8 @@ class Collection {
 			noBinary: [...this.#noBinary].sort(),
 			onlyBinary: [...this.#onlyBinary].sort(),
 			requireHashes,
+			isComplete,
+			local,
 		};
 		return {
 			...parts,
@@ -204,7 +269,10 @@ class Collection {
 		};
 	}
 
-	#addRequirement(text: string, options: readonly Option[], place: Place, kind: Kind): void {
+	#addRequirement(content: string, options: readonly Option[], place: Place, kind: Kind): void {
+		const found =
+			this.#files && kind === 'requirement' ? readLocalRequirement({content, place}, this.#files) : undefined;
+		const text = found?.text ?? content;
 		const requirement = parseRequirement(text, place);
 		const hashes = options.map((option) => {
 			if (option.kind === 'hash') return option.hash;
@@ -214,14 +282,40 @@ class Collection {
 				`--${option.kind}`,
 			);
 		});
+		if (found !== undefined) {
+			if (found.archive === undefined) return;
+			const own = `sha256:${found.archive.sha256}`;
+			if (hashes.length > 0 && !hashes.includes(own))
+				throw invalidRequirements(place, `--hash=${own}`, hashes.join(' '));
+			this.#addLocal(found.archive, place);
+		}
 		if (kind === 'constraint' && requirement.extras.length > 0) {
 			throw invalidRequirements(place, 'no extras in a constraint', text);
 		}
 		this.#sets[kind].add({...requirement, hashes: [...new Set(hashes)].sort()}, place);
 	}
 
+	/** All of them are put into one folder. */
+	#addLocal(archive: LocalArchive, place: Place): void {
+		const file = posix.basename(archive.path);
+		const before = this.#local.get(file);
+		if (before !== undefined && before.sha256 !== archive.sha256) {
+			throw invalidRequirements(place, `the same content as that of ${before.path}`, archive.path);
+		}
+		if (before?.isRequired !== true) this.#local.set(file, archive);
+	}
+
+	#addFolder(folder: string, place: Place): void {
+		if (this.#files === undefined)
+			throw invalidRequirements(place, 'no folder, which a file of a function can name', folder);
+		for (const archive of wheelsIn(folder, place, this.#files)) this.#addLocal(archive, place);
+	}
+
 	#apply(option: Option, place: Place): void {
 		switch (option.kind) {
+			case 'find-folder':
+				this.#addFolder(option.folder, place);
+				return;
 			case 'index-url':
 				// Installers differ in which one wins.
 				if (this.#indexUrl !== undefined && this.#indexUrl !== option.url) {
@@ -295,8 +389,11 @@ class RequirementSet {
 	}
 
 	/** Refuses what cannot be installed when everything must have a hash. */
-	checkHashes(constraints: RequirementSet): void {
-		const constrained = new Set(constraints.list().flatMap(({name, hashes}) => (hashes.length > 0 ? [name] : [])));
+	checkHashes(constraints: RequirementSet, local: readonly LocalArchive[]): void {
+		const constrained = new Set([
+			...constraints.list().flatMap(({name, hashes}) => (hashes.length > 0 ? [name] : [])),
+			...local.filter(({isRequired}) => isRequired).map(({name}) => name),
+		]);
 		for (const [text, {requirement, place}] of this.#entries) {
 			if (!isPinned(requirement)) {
 				throw invalidRequirements(place, 'one version with == here, since hashes are required', text);

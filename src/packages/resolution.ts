@@ -1,6 +1,7 @@
 /** One resolution: asks the resolver, builds what has no wheel, asks again, and chooses an archive of each distribution. */
 import {chmod, copyFile, mkdir, readdir, symlink} from 'node:fs/promises';
 import {basename, join} from 'node:path';
+import {pathToFileURL} from 'node:url';
 import {ForktreeError} from '../errors.ts';
 import {baseEnvironment} from '../sandbox/rootfs.ts';
 import type {ExecResult} from '../sandbox/run.ts';
@@ -50,6 +51,10 @@ export class Resolution {
 	readonly #sources = new Map<string, readonly Source[]>();
 	/** What stands for a wheel that was built, by the wheel's name. */
 	readonly #built = new Map<string, LockedDistribution>();
+	/** Wheels of the function's folder, by name. */
+	readonly #local = new Map<string, LockedDistribution>();
+	/** Where the resolver finds those that are required themselves, by the names of their packages. */
+	readonly #paths = new Map<string, string>();
 	/** Archives of a store that is used offline, by name. */
 	readonly #archives = new Map<string, Archive>();
 
@@ -65,16 +70,36 @@ export class Resolution {
 	async run(): Promise<LockedDistribution[]> {
 		const settings = await this.#settings();
 		if (this.#options.offline !== undefined) await this.#linkArchives(this.#options.offline.archives);
+		await this.#addLocal();
 		const found = await this.#resolve(settings);
 		const distributions: LockedDistribution[] = [];
 		for (const each of found) distributions.push(await this.#choose(each, settings));
 		return distributions;
 	}
 
+	/** Shows wheels of the function's folder to the resolver, and builds its source distributions that are required. */
+	async #addLocal(): Promise<void> {
+		for (const {name, version, kind, path, sha256, isRequired} of this.#requirements.local) {
+			const source = join(this.#options.folder ?? '', path);
+			const archive = {kind, file: basename(path), url: pathToFileURL(source).href, sha256, sizeBytes: undefined};
+			if (kind === 'sdist') {
+				const built = await this.#build(archive, {name, version});
+				const wheel = [...this.#built].find(([, each]) => each === built)?.[0];
+				this.#paths.set(name, `file://${inSandbox.built}/${wheel}`);
+				continue;
+			}
+			if (isRequired) this.#paths.set(name, `file://${inSandbox.local}/${archive.file}`);
+			this.#local.set(archive.file, this.#check({name, version, archive}));
+			const target = join(this.#context.folder, 'local', archive.file);
+			await this.#context.fetcher.fetch(archive, target, this.#options);
+			await chmod(target, 0o644);
+		}
+	}
+
 	async #settings(): Promise<InstallerSettings> {
 		const {tool, folder, fetcher} = this.#context;
 		const {indexUrl, extraIndexUrls, findLinks} = this.#requirements.index;
-		for (const name of ['config', 'work', 'built', 'stubs']) await mkdir(join(folder, name), {mode: 0o755});
+		for (const name of ['config', 'work', 'built', 'stubs', 'local']) await mkdir(join(folder, name), {mode: 0o755});
 		// Sandboxes have users that differ.
 		for (const name of ['work', 'stubs']) await chmod(join(folder, name), 0o777);
 		const locations = [...(indexUrl === undefined ? [] : [indexUrl]), ...extraIndexUrls, ...findLinks];
@@ -100,11 +125,11 @@ export class Resolution {
 
 	async #ask(settings: InstallerSettings): Promise<ExecResult> {
 		const {tool} = this.#context;
-		const {prereleases, constraintsText} = this.#requirements;
+		const {prereleases, isComplete, constraintsText} = this.#requirements;
 		const isConstrained = constraintsText !== '';
 		const offline = this.#options.offline !== undefined;
-		const argv = tool.argv({isConstrained, prereleases, offline});
-		const text = `${this.#optionLines(settings)}${this.#withHashes(this.#requirements.text)}`;
+		const argv = tool.argv({isConstrained, prereleases, isComplete, offline});
+		const text = `${this.#optionLines(settings)}${this.#withPaths(this.#withHashes(this.#requirements.text))}`;
 		if (!isConstrained) return this.#run(argv, text, settings);
 		const constraints = this.#withHashes(constraintsText);
 		const split = `head -c "$1" >${constraintsFile}; shift; exec "$@"`;
@@ -121,6 +146,7 @@ export class Resolution {
 			...(tool.name === 'pip' ? [{source: join(folder, 'work'), target: inSandbox.work, readonly: false}] : []),
 			...(this.#hasBuilt ? [{source: join(folder, 'built'), target: inSandbox.built}] : []),
 			...(this.#sources.size > 0 ? [{source: join(folder, 'stubs'), target: inSandbox.stubs}] : []),
+			...(this.#local.size > 0 ? [{source: join(folder, 'local'), target: inSandbox.local}] : []),
 			...(this.#options.offline ? [{source: this.#options.offline.archives, target: inSandbox.archives}] : []),
 		];
 		const {signal} = this.#options;
@@ -138,13 +164,17 @@ export class Resolution {
 	}
 
 	get #hasBuilt(): boolean {
-		return this.#sources.size > 0 || this.#options.offline !== undefined;
+		return this.#sources.size > 0 || this.#built.size > 0 || this.#options.offline !== undefined;
 	}
 
 	/** Where to look, as lines of a file of requirements: on a command line everybody on the host could read passwords. */
 	#optionLines(settings: InstallerSettings): string {
 		const {indexUrl, extraIndexUrls, findLinks, noIndex} = this.#requirements.index;
-		const ours = this.#hasBuilt ? [inSandbox.built, ...(this.#sources.size > 0 ? [inSandbox.stubs] : [])] : [];
+		const ours = [
+			...(this.#local.size > 0 ? [inSandbox.local] : []),
+			...(this.#hasBuilt ? [inSandbox.built] : []),
+			...(this.#sources.size > 0 ? [inSandbox.stubs] : []),
+		];
 		const lines = [
 			...(noIndex ? ['--no-index'] : []),
 			...(indexUrl === undefined ? [] : [`--index-url ${settings.toSandbox(indexUrl)}`]),
@@ -156,7 +186,16 @@ export class Resolution {
 	}
 
 	#withHashes(text: string): string {
-		return this.#context.tool.checksHashes && !this.#hasBuilt ? text : text.replaceAll(HASH, '');
+		const isChecked = this.#context.tool.checksHashes && !this.#hasBuilt && this.#requirements.local.length === 0;
+		return isChecked ? text : text.replaceAll(HASH, '');
+	}
+
+	/** For a resolver that would take the same version from an index. Another would answer addresses in place of wheels. */
+	#withPaths(text: string): string {
+		if (this.#context.tool.prefersLinks) return text;
+		return [...this.#paths].reduce((lines, [name, url]) => {
+			return lines.replaceAll(new RegExp(`^${name}(\\[[^\\]]*\\])?==[^ \\n]+`, 'gm'), `${name}$1 @ ${url}`);
+		}, text);
 	}
 
 	#read(stdout: string): Found[] {
@@ -210,6 +249,8 @@ export class Resolution {
 	#distributionOf(name: string, version: string, found: FoundFile, settings: InstallerSettings): LockedDistribution {
 		const built = this.#built.get(found.file);
 		if (built !== undefined && isIn(found.url, inSandbox.built)) return built;
+		const local = this.#local.get(found.file);
+		if (local !== undefined && isIn(found.url, inSandbox.local)) return local;
 		const archive = this.#archives.get(found.file);
 		if (archive !== undefined && isIn(found.url, inSandbox.built)) return this.#check({name, version, archive});
 		const url = found.url.startsWith('file:')
@@ -229,7 +270,9 @@ export class Resolution {
 	}
 
 	#allowedHashes(name: string): string[] {
-		const {requirements, constraints} = this.#requirements;
+		const {requirements, constraints, local} = this.#requirements;
+		const required = local.filter((each) => each.isRequired && each.name === name);
+		if (required.length > 0) return required.map(({sha256}) => sha256);
 		return [...requirements, ...constraints]
 			.filter((each) => each.name === name)
 			.flatMap(({hashes}) => hashes.map((hash) => hash.replace(/^sha256:/, '').toLowerCase()));
@@ -262,7 +305,7 @@ export class Resolution {
 			name,
 			indexUrls: indexUrls.map((url) => credentials.learn(url)),
 			pages: pages.map((url) => credentials.learn(url)),
-			firstOnly: tool.firstIndexOnly,
+			firstOnly: tool.firstIndexOnly && !this.#requirements.isComplete,
 			authorizations: Object.fromEntries(places.map((url) => [url, credentials.for(url)])),
 		};
 		const program = await networkProgram('find_sdists.py');
@@ -298,7 +341,7 @@ export class Resolution {
 		const main = valuesOf('--index-url').slice(-1);
 		return {
 			indexUrls: index.noIndex ? [] : tool.firstIndexOnly ? [...extra, ...main] : [...main, ...extra],
-			pages: valuesOf('--find-links').filter((page) => !/\/(?:built|stubs)\/?$/.test(page)),
+			pages: valuesOf('--find-links').filter((page) => !/\/(?:built|stubs|local)\/?$/.test(page)),
 		};
 	}
 
@@ -325,7 +368,7 @@ export class Resolution {
 	}
 
 	/** Downloads a source distribution and makes a wheel of it, which the resolver sees from then on. */
-	async #build(source: Source, {name, version}: Found): Promise<LockedDistribution> {
+	async #build(source: Source, {name, version}: Pick<Found, 'name' | 'version'>): Promise<LockedDistribution> {
 		const {fetcher, folder} = this.#context;
 		const {signal, onProgress} = this.#options;
 		const work = join(folder, `sdist-${name}-${version}`);
@@ -392,6 +435,7 @@ export class Resolution {
 			noMatch: 'NoMatchingDistribution',
 			noSolution: 'ResolveFailed',
 			hashes: 'HashMismatch',
+			unauthorized: 'NotAuthorized',
 			other: 'InstallFailed',
 		};
 		return this.#failed(codes[this.#context.tool.refusal(result.stderr)], text);

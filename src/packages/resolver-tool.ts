@@ -9,6 +9,7 @@ export const inSandbox = {
 	built: '/built',
 	stubs: '/stubs',
 	archives: '/archives',
+	local: '/local',
 } as const;
 
 /** What a resolver is asked. */
@@ -16,12 +17,14 @@ export type Question = {
 	/** Whether there are constraints, in the file {@link constraintsFile}. */
 	readonly isConstrained: boolean;
 	readonly prereleases: boolean;
+	/** Whether what is asked for is all that there is to find, by hash: from whatever index, and without what it requires. */
+	readonly isComplete: boolean;
 	/** Whether it must not use the network. */
 	readonly offline: boolean;
 };
 
 /** What a refusal is about. */
-export type Refusal = 'noMatch' | 'noSolution' | 'hashes' | 'other';
+export type Refusal = 'noMatch' | 'noSolution' | 'hashes' | 'unauthorized' | 'other';
 
 /** A program that resolves. */
 export type ResolverTool = {
@@ -33,6 +36,8 @@ export type ResolverTool = {
 	readonly checksHashes: boolean;
 	/** Whether it takes a project from the first index that has it. */
 	readonly firstIndexOnly: boolean;
+	/** Whether it takes a file of `--find-links` rather than one of the same version of an index. */
+	readonly prefersLinks: boolean;
 	/** Reads requirements from stdin. */
 	argv(question: Question): readonly string[];
 	/** @throws {SyntaxError} for what is not its output */
@@ -74,17 +79,20 @@ export function uvTool(version: string, folder: string, python: string): Resolve
 		env: {UV_CACHE_DIR: inSandbox.cache},
 		checksHashes: false,
 		firstIndexOnly: true,
-		argv: ({isConstrained, prereleases, offline}) => [
+		prefersLinks: true,
+		argv: ({isConstrained, prereleases, isComplete, offline}) => [
 			...start,
 			...always,
 			'--format=pylock.toml',
 			...(isConstrained ? [`--constraints=${constraintsFile}`] : []),
 			...(prereleases ? ['--prerelease=allow'] : []),
+			...(isComplete ? ['--no-deps', '--index-strategy=unsafe-best-match'] : []),
 			...(offline ? ['--offline', '--no-index'] : []),
 		],
 		read: readPylock,
 		wheelless: (words) => namesIn(words, /Wheels are required for `([^`]+)`/g),
 		refusal: (words) => {
+			if (UV_UNAUTHORIZED.test(words)) return 'unauthorized';
 			if (!/No solution found/.test(words)) return 'other';
 			if (UV_MISSING.test(words)) return 'noMatch';
 			// In a longer story what is not there is what others have asked for.
@@ -94,6 +102,9 @@ export function uvTool(version: string, folder: string, python: string): Resolve
 	};
 }
 
+const UV_UNAUTHORIZED = /lack of valid authentication credentials|\b40[13] (?:Unauthorized|Forbidden)\b/;
+/** Of a file; when a page is refused, pip says nothing but that there is no distribution. */
+const PIP_UNAUTHORIZED = /\b40[13] Client Error/;
 const UV_MISSING = /was not found in|no (?:usable )?wheels/;
 const UV_UNAVAILABLE = /there (?:is|are) no versions? of|(?:is|are) available|cannot be found|not satisfied by/;
 
@@ -108,19 +119,22 @@ export function pipTool(version: string, python: string): ResolverTool {
 		env: {PIP_CACHE_DIR: inSandbox.cache, TMPDIR: inSandbox.work, PIP_ROOT_USER_ACTION: 'ignore'},
 		checksHashes: true,
 		firstIndexOnly: false,
-		argv: ({isConstrained, prereleases, offline}) => [
+		prefersLinks: false,
+		argv: ({isConstrained, prereleases, isComplete, offline}) => [
 			...run,
 			...['-m', 'pip', 'install', '--dry-run', '--ignore-installed', `--report=${pipReport}`, '--only-binary=:all:'],
 			...['--no-input', '--disable-pip-version-check', '--no-color', '--progress-bar=off'],
 			'--requirement=/dev/stdin',
 			...(isConstrained ? [`--constraint=${constraintsFile}`] : []),
 			...(prereleases ? ['--pre'] : []),
+			...(isComplete ? ['--no-deps'] : []),
 			...(offline ? ['--no-index'] : []),
 		],
 		read: readPipReport,
 		wheelless: (words) => namesIn(words, /No matching distribution found for ([A-Za-z0-9][\w.-]*)/g),
 		refusal: (words) => {
 			if (/DO NOT MATCH THE HASHES|Hashes are required|--require-hashes/.test(words)) return 'hashes';
+			if (PIP_UNAUTHORIZED.test(words)) return 'unauthorized';
 			if (/Retrying \(Retry|Could not fetch URL|Max retries exceeded/.test(words)) return 'other';
 			if (/No matching distribution found/.test(words)) return 'noMatch';
 			return /ResolutionImpossible/.test(words) ? 'noSolution' : 'other';

@@ -22,6 +22,8 @@ import type {ToolSandboxes} from './tool-sandboxes.ts';
 export type ResolveOptions = StepOptions & {
 	/** Use nothing but the archives in this folder: `<archives>/<sha256>/<file name>`. */
 	readonly offline?: {readonly archives: string} | undefined;
+	/** Where the archives are that requirements name by paths. */
+	readonly folder?: string | undefined;
 	/** Makes a wheel in `folder`, without the network; answers its path. */
 	readonly buildSdist: (
 		distribution: LockedDistribution,
@@ -40,7 +42,7 @@ export type Resolver = {
 	/**
 	 * Chooses a version and an archive of everything that is required. A source distribution is built, to learn what it
 	 * requires, when there is no wheel that would do, or when none is wanted.
-	 * @throws {ForktreeError} `ResolveFailed` when there is no solution, `NoMatchingDistribution` when something does not exist,
+	 * @throws {ForktreeError} `ResolveFailed` when there is no solution, `NoMatchingDistribution` when something does not exist, `NotAuthorized`,
 	 * `HashMismatch`, `Offline`, `InstallTimeout`, `Aborted`, what `buildSdist` throws, and else `InstallFailed`. Messages name
 	 * what it was about and hold the resolver's own words.
 	 */

@@ -1,10 +1,11 @@
 /** Sandboxes for the tools that resolve, download, build and measure packages: none of that runs as the host's user. */
 import {ForktreeError} from '../errors.ts';
+import {findIdentity} from '../sandbox/identity.ts';
 import type {Interpreter} from '../sandbox/interpreter.ts';
 import {interpreterFolders} from '../sandbox/rootfs.ts';
 import type {ExecInput, ExecResult} from '../sandbox/run.ts';
-import type {SandboxMount} from '../sandbox/sandbox-options.ts';
-import {createSandboxPool, type SandboxPool} from '../sandbox/sandbox-pool.ts';
+import {resolvePoolOptions, type SandboxMount} from '../sandbox/sandbox-options.ts';
+import {SandboxPool} from '../sandbox/sandbox-pool.ts';
 
 const defaultProcesses = 64;
 const defaultOutputMb = 16;
@@ -36,11 +37,16 @@ export class ToolSandboxes {
 	readonly #mounts: readonly SandboxMount[];
 	/** How many runs see a folder. Each is forgotten after the last: it may be removed then, and another made in its place. */
 	readonly #uses = new Map<string, number>();
+	readonly #bestEffort: boolean;
 	#pool: Promise<SandboxPool> | undefined;
 	#closed = false;
 
-	/** @param interpreter is seen in all of them, where it is on the host */
-	constructor(interpreter: Interpreter) {
+	/**
+	 * @param interpreter is seen in all of them, where it is on the host
+	 * @param bestEffort whether limits that can't be held are no error
+	 */
+	constructor(interpreter: Interpreter, bestEffort = false) {
+		this.#bestEffort = bestEffort;
 		this.#mounts = interpreterFolders(interpreter).map((folder) => ({source: folder, target: folder}));
 	}
 
@@ -101,10 +107,17 @@ export class ToolSandboxes {
 
 	async #open(): Promise<SandboxPool> {
 		if (this.#closed) throw new ForktreeError('RuntimeClosed', 'the package store was closed');
-		this.#pool ??= createSandboxPool({spares: 0}).catch((error: unknown) => {
+		this.#pool ??= this.#openPool().catch((error: unknown) => {
 			this.#pool = undefined;
 			throw error;
 		});
 		return this.#pool;
+	}
+
+	async #openPool(): Promise<SandboxPool> {
+		// What tools write has to be ours afterwards, to whom nobody but root can give files of other ids.
+		const identity = findIdentity();
+		const writer = identity.kind === 'root' ? identity : ({kind: 'own'} as const);
+		return SandboxPool.open(resolvePoolOptions({spares: 0, bestEffort: this.#bestEffort}), writer);
 	}
 }

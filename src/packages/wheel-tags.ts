@@ -1,4 +1,6 @@
-/** Which of several wheels that an interpreter can use it prefers: the order of `packaging.tags`, which installers share. */
+/** Which wheels an interpreter can use, and which of several it prefers: the order of `packaging.tags`, which installers share. */
+import {machine} from 'node:os';
+import type {Interpreter} from '../sandbox/interpreter.ts';
 
 /** Sorts before a tag that is preferred less. */
 type Rank = readonly number[];
@@ -66,4 +68,30 @@ function compare(left: Rank, right: Rank): number {
 		if (difference !== 0) return difference;
 	}
 	return 0;
+}
+
+/**
+ * Whether an interpreter of this machine could use a wheel, by its tags: for words, since what resolves also looks at the version of
+ * the C library. Wheels for another C library than glibc are for others.
+ */
+export function fitsRoughly(file: string, {version}: Pick<Interpreter, 'version'>): boolean {
+	const minor = Number(version.split('.')[1]);
+	const [, , pythons = '', abis = '', platforms = ''] = WHEEL.exec(file) ?? [];
+	const isHere = platforms.split('.').some((platform) => {
+		return platform === 'any' || (/^(?:many)?linux/.test(platform) && platform.endsWith(`_${machine()}`));
+	});
+	return isHere && pythons.split('.').some((python) => abis.split('.').some((abi) => fitsPython(python, abi, minor)));
+}
+
+function fitsPython(python: string, abi: string, minor: number): boolean {
+	const [, implementation, digits = ''] = /^(cp|py)3(\d*)$/.exec(python) ?? [];
+	if (implementation === undefined) return false;
+	const made = digits === '' ? 0 : Number(digits);
+	if (implementation === 'py' || abi === 'abi3') return made <= minor;
+	return made === minor && (abi === 'none' || abi === `cp3${minor}`);
+}
+
+/** An interpreter of this machine in words. */
+export function describeHost({version}: Pick<Interpreter, 'version'>): string {
+	return `CPython ${version} on linux ${machine()}`;
 }

@@ -3,10 +3,12 @@ import {createHash} from 'node:crypto';
 import {createReadStream, existsSync, lstatSync, readdirSync, readlinkSync, statSync} from 'node:fs';
 import {mkdir, mkdtemp, rename, rm, stat, symlink} from 'node:fs/promises';
 import path from 'node:path';
+import process from 'node:process';
 import {pipeline} from 'node:stream/promises';
 import {extract, type ReadEntry} from 'tar';
 import {nativeDirectory} from '../native.ts';
 import {defaultDevices, planDevices, type RootPlan} from './keeper.ts';
+import {hostsFile} from './network/sandbox-network.ts';
 import {invalidBase, type ResolvedSandboxOptions} from './sandbox-options.ts';
 import {scratchOptions} from './scratch.ts';
 import {unpackingPrefix} from './state-dir.ts';
@@ -54,7 +56,7 @@ export async function resolveShape(options: ResolvedSandboxOptions, cache: strin
 		base,
 		layers,
 		targets: options.mounts.map(({target}) => target),
-		network: options.network,
+		network: options.network === 'host' ? 'host' : 'none',
 		devices: options.devices,
 		writable: resolveWritable(options),
 	};
@@ -157,7 +159,7 @@ async function unpack(file: string, folder: string): Promise<void> {
 			onwarn: (_code, message) => {
 				fault ??= String(message);
 			},
-			preserveOwner: true,
+			preserveOwner: process.geteuid?.() === 0, // nobody else could
 			filter: (name, entry) => {
 				entries += 1;
 				bytes += entry.size ?? 0;
@@ -177,6 +179,14 @@ async function unpack(file: string, folder: string): Promise<void> {
 		throw invalidBase(`${file}: ${error instanceof Error ? error.message : String(error)}`, error);
 	}
 	if (fault !== undefined) throw invalidBase(`${file}: expected a root-file-system archive, got one with ${fault}`);
+}
+
+/** Whether a root of that shape has an `/etc/hosts`, over which another can be attached. */
+export function hasHostsFile({base, layers}: RootShape): boolean {
+	if (base === 'host' && layers.length === 0) return true;
+	const holders = [...layers].reverse().concat(base === 'host' ? [] : [base]);
+	const found = holders.map((holder) => lstatSync(path.join(holder, hostsFile), {throwIfNoEntry: false}));
+	return found.find((status) => status !== undefined)?.isFile() === true;
 }
 
 /** The plan of a launcher's root. */

@@ -9,6 +9,8 @@ export type Interpreter = {
 	readonly executable: string;
 	/** For example `3.11.2`. */
 	readonly version: string;
+	/** Which build of that version it is, in its own words; another one may take another time for the same. */
+	readonly build: string;
 	/** The tag of compiled files, for example `cpython-311`. */
 	readonly cacheTag: string;
 	/** Folders that it needs to run, absolute and without links: prefixes and the standard library. */
@@ -19,13 +21,14 @@ const PROBE = `
 import sys, sysconfig, json, os
 paths = [sys.base_prefix, sys.base_exec_prefix, sysconfig.get_path('stdlib'), sysconfig.get_path('platstdlib'), sysconfig.get_config_var('LIBDIR')]
 print(json.dumps({
-    'implementation': sys.implementation.name, 'version': list(sys.version_info[:3]), 'cacheTag': sys.implementation.cache_tag,
+    'implementation': sys.implementation.name, 'version': list(sys.version_info[:3]), 'build': sys.version, 'cacheTag': sys.implementation.cache_tag,
     'executable': os.path.realpath('/proc/self/exe'), 'directories': sorted({os.path.realpath(p) for p in paths if p and os.path.isdir(p)}),
 }))`;
 
 type Probed = {
 	implementation: string;
 	version: [number, number, number];
+	build: string;
 	cacheTag: string;
 	executable: string;
 	directories: string[];
@@ -69,6 +72,7 @@ export async function findInterpreter(python?: string): Promise<Interpreter> {
 		return {
 			executable: realpathSync(found.executable),
 			version,
+			build: found.build,
 			cacheTag: found.cacheTag,
 			directories: found.directories,
 		};

@@ -7,6 +7,7 @@ import {ForktreeError, SyscallError} from '../errors.ts';
 import {withDeadline} from '../kernel/deadline.ts';
 import {Process} from '../kernel/process.ts';
 import {closeFd, type NativeEndpoint, socketPair, spawnProgram, watch} from '../native.ts';
+import {type Identity, mapGivenIds} from './identity.ts';
 import type {IdRange} from './uid-range.ts';
 
 const answerDeadlineMs = 10_000;
@@ -15,6 +16,10 @@ type Answer = {readonly words: readonly string[]; readonly fds: readonly number[
 type Waiter = {resolve(answer: Answer): void; reject(error: Error): void};
 
 /** A root zygote's first process. */
+/** What may be done with a folder of the host; `data`: writable, and nothing in it can be executed. */
+export const folderAccesses = ['readonly', 'writable', 'data'] as const;
+export type FolderAccess = (typeof folderAccesses)[number];
+
 export type SpawnedRoot = {readonly init: Process};
 
 /** What a root zygote is made of: operations that assemble its root, and the program that runs in it. */
@@ -45,6 +50,9 @@ export function planDevices(names: readonly string[]): Array<RootPlan['operation
 /** What a root zygote is handed: its control socket, the read end of the liveness pipe, and its stderr. */
 export type RootFds = {readonly control: number; readonly liveness: number; readonly errors: number};
 
+/** What the keeper is told of the user namespace that it is to make. */
+const userNamespaceOf = {root: [], own: ['one'], subordinate: ['mapped']} as const;
+
 /** Owns the keeper process. */
 export class Keeper {
 	readonly #process: Process;
@@ -55,11 +63,15 @@ export class Keeper {
 	#reason: Error | undefined;
 
 	/** @param mountPoint an empty folder that the keeper covers in its own mount namespace */
-	private constructor(mountPoint: string) {
+	private constructor(mountPoint: string, {kind}: Identity) {
 		this.#mountPoint = mountPoint;
 		const [ours, theirs] = socketPair(true);
 		try {
-			const {pidfd} = spawnProgram('keeper', ['forktree-keeper', mountPoint], [0, 2, 2, theirs]);
+			const {pidfd} = spawnProgram(
+				'keeper',
+				['forktree-keeper', mountPoint, ...userNamespaceOf[kind]],
+				[0, 2, 2, theirs],
+			);
 			this.#process = new Process(pidfd);
 		} catch (error) {
 			closeFd(ours);
@@ -73,14 +85,21 @@ export class Keeper {
 
 	/**
 	 * Starts a keeper and moves it to its cgroup.
+	 * @param identity as whom: who is not root has a user namespace made for it
 	 * @param groups open `tasks` or `cgroup.procs` files of the group that it and the zygotes belong to
 	 * @param freezer a folder whose groups it thaws in the end, since what is frozen in them could not end
 	 * @throws {SyscallError} for example EPERM without root.
 	 */
-	static async start(mountPoint: string, groups: readonly number[], freezer?: string): Promise<Keeper> {
-		const keeper = new Keeper(mountPoint);
+	static async start(
+		mountPoint: string,
+		identity: Identity,
+		groups: readonly number[],
+		freezer?: string,
+	): Promise<Keeper> {
+		const keeper = new Keeper(mountPoint, identity);
 		try {
 			await keeper.#answer();
+			if (identity.kind === 'subordinate') await keeper.#map(identity);
 			await keeper.#ask(freezer === undefined ? ['join'] : ['join', freezer], groups);
 			return keeper;
 		} catch (error) {
@@ -89,13 +108,26 @@ export class Keeper {
 		}
 	}
 
+	async #map(identity: Identity & {kind: 'subordinate'}): Promise<void> {
+		const pid = this.#process.pid();
+		if (pid === undefined) throw new ForktreeError('SandboxDead', 'the keeper process ended');
+		await mapGivenIds(pid, identity);
+		await this.#ask(['mapped']);
+	}
+
 	/**
-	 * Makes a copy of a folder's mount, read-only unless said otherwise, whose flags nobody below a user namespace can clear.
+	 * Makes a copy of a folder's mount, whose flags nobody below a user namespace can clear: read-only, writable, or of data,
+	 * which is writable and can't be executed.
 	 * @returns where it is in the keeper's mount namespace, for roots that it makes
 	 */
-	async lock(id: string, directory: string, writable = false): Promise<string> {
-		await this.#ask([writable ? 'lock-writable' : 'lock', id, directory]);
+	async lock(id: string, directory: string, access: FolderAccess = 'readonly'): Promise<string> {
+		await this.#ask([access === 'readonly' ? 'lock' : `lock-${access}`, id, directory]);
 		return `${this.#mountPoint}/${id}`;
+	}
+
+	/** As {@link lock}, of a file, which no link leads to. */
+	async lockFile(id: string, file: string): Promise<void> {
+		await this.#ask(['lock-file', id, file]);
 	}
 
 	/** As {@link lock}, of several folders seen as one, read-only; of what more than one of them has, the first one's is seen. */
@@ -106,7 +138,7 @@ export class Keeper {
 		return `${this.#mountPoint}/${id}`;
 	}
 
-	/** Forgets a locked folder. Clones that were handed out live on. */
+	/** Forgets a locked folder or file. Clones that were handed out live on. */
 	async unlock(id: string): Promise<void> {
 		if (this.#reason !== undefined) return; // with the keeper its mounts have gone
 		await this.#ask(['unlock', id]);
@@ -188,7 +220,8 @@ export class Keeper {
 		}
 		const [step = 'unknown step', errno = '0', where = ''] = words;
 		const number = -Number(errno);
-		const hint = number === -1 ? 'forktree needs root (CAP_SYS_ADMIN) to make this; run it with sudo' : undefined;
+		const hint =
+			number === -1 ? 'it takes root’s rights (CAP_SYS_ADMIN), or a user namespace that gives them' : undefined;
 		waiter?.reject(
 			new SyscallError(
 				step,

@@ -13,9 +13,11 @@ const leafSteps = [
 	'mount proc',
 	'mount scratch',
 	'attach mounts',
+	'open network',
 	'set hostname',
-	'limit open files',
+	'set limits',
 	'drop privileges',
+	'enclose by Landlock',
 	'install seccomp filter',
 ] as const;
 
@@ -48,19 +50,40 @@ export function decodeBirth(data: Buffer): Birth | undefined {
 }
 
 /** Bits of a leaf's request, as in launcher.h. */
-const leafFlags = {noStreams: 1, sharedNetwork: 2, noFilter: 4, workFolder: 8, noWarmUps: 16} as const;
+const leafFlags = {
+	noStreams: 1,
+	sharedNetwork: 2,
+	noFilter: 4,
+	workFolder: 8,
+	noWarmUps: 16,
+	ownUserNamespace: 32,
+	writableMounts: 64,
+	writableRoot: 128,
+	scratchNoExec: 256,
+} as const;
+
+const writableFlags = {none: 0, mounts: leafFlags.writableMounts, root: leafFlags.writableRoot} as const;
+
+/** Limits that no group holds: processes that there may be, and MiB that each of them may allocate. */
+export type LeftLimits = {readonly processes: number | undefined; readonly memoryMb: number | undefined};
 
 /** Asks for a leaf. */
 export type LeafRequest = {
 	readonly id: number;
 	readonly uid: number;
+	/** Whether its launcher has one id only, so that it gets a user namespace of its own. */
+	readonly ownUserNamespace: boolean;
 	/** Files that one process may have open. */
 	readonly openFiles: number;
+	/** What its group can't hold it to; undefined: nothing. */
+	readonly left: LeftLimits;
 	/** Mount options of /tmp; undefined: none is mounted. */
 	readonly scratch: string | undefined;
 	readonly hostname: string;
 	/** Working folder. */
 	readonly folder: string;
+	/** What its network is set up with, as native/guest/network.h has it; undefined: nothing. */
+	readonly network: string | undefined;
 	/** Where the mounts are attached, in the order of their fds. */
 	readonly targets: readonly string[];
 	/** Whether stdout and stderr come with it. */
@@ -70,16 +93,23 @@ export type LeafRequest = {
 	readonly filter: boolean;
 	/** Whether it gets the folder /tmp/work. */
 	readonly workFolder: boolean;
+	/** What of it can be written besides /tmp. */
+	readonly writable: 'none' | 'mounts' | 'root';
+	/** Whether nothing in its /tmp can be executed. */
+	readonly scratchNoExec: boolean;
 };
 
 /** Asks for a leaf that waits for the rest. */
-export type SpareRequest = Pick<LeafRequest, 'id' | 'uid' | 'hostname' | 'streams' | 'ownNetwork' | 'filter'> & {
+export type SpareRequest = Pick<
+	LeafRequest,
+	'id' | 'uid' | 'ownUserNamespace' | 'hostname' | 'streams' | 'ownNetwork' | 'filter'
+> & {
 	/** Whether it does what its packages put off until they are used; else only what every start goes through. */
 	readonly warmUps: boolean;
 };
 
 /** The rest. */
-export type HandOverRequest = Pick<LeafRequest, 'openFiles' | 'scratch' | 'folder' | 'targets'>;
+export type HandOverRequest = Pick<LeafRequest, 'openFiles' | 'left' | 'scratch' | 'folder' | 'network' | 'targets'>;
 
 /** Types of frames between the host and a spare, or a leaf that waits for an event; those of protocol.ts are others. From 128 on: text. */
 export const spareFrame = {
@@ -116,10 +146,18 @@ export function decodeParked(text: string): Rehearsal | undefined {
 /** As in launcher.h: with more, a launcher takes what it gets for no request, and ends. */
 const maxText = 65_536;
 
-type Head = {op: string; id?: number; uid?: number; flags?: number; mounts?: number; openFiles?: number};
+type Head = {
+	op: string;
+	id?: number;
+	uid?: number;
+	flags?: number;
+	mounts?: number;
+	openFiles?: number;
+	left?: LeftLimits;
+};
 
 function encode(
-	{op, id = 0, uid = 0, flags = 0, mounts = 0, openFiles = 0}: Head,
+	{op, id = 0, uid = 0, flags = 0, mounts = 0, openFiles = 0, left = noneLeft}: Head,
 	range: IdRange,
 	text: string,
 ): Buffer {
@@ -127,26 +165,43 @@ function encode(
 	if (bytes.length >= maxText) {
 		throw new RangeError(`expected a request of fewer than ${maxText} bytes of text, got ${bytes.length}`);
 	}
-	const head = Buffer.alloc(32);
-	const words = [op.charCodeAt(0), id, uid, flags, mounts, range.start, range.count, openFiles];
+	const words = [op.charCodeAt(0), id, uid, flags, mounts, range.start, range.count, openFiles, ...numbersOf(left)];
+	const head = Buffer.alloc(words.length * 4);
 	for (const [index, word] of words.entries()) head.writeUInt32LE(word, index * 4);
 	return Buffer.concat([head, bytes]);
 }
 
 const noRange: IdRange = {start: 0, count: 0};
+const noneLeft: LeftLimits = {processes: undefined, memoryMb: undefined};
 
-function encodeFlags({streams, ownNetwork, filter}: Pick<LeafRequest, 'streams' | 'ownNetwork' | 'filter'>): number {
+function numbersOf({processes, memoryMb}: LeftLimits): [number, number] {
+	return [processes ?? 0, Math.ceil(memoryMb ?? 0)];
+}
+
+function encodeFlags({
+	streams,
+	ownNetwork,
+	filter,
+	ownUserNamespace,
+}: Pick<LeafRequest, 'streams' | 'ownNetwork' | 'filter' | 'ownUserNamespace'>): number {
 	return (
-		(streams ? 0 : leafFlags.noStreams) | (ownNetwork ? 0 : leafFlags.sharedNetwork) | (filter ? 0 : leafFlags.noFilter)
+		(streams ? 0 : leafFlags.noStreams) |
+		(ownNetwork ? 0 : leafFlags.sharedNetwork) |
+		(filter ? 0 : leafFlags.noFilter) |
+		(ownUserNamespace ? leafFlags.ownUserNamespace : 0)
 	);
 }
 
 /** fds: channel, stdout and stderr if there are any, mounts, cgroups. */
 export function encodeLeafRequest(leaf: LeafRequest): Buffer {
-	const flags = encodeFlags(leaf) | (leaf.workFolder ? leafFlags.workFolder : 0);
-	const text = [leaf.scratch ?? '', leaf.hostname, leaf.folder, ...leaf.targets, ''].join('\0');
-	const {id, uid, openFiles} = leaf;
-	return encode({op: 'L', id, uid, flags, mounts: leaf.targets.length, openFiles}, noRange, text);
+	const flags =
+		encodeFlags(leaf) |
+		(leaf.workFolder ? leafFlags.workFolder : 0) |
+		writableFlags[leaf.writable] |
+		(leaf.scratchNoExec ? leafFlags.scratchNoExec : 0);
+	const text = [leaf.scratch ?? '', leaf.hostname, leaf.folder, leaf.network ?? '', ...leaf.targets, ''].join('\0');
+	const {id, uid, openFiles, left} = leaf;
+	return encode({op: 'L', id, uid, flags, mounts: leaf.targets.length, openFiles, left}, noRange, text);
 }
 
 /** fds: as of a leaf without mounts. */
@@ -157,11 +212,11 @@ export function encodeSpareRequest(spare: SpareRequest): Buffer {
 }
 
 /** The payload of the frame. */
-export function encodeHandOver({openFiles, scratch, folder, targets}: HandOverRequest): Buffer {
-	const head = Buffer.alloc(8);
-	head.writeUInt32LE(openFiles, 0);
-	head.writeUInt32LE(targets.length, 4);
-	return Buffer.concat([head, Buffer.from([scratch ?? '', folder, ...targets, ''].join('\0'))]);
+export function encodeHandOver({openFiles, left, scratch, folder, network, targets}: HandOverRequest): Buffer {
+	const numbers = [openFiles, targets.length, ...numbersOf(left)];
+	const head = Buffer.alloc(numbers.length * 4);
+	for (const [index, number] of numbers.entries()) head.writeUInt32LE(number, index * 4);
+	return Buffer.concat([head, Buffer.from([scratch ?? '', folder, network ?? '', ...targets, ''].join('\0'))]);
 }
 
 /** What populating came to. */

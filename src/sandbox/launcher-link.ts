@@ -30,6 +30,9 @@ type PendingLeaf = {
 	late: NodeJS.Timeout;
 };
 
+/** What became of a birth. */
+type BirthResult = {readonly process: Process} | {readonly error: Error} | 'handed over';
+
 /** What a leaf is at first. */
 export type LeafKind = 'leaf' | 'spare';
 
@@ -196,31 +199,36 @@ export class LauncherLink {
 	}
 
 	#receiveBirth(data: Buffer, fds: readonly number[]): void {
-		const [pidfd, ...others] = fds;
-		for (const fd of others) closeFd(fd);
-		const process = pidfd === undefined ? undefined : openProcess(pidfd);
 		const birth = decodeBirth(data);
 		const leaf = birth && this.#pending.get(birth.id);
 		if (birth === undefined || leaf === undefined || leaf.isBorn) {
-			process?.close();
+			for (const fd of fds) closeFd(fd);
 			return;
 		}
 		leaf.birth = birth;
-		const {failedStep, errno} = birth;
-		if (failedStep !== undefined) {
-			process?.close();
-			this.#settleBirth(birth.id, leaf, {error: new SyscallError(failedStep, -errno, getSystemErrorName(-errno))});
-		} else if (leaf.leaf.isAttached) {
-			process?.close();
-			this.#settleBirth(birth.id, leaf, 'handed over');
-		} else if (process === undefined) {
-			this.#settleBirth(birth.id, leaf, {error: new ForktreeError('ZygoteFailed', 'a leaf came without its pidfd')});
-		} else {
-			this.#settleBirth(birth.id, leaf, {process});
-		}
+		this.#settleBirth(birth.id, leaf, this.#readBirth(birth, leaf.leaf, fds));
 	}
 
-	#settleBirth(id: number, leaf: PendingLeaf, result: {process: Process} | {error: Error} | 'handed over'): void {
+	/** Takes the descriptors over: of a process that is not known yet its pidfd, then the sockets of its network. */
+	#readBirth({failedStep, errno}: Birth, leaf: Leaf, fds: readonly number[]): BirthResult {
+		const pidfd = leaf.isAttached ? undefined : fds[0];
+		const listeners = pidfd === undefined ? fds : fds.slice(1);
+		if (failedStep !== undefined) {
+			for (const fd of fds) closeFd(fd);
+			return {error: new SyscallError(failedStep, -errno, getSystemErrorName(-errno))};
+		}
+		const process = pidfd === undefined ? undefined : openProcess(pidfd);
+		if (!leaf.takeListeners(listeners)) {
+			process?.signal('SIGKILL');
+			process?.close();
+			return {error: new ForktreeError('ZygoteFailed', 'a leaf came without the sockets of its network')};
+		}
+		if (leaf.isAttached) return 'handed over';
+		if (process === undefined) return {error: new ForktreeError('ZygoteFailed', 'a leaf came without its pidfd')};
+		return {process};
+	}
+
+	#settleBirth(id: number, leaf: PendingLeaf, result: BirthResult): void {
 		clearTimeout(leaf.late);
 		leaf.isBorn = true;
 		if (leaf.isForking) this.#forking -= 1;

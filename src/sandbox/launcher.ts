@@ -1,6 +1,6 @@
 /** A process in a root of its own that forks leaves: a zygote, or the launcher of programs. */
-import {fchownSync} from 'node:fs';
 import {ForktreeError} from '../errors.ts';
+import type {Cgroup} from '../kernel/cgroup.ts';
 import {withDeadline} from '../kernel/deadline.ts';
 import type {Process} from '../kernel/process.ts';
 import {closeFd, pipe, socketPair} from '../native.ts';
@@ -22,12 +22,14 @@ import {
 	takeMounts,
 	waitForBirth,
 } from './leaf-birth.ts';
-import {OutputPipe, OutputSink} from './output.ts';
+import {OutputPipe, OutputSink, openByName} from './output.ts';
 import {Spare, type SpareSpec} from './spare.ts';
-import {IdAllocator, type IdRange} from './uid-range.ts';
+import {IdAllocator, type IdRange, type IdSource, oneId} from './uid-range.ts';
 
-/** Inside, ids below this are the launcher's own and the system's; sandboxes get the ones from here on. */
+/** Inside, ids below this are the launcher's own and the system's, where there are enough; sandboxes get the ones from here on. */
 const systemIds = 1000;
+/** Up to where ids are made up for those that are alone in a user namespace. */
+const maxOwnIds = 65_534;
 /** How many places wait ready: one start takes one, and it is made again afterwards. */
 const readyPlaces = 2;
 const maxErrorBytes = 16 * 1024;
@@ -45,6 +47,11 @@ type Place = {
 	/** Its ends, in the order of the request. */
 	readonly theirs: readonly number[];
 };
+
+/** The first id of a leaf, of so many. */
+export function firstLeafIdOf(count: number): number {
+	return count > 2 * systemIds ? systemIds : 1;
+}
 
 let lastLeaf = 0;
 
@@ -78,10 +85,14 @@ export class Launcher {
 	/** Settles when, besides, nothing forked from it is left: its ids can be used again. */
 	readonly drained: Promise<void>;
 	protected readonly link: LauncherLink;
-	/** The host's id of its id 0. */
+	/** The keeper's id of its id 0. */
 	protected readonly firstHostId: number;
-	protected readonly firstLeafId: number;
+	/** For leaves; where there is one id only, as they see themselves. */
 	readonly #ids: IdAllocator;
+	/** For child zygotes. */
+	readonly #childIds: IdSource;
+	/** Whether each leaf gets a user namespace of its own. */
+	readonly #hasOneId: boolean;
 	readonly #streams: boolean;
 	readonly #places: Place[] = [];
 	#descendants = 0;
@@ -92,9 +103,11 @@ export class Launcher {
 	constructor({link, ids, streams, firstLeafId}: StartedLauncher) {
 		this.gone = link.gone;
 		this.link = link;
-		this.#ids = new IdAllocator({start: firstLeafId, count: ids.count - firstLeafId});
+		this.#hasOneId = ids.count === 1;
+		const [first, end] = this.#hasOneId ? [systemIds, maxOwnIds] : [firstLeafId, ids.count];
+		this.#ids = new IdAllocator({start: first, count: end - first});
+		this.#childIds = this.#hasOneId ? oneId : this.#ids;
 		this.#streams = streams;
-		this.firstLeafId = firstLeafId;
 		this.firstHostId = ids.start;
 		this.drained = new Promise((resolve) => {
 			this.#settleDrained = resolve;
@@ -141,7 +154,10 @@ export class Launcher {
 		streams: boolean,
 		make: (started: StartedLauncher) => T,
 		begin: (control: number) => Promise<Process | undefined>,
-		{firstLeafId = systemIds, signal}: {readonly firstLeafId?: number; readonly signal?: AbortSignal | undefined} = {},
+		{
+			firstLeafId = firstLeafIdOf(ids.count),
+			signal,
+		}: {readonly firstLeafId?: number; readonly signal?: AbortSignal | undefined} = {},
 	): Promise<T> {
 		if (signal?.aborted === true) throw new ForktreeError('ZygoteFailed', 'it is not wanted any more');
 		const [ours, theirs] = socketPair(true);
@@ -165,12 +181,16 @@ export class Launcher {
 		}
 	}
 
-	/** Takes ids, as it counts them, for something forked from it. */
+	/** Takes ids, as it counts them, for a child zygote and all below it. */
 	protected takeIds(count: number): {slice: IdRange; release: () => void} {
-		const slice = this.#ids.take(count);
+		return this.#takeFrom(this.#childIds, count);
+	}
+
+	#takeFrom(source: IdSource, count: number): {slice: IdRange; release: () => void} {
+		const slice = source.take(count);
 		this.#descendants += 1;
 		const release = () => {
-			this.#ids.release(slice);
+			source.release(slice);
 			this.#descendants -= 1;
 			this.#checkDrained();
 		};
@@ -189,16 +209,20 @@ export class Launcher {
 		const startedMs = performance.now();
 		const mounts = await takeMounts(spec.mounts);
 		try {
-			const request = (id: number, uid: number) =>
+			const request = (id: number, uid: number, {left}: Cgroup) =>
 				encodeLeafRequest({
 					...spec,
 					id,
 					uid,
+					left,
+					ownUserNamespace: this.#hasOneId,
 					scratch: encodeScratch(spec.scratchMb),
+					network: spec.network?.setUp,
 					targets: spec.mounts.map(({target}) => target),
 					streams: this.#streams,
 				});
 			const {expected, askedMs} = await this.#ask(spec, 'leaf', request, mounts);
+			expected.leaf.giveNetwork(spec.network);
 			spec.greet(expected.leaf);
 			return {leaf: expected.leaf, born: async () => waitForBirth(expected, startedMs, askedMs)};
 		} finally {
@@ -213,7 +237,8 @@ export class Launcher {
 	 */
 	async forkSpare(spec: SpareSpec): Promise<Spare> {
 		const startedMs = performance.now();
-		const request = (id: number, uid: number) => encodeSpareRequest({...spec, id, uid, streams: this.#streams});
+		const own = {ownUserNamespace: this.#hasOneId, streams: this.#streams};
+		const request = (id: number, uid: number) => encodeSpareRequest({...spec, ...own, id, uid});
 		const {id, expected, askedMs} = await this.#ask({...spec, maxFrame: maxSpareFrame}, 'spare', request, []);
 		const {leaf} = expected;
 		const parked = leaf.answer(spareFrame.parked);
@@ -234,7 +259,7 @@ export class Launcher {
 	async #ask(
 		spec: Pick<LeafSpec, 'uid' | 'takeCgroup' | 'maxFrame'>,
 		kind: LeafKind,
-		request: (id: number, uid: number) => Buffer,
+		request: (id: number, uid: number, cgroup: Cgroup) => Buffer,
 		mounts: readonly number[],
 	): Promise<{readonly id: number; readonly expected: ExpectedLeaf; readonly askedMs: number}> {
 		const undo = new Undo();
@@ -247,12 +272,12 @@ export class Launcher {
 			lastLeaf += 1;
 			const id = lastLeaf;
 			const askedMs = performance.now();
-			this.link.send(request(id, uid), [...theirs, ...mounts, ...cgroup.joins]);
+			this.link.send(request(id, uid, cgroup), [...theirs, ...mounts, ...cgroup.joins]);
 			// What the host needs besides is made while the launcher forks.
 			undo.release();
 			const [stdout, stderr] = outputs.map((output) => new OutputPipe(output));
 			const streams = stdout === undefined || stderr === undefined ? undefined : {stdout, stderr};
-			const parts = {id: String(id), cgroup, streams, owner: this.firstHostId + uid, releaseId: release};
+			const parts = {id: String(id), cgroup, streams, releaseId: release};
 			const expected = this.link.expectLeaf(id, parts, channel, spec.maxFrame, kind);
 			cgroup.closeJoins();
 			for (const fd of theirs) closeFd(fd);
@@ -278,7 +303,7 @@ export class Launcher {
 	}
 
 	#makePlace(given?: number): Place {
-		const {slice, release: releaseId} = this.takeIds(1);
+		const {slice, release: releaseId} = this.#takeFrom(this.#ids, 1);
 		const uid = given ?? slice.start;
 		this.#leaves += 1;
 		const release = () => {
@@ -286,7 +311,7 @@ export class Launcher {
 			releaseId();
 		};
 		try {
-			return {uid, release, ...openChannels(this.firstHostId + uid, this.#streams)};
+			return {uid, release, ...openChannels(this.#streams)};
 		} catch (error) {
 			release();
 			throw error;
@@ -336,8 +361,8 @@ export class Launcher {
 	}
 }
 
-/** Pipes and sockets for a leaf whose id on the host is `owner`. */
-function openChannels(owner: number, streams: boolean): Pick<Place, 'channel' | 'outputs' | 'theirs'> {
+/** Pipes and sockets for a leaf. */
+function openChannels(streams: boolean): Pick<Place, 'channel' | 'outputs' | 'theirs'> {
 	const open: number[] = [];
 	try {
 		const [channel, channelEnd] = socketPair(false);
@@ -348,7 +373,7 @@ function openChannels(owner: number, streams: boolean): Pick<Place, 'channel' | 
 			open.push(readEnd, writeEnd);
 			outputs.push(readEnd);
 			theirs.push(writeEnd);
-			fchownSync(writeEnd, owner, owner); // so that /dev/stdout and /dev/stderr can be opened by name
+			openByName(writeEnd);
 		}
 		return {channel, outputs, theirs};
 	} catch (error) {

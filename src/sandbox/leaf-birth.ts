@@ -7,6 +7,7 @@ import {closeFd} from '../native.ts';
 import type {Birth} from './launch-protocol.ts';
 import type {Leaf} from './leaf.ts';
 import type {LockedFolder} from './mounts.ts';
+import type {LeafNetwork} from './network/sandbox-network.ts';
 import {scratchOptions} from './scratch.ts';
 
 /** A folder and where a leaf sees it; of what is not there no mount is made. */
@@ -26,10 +27,16 @@ export type LeafSpec = {
 	readonly openFiles: number;
 	/** Whether it gets a network namespace of its own, with loopback; else it has its launcher's. */
 	readonly ownNetwork: boolean;
+	/** What it may reach; undefined: nothing beyond its network namespace. */
+	readonly network: LeafNetwork | undefined;
 	/** Whether the strict seccomp filter is installed. */
 	readonly filter: boolean;
 	/** Whether it gets the folder /tmp/work; needs a /tmp. */
 	readonly workFolder: boolean;
+	/** What of it can be written besides /tmp; where the kernel has Landlock, nothing else can by that rule either. */
+	readonly writable: 'none' | 'mounts' | 'root';
+	/** Whether nothing in its /tmp can be executed. */
+	readonly scratchNoExec: boolean;
 	/** The largest frame accepted from it, in bytes. */
 	readonly maxFrame: number;
 	/** Called with the leaf before it is forked: what it is sent now, it finds when it looks. */

@@ -5,9 +5,12 @@ import {withDeadline} from '../kernel/deadline.ts';
 import {FrameChannel, type FrameError, type FramePayload} from '../kernel/frames.ts';
 import {type MemoryDetails, readMemory} from '../kernel/memory.ts';
 import type {Process, ProcessEnd} from '../kernel/process.ts';
-import {type WorkingSet, workingSetOf} from '../native.ts';
+import {cpuMsOf, processTree} from '../kernel/process-tree.ts';
+import {closeFd, type WorkingSet, workingSetOf} from '../native.ts';
 import {Undo} from '../undo.ts';
 import {decodePopulated, encodeWorkingSet, type Populated, spareFrame} from './launch-protocol.ts';
+import type {TellNetwork} from './network/gateway.ts';
+import type {LeafNetwork, NetworkService} from './network/sandbox-network.ts';
 import type {OutputPipe} from './output.ts';
 
 /** The two streams that a process prints to. */
@@ -19,8 +22,6 @@ export type LeafParts = {
 	readonly cgroup: Cgroup;
 	/** What its first process prints; undefined when that goes nowhere. */
 	readonly streams: Streams | undefined;
-	/** Its uid and gid on the host. */
-	readonly owner: number;
 	/** Gives its uid back. */
 	readonly releaseId: () => void;
 	/** Called when its birth is to be known: it speaks or has broken (it may be born), or it is to end (it will be). */
@@ -42,6 +43,8 @@ export type LeafListener = {
 	frame(type: number, payload: FramePayload): void;
 	/** The channel broke: its end of file, or something that is no frame. */
 	broken(error: FrameError | undefined): void;
+	/** Of its connections, where it may have any. */
+	readonly network?: TellNetwork;
 };
 
 /** An answer that somebody waits for. */
@@ -68,6 +71,8 @@ export class Leaf {
 	#listener: LeafListener | undefined;
 	/** Answers that are waited for, in order. */
 	readonly #asked: Asked[] = [];
+	#network: LeafNetwork | undefined;
+	#service: NetworkService | undefined;
 	#isKnown = false;
 	#isPaused = false;
 	#isParked = false;
@@ -143,6 +148,24 @@ export class Leaf {
 		});
 	}
 
+	/** What it gets of an allow-list; then the sockets come with its birth, which is to be known when it comes. */
+	giveNetwork(network: LeafNetwork | undefined): void {
+		this.#network = network;
+		if (network !== undefined) this.awaitBirth();
+	}
+
+	/** Takes over what came with its birth. @returns whether that is what was to come */
+	takeListeners(fds: readonly number[]): boolean {
+		const network = this.#network;
+		const isWhole = fds.length === (network?.listeners ?? 0);
+		if (network === undefined || !isWhole || this.#isBroken) {
+			for (const fd of fds) closeFd(fd);
+		} else {
+			this.#service = network.serve(fds, (name, ...details) => this.#listener?.network?.(name, ...details));
+		}
+		return isWhole;
+	}
+
 	/** Has its birth told when it comes, for a leaf that does not speak by itself. */
 	awaitBirth(): void {
 		if (!this.#isKnown) this.#parts.askBirth('later');
@@ -163,10 +186,6 @@ export class Leaf {
 
 	get streams(): Streams | undefined {
 		return this.#parts.streams;
-	}
-
-	get owner(): number {
-		return this.#parts.owner;
 	}
 
 	get cgroup(): Cgroup {
@@ -243,6 +262,21 @@ export class Leaf {
 		this.#settleBirth.reject(error);
 	}
 
+	/** Who is in it, as the host counts, its first process included. */
+	pids(): number[] {
+		return this.#parts.cgroup.pids() ?? this.#tree();
+	}
+
+	/** CPU time that was used in it, in milliseconds. */
+	cpuMs(): number {
+		return this.#parts.cgroup.cpuMs() ?? cpuMsOf(this.#tree());
+	}
+
+	#tree(): number[] {
+		const pid = this.#process?.pid();
+		return pid === undefined ? [] : processTree(pid);
+	}
+
 	/** What its cgroup is charged. */
 	memory(): CgroupMemory {
 		return this.#parts.cgroup.memory();
@@ -311,6 +345,7 @@ export class Leaf {
 		const {cgroup, streams, releaseId} = this.#parts;
 		// The first process is process 1 of its pid namespace: with it the kernel kills everyone in there.
 		process?.signal('SIGKILL');
+		const disconnected = this.#service?.close();
 		this.resume(); // on v1, what is frozen does not end
 		if (process !== undefined) {
 			await withDeadline(
@@ -319,6 +354,7 @@ export class Leaf {
 				() => new Error(`sandbox ${this.id} was killed and did not end`),
 			);
 		}
+		await disconnected;
 		if (!this.#isKnown) this.#parts.askBirth('maybe'); // handed over, and not heard of since
 		streams?.stdout.drain();
 		streams?.stderr.drain();

@@ -1,6 +1,6 @@
-/** Folders that sandboxes see: each is locked once in the keeper, and clones of it are kept ready for the next start. */
+/** Folders and files that sandboxes see: each is locked once in the keeper, and clones of it are kept ready for the next start. */
 import {closeFd} from '../native.ts';
-import type {Keeper} from './keeper.ts';
+import type {FolderAccess, Keeper} from './keeper.ts';
 
 /** How many clones wait ready: one start takes one, and it is made again meanwhile. */
 const readyClones = 2;
@@ -24,13 +24,19 @@ export class LockedFolder {
 	}
 
 	/** @param id unique among the keeper's folders */
-	static async create(keeper: Keeper, id: string, directory: string, writable = false): Promise<LockedFolder> {
-		return LockedFolder.#open(keeper, id, await keeper.lock(id, directory, writable));
+	static async create(keeper: Keeper, id: string, directory: string, access?: FolderAccess): Promise<LockedFolder> {
+		return LockedFolder.#open(keeper, id, await keeper.lock(id, directory, access));
 	}
 
 	/** Several folders seen as one, read-only; of what more than one of them has, the first one's is seen. */
 	static async createLayers(keeper: Keeper, id: string, directories: readonly string[]): Promise<LockedFolder> {
 		return LockedFolder.#open(keeper, id, await keeper.lockLayers(id, directories));
+	}
+
+	/** A file in place of a folder: it is attached where there is a file. It must be there as long as it is taken. */
+	static async createFile(keeper: Keeper, id: string, file: string): Promise<LockedFolder> {
+		await keeper.lockFile(id, file);
+		return LockedFolder.#open(keeper, id, '');
 	}
 
 	static #open(keeper: Keeper, id: string, place: string): LockedFolder {

@@ -3,6 +3,7 @@ import {lstatSync} from 'node:fs';
 import path from 'node:path';
 import {ForktreeError, SyscallError} from '../errors.ts';
 import {closeFd, lockFile} from '../native.ts';
+import type {Identity} from './identity.ts';
 import {invalidBase} from './sandbox-options.ts';
 
 /**
@@ -20,6 +21,15 @@ export function lockOverlay(folder: string): () => void {
 	const lock = lockFile(path.join(folder, 'lock'));
 	if (lock === undefined) throw invalidBase(`writable.overlay: ${folder} is in use by another sandbox`);
 	return () => closeFd(lock);
+}
+
+/** @throws {ForktreeError} `NotSupported` for who is not root */
+export function checkOverlays({kind}: Identity): void {
+	if (kind === 'root') return;
+	throw new ForktreeError(
+		'NotSupported',
+		'writable: expected none or scratch, since only root can map the ids of mounts, which an overlay over the host’s files takes',
+	);
 }
 
 /** Says what the kernel or a file system lacks. */

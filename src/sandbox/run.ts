@@ -1,12 +1,12 @@
 /** One program that runs in a sandbox: its streams, its limits, and how it ended. */
 
-import {fchownSync, writeSync} from 'node:fs';
+import {writeSync} from 'node:fs';
 import net from 'node:net';
 import {constants} from 'node:os';
 import type {Readable} from 'node:stream';
 import {readWaitStatus} from '../kernel/process.ts';
 import {closeFd, pipe} from '../native.ts';
-import {OutputPipe, OutputSink} from './output.ts';
+import {OutputPipe, OutputSink, openByName} from './output.ts';
 import type {RunEnd} from './supervisor-protocol.ts';
 
 const mebibyte = 1024 * 1024;
@@ -81,11 +81,8 @@ export type RunStreams = {
 	readonly theirs: readonly number[];
 };
 
-/**
- * @param nothing an fd to read nothing from; stays the caller's
- * @param owner the sandbox's uid on the host
- */
-export function openStreams(hasInput: boolean, nothing: number, owner: number): RunStreams {
+/** @param nothing an fd to read nothing from; stays the caller's */
+export function openStreams(hasInput: boolean, nothing: number): RunStreams {
 	const open: number[] = [];
 	try {
 		const [stdoutRead, stdoutWrite] = pipe();
@@ -94,8 +91,7 @@ export function openStreams(hasInput: boolean, nothing: number, owner: number): 
 		open.push(stderrRead, stderrWrite);
 		const [inputRead, inputWrite] = hasInput ? pipe(true) : [nothing, undefined];
 		if (inputWrite !== undefined) open.push(inputRead, inputWrite);
-		// So that /dev/stdin, /dev/stdout and /dev/stderr can be opened by name.
-		for (const fd of [stdoutWrite, stderrWrite, ...(hasInput ? [inputRead] : [])]) fchownSync(fd, owner, owner);
+		for (const fd of [stdoutWrite, stderrWrite, ...(hasInput ? [inputRead] : [])]) openByName(fd);
 		return {
 			stdin: inputWrite,
 			stdout: new OutputPipe(stdoutRead),

@@ -1,9 +1,11 @@
 /** Options of sandboxes and pools that users give, resolved once into types without optional fields. */
 import {totalmem} from 'node:os';
 import path from 'node:path';
-import {ForktreeError} from '../errors.ts';
+import {ForktreeError, quote} from '../errors.ts';
 import {chooseVictim, type EvictionPolicy} from './evictor.ts';
 import {defaultDevices} from './keeper.ts';
+import {type Lookup, lookUpByHost} from './network/dial.ts';
+import {type NetworkOptions, type ResolvedNetwork, resolveNetwork} from './network/settings.ts';
 import {readSeccompProfile, type SeccompProfile} from './seccomp-profile.ts';
 
 /** Limits of a program sandbox; every one is enforced. */
@@ -70,8 +72,8 @@ export type SandboxOptions = {
 	 */
 	readonly writable?: SandboxWritable;
 	readonly mounts?: readonly SandboxMount[];
-	/** `none`, the default: only loopback; `host`: the machine's network as it is. */
-	readonly network?: 'none' | 'host';
+	/** `none`, the default: only loopback; `host`: the machine's network as it is; or what it may reach. */
+	readonly network?: 'none' | 'host' | NetworkOptions;
 	readonly limits?: Partial<SandboxLimits>;
 	/** Variables of what runs in it; nothing of the host's environment is there. */
 	readonly env?: Readonly<Record<string, string>>;
@@ -91,6 +93,12 @@ export type SandboxOptions = {
 	 * all the same.
 	 */
 	readonly seccomp?: 'default' | 'off' | SeccompProfile;
+	/**
+	 * Whether nothing that the sandbox itself writes can be executed or mapped as code: neither programs nor libraries in
+	 * `/tmp` and in mounts, nor files in memory (`memfd_create`, which is refused). Interpreters still run what they can read,
+	 * and a process that runs may make code in its own memory. Not with an overlay. By default false.
+	 */
+	readonly noNewExecutables?: boolean;
 	/** How long to wait for memory in the budget, in milliseconds; 30 seconds by default. */
 	readonly waitMs?: number;
 };
@@ -101,6 +109,11 @@ export type SandboxPoolOptions = {
 	readonly stateDir?: string;
 	/** MiB that all sandboxes together may be allowed to use. By default three quarters of the machine's memory. */
 	readonly memoryBudgetMb?: number;
+	/**
+	 * Whether limits that this machine can't hold for us are no error: `stats().isolation` names them. What can be done instead is done.
+	 * By default false.
+	 */
+	readonly bestEffort?: boolean;
 	/**
 	 * What `create()` does when the budget is taken: `wait` (the default) for its turn, `reject` with `Capacity`, or `evict`
 	 * sandboxes in which nothing runs, least recently used first.
@@ -117,6 +130,8 @@ export type SandboxPoolOptions = {
 	 * about half a MiB each besides the budget. By default 1; `uid` and `overlay` have none.
 	 */
 	readonly spares?: number;
+	/** Answers the addresses of a name that an allow-list has; by default the host's resolver. Who may be connected to is checked afterwards. */
+	readonly lookup?: Lookup;
 	/** Defaults of every sandbox. */
 	readonly defaults?: Omit<SandboxOptions, 'waitMs'>;
 };
@@ -126,7 +141,7 @@ export type ResolvedSandboxOptions = {
 	readonly layers: readonly string[];
 	readonly writable: SandboxWritable;
 	readonly mounts: ReadonlyArray<Required<SandboxMount>>;
-	readonly network: 'none' | 'host';
+	readonly network: 'none' | 'host' | ResolvedNetwork;
 	readonly limits: SandboxLimits;
 	readonly env: Readonly<Record<string, string>>;
 	readonly cwd: string;
@@ -138,15 +153,18 @@ export type ResolvedSandboxOptions = {
 	readonly defaultFilter: boolean;
 	/** The instructions of the filter of each program besides; empty: none. */
 	readonly profile: Uint8Array;
+	readonly noNewExecutables: boolean;
 	readonly waitMs: number;
 };
 
 export type ResolvedPoolOptions = {
 	readonly stateDir: string | undefined;
 	readonly memoryBudgetMb: number;
+	readonly bestEffort: boolean;
 	readonly whenFull: 'wait' | 'reject' | 'evict';
 	readonly evictionPolicy: EvictionPolicy;
 	readonly spares: number;
+	readonly lookup: Lookup;
 	readonly defaults: SandboxDefaults;
 };
 
@@ -162,10 +180,6 @@ const maxSpares = 64;
 const maxUid = 65_534;
 /** The longest host name the kernel takes, see sethostname(2). */
 const maxHostname = 64;
-
-function quote(value: unknown): string {
-	return JSON.stringify(value) ?? String(value);
-}
 
 function checkKeys(value: unknown, known: readonly string[], label: string): Readonly<Record<string, unknown>> {
 	if (typeof value !== 'object' || value === null || Array.isArray(value)) {
@@ -274,7 +288,7 @@ function checkFolder(value: unknown, label: string): string {
 
 const sandboxKeys = [
 	...['base', 'layers', 'writable', 'mounts', 'network', 'limits', 'env', 'cwd', 'hostname', 'uid', 'devices'],
-	...['seccomp', 'waitMs'],
+	...['seccomp', 'noNewExecutables', 'waitMs'],
 ] as const;
 
 /** What sandboxes of a pool have that their own options do not say. */
@@ -296,6 +310,7 @@ const builtIn: SandboxDefaults = {
 		devices: defaultDevices,
 		defaultFilter: true,
 		profile: new Uint8Array(),
+		noNewExecutables: false,
 		waitMs: 30_000,
 	},
 };
@@ -318,13 +333,20 @@ export function resolveSandboxOptions(
 	if (writable === 'overlay' && limits.scratchMb === 0) {
 		throw new RangeError('limits.scratchMb: expected more than 0 for a writable overlay in memory');
 	}
+	const noNewExecutables = checkFlag(options.noNewExecutables ?? resolved.noNewExecutables, 'noNewExecutables');
+	if (noNewExecutables && isOverlay(writable)) {
+		throw new RangeError(
+			'noNewExecutables: expected false with a writable overlay, in which programs lie among what is written',
+		);
+	}
 	return {
 		...resolved,
+		noNewExecutables,
 		...(base === undefined ? {} : {base: base === 'host' ? base : checkFolder(base, 'base')}),
 		...(layers === undefined ? {} : {layers: checkList(layers, maxLayers, 'layers', checkFolder)}),
 		writable,
 		...(mounts === undefined ? {} : {mounts: checkList(mounts, maxMounts, 'mounts', checkMount)}),
-		...(network === undefined ? {} : {network: checkChoice(network, ['none', 'host'], 'network')}),
+		...(network === undefined ? {} : {network: checkNetwork(network)}),
 		limits,
 		...(env === undefined ? {} : {env: {...resolved.env, ...checkVariables(env, 'env')}}),
 		cwd: resolveFolder(options.cwd ?? given.cwd, writable, limits),
@@ -339,6 +361,11 @@ export function resolveSandboxOptions(
 function resolveFolder(cwd: unknown, writable: SandboxWritable, {scratchMb}: SandboxLimits): string {
 	if (cwd !== undefined) return checkInsidePath(cwd, 'cwd');
 	return writable === 'none' || scratchMb === 0 ? '/' : '/tmp/work';
+}
+
+function checkNetwork(value: unknown): 'none' | 'host' | ResolvedNetwork {
+	if (typeof value === 'object') return resolveNetwork(value, 'network');
+	return checkChoice(value, ['none', 'host'] as const, 'network');
 }
 
 function checkHostname(value: unknown): string {
@@ -398,7 +425,7 @@ function resolveSeccomp(
 export function resolvePoolOptions(options: SandboxPoolOptions): ResolvedPoolOptions {
 	checkKeys(
 		options,
-		['stateDir', 'memoryBudgetMb', 'whenFull', 'evictionPolicy', 'spares', 'defaults'],
+		['stateDir', 'memoryBudgetMb', 'bestEffort', 'whenFull', 'evictionPolicy', 'spares', 'lookup', 'defaults'],
 		'createSandboxPool options',
 	);
 	const memoryBudgetMb = checkNumber(
@@ -413,11 +440,18 @@ export function resolvePoolOptions(options: SandboxPoolOptions): ResolvedPoolOpt
 	return {
 		stateDir: options.stateDir === undefined ? undefined : checkText(options.stateDir, 'stateDir'),
 		memoryBudgetMb,
+		bestEffort: checkFlag(options.bestEffort ?? false, 'bestEffort'),
 		whenFull: checkChoice(options.whenFull ?? 'wait', ['wait', 'reject', 'evict'], 'whenFull'),
 		evictionPolicy: checkPolicy(options.evictionPolicy ?? chooseVictim),
 		spares: checkSpares(options.spares ?? 1),
+		lookup: checkLookup(options.lookup),
 		defaults,
 	};
+}
+
+function checkFlag(value: unknown, label: string): boolean {
+	if (typeof value !== 'boolean') throw new TypeError(`${label}: expected true or false, got ${quote(value)}`);
+	return value;
 }
 
 function checkSpares(value: unknown): number {
@@ -429,6 +463,13 @@ function checkSpares(value: unknown): number {
 function checkPolicy(value: unknown): EvictionPolicy {
 	if (typeof value !== 'function') throw new TypeError(`evictionPolicy: expected a function, got ${quote(value)}`);
 	return value as EvictionPolicy;
+}
+
+/** @throws {TypeError} for what can't be called */
+export function checkLookup(value: unknown): Lookup {
+	if (value === undefined) return lookUpByHost;
+	if (typeof value !== 'function') throw new TypeError(`lookup: expected a function, got ${quote(value)}`);
+	return value as Lookup;
 }
 
 /** The word for a folder or archive that is not there or not usable. */

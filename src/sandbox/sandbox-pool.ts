@@ -5,17 +5,23 @@ import process from 'node:process';
 import {ForktreeError, SyscallError} from '../errors.ts';
 import {withDeadline} from '../kernel/deadline.ts';
 import {Undo} from '../undo.ts';
-import {planLauncher, type RootShape, resolveShape} from './base.ts';
-import {checkHost, openSandboxHost, type SandboxHost} from './host.ts';
+import {hasHostsFile, planLauncher, type RootShape, resolveShape} from './base.ts';
+import {openSandboxHost, type SandboxHost} from './host.ts';
+import type {Identity} from './identity.ts';
+import type {Isolation} from './isolation.ts';
+import {type FolderAccess, folderAccesses} from './keeper.ts';
 import {Launcher} from './launcher.ts';
 import type {LeafBirth, LeafMount} from './leaf-birth.ts';
 import {LockedFolder} from './mounts.ts';
-import {explainOverlay, lockOverlay} from './overlay.ts';
+import {hostsFile, SandboxNetwork} from './network/sandbox-network.ts';
+import type {ResolvedNetwork} from './network/settings.ts';
+import {checkOverlays, explainOverlay, lockOverlay} from './overlay.ts';
 import {Reserved} from './reserved.ts';
 import type {ExecOptions, ExecResult} from './run.ts';
 import {checkExec, type Owned, Sandbox, type SandboxEvents} from './sandbox.ts';
 import type {SandboxMount, SandboxOptions, SandboxPoolOptions} from './sandbox-options.ts';
 import {
+	isOverlay,
 	type ResolvedPoolOptions,
 	type ResolvedSandboxOptions,
 	resolvePoolOptions,
@@ -23,16 +29,18 @@ import {
 } from './sandbox-options.ts';
 import {basesName} from './state-dir.ts';
 import {Stock} from './stock.ts';
-import {IdAllocator} from './uid-range.ts';
+import type {IdSource} from './uid-range.ts';
 
-/** Ids for a launcher and the sandboxes that it forks at a time. */
-const launcherIds = 2 ** 16;
+/** How many launchers may have ids at a time, for the sandboxes that they fork. */
+const maxLaunchers = 64;
 const maxFrame = 4096;
 /** How often a start is tried while launchers die under it. */
 const maxForks = 3;
 const refillDelayMs = 20;
 /** For how many sets of options spares wait. */
 const spareKinds = 4;
+/** How many different allow-lists are kept. */
+const maxNetworks = 64;
 const drainDeadlineMs = 10_000;
 const endDeadlineMs = 5000;
 
@@ -47,7 +55,17 @@ type First = (sandbox: Sandbox) => void;
 /** Options of `pool.run()`: those of its one program, and those of its sandbox. */
 export type RunOptions = ExecOptions & {readonly sandbox?: SandboxOptions};
 
-const eventNames = ['destroyed', 'paused', 'resumed', 'forked', 'childExited', 'oom', 'limit'] as const;
+const networkEvents = ['connected', 'disconnected', 'connectionRefused'] as const;
+const eventNames = [
+	'destroyed',
+	'paused',
+	'resumed',
+	'forked',
+	'childExited',
+	'oom',
+	'limit',
+	...networkEvents,
+] as const;
 
 /** What a pool is doing. */
 export type SandboxPoolStats = {
@@ -56,7 +74,7 @@ export type SandboxPoolStats = {
 	/** How many wait ready for the next ones. */
 	readonly spares: number;
 	readonly memory: {readonly budgetMb: number; readonly reservedMb: number; readonly waiting: number};
-	readonly isolation: {readonly cgroup: 'v1' | 'hybrid' | 'v2'};
+	readonly isolation: Isolation;
 };
 
 /** Made by {@link createSandboxPool}. Every method after `close()` rejects with {@link ForktreeError} `RuntimeClosed`. */
@@ -64,13 +82,15 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	readonly #host: SandboxHost;
 	readonly #undo: Undo;
 	readonly #options: ResolvedPoolOptions;
-	readonly #ids: IdAllocator;
+	readonly #ids: IdSource;
 	/** An fd to read nothing from. */
 	readonly #nothing: number;
 	readonly #launchers = new Map<string, Promise<Launcher>>();
 	/** All whose processes may be alive. */
 	readonly #alive = new Set<Launcher>();
 	readonly #folders = new Map<string, Promise<LockedFolder>>();
+	/** Those used last, by what they allow; the oldest first. */
+	readonly #networks = new Map<string, Promise<SandboxNetwork>>();
 	readonly #sandboxes = new Map<string, Sandbox>();
 	readonly #spares: Stock<LeafBirth>;
 	/** Those that are being made. */
@@ -78,6 +98,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	/** Ends every wait for memory. */
 	readonly #closing = new AbortController();
 	#lastFolder = 0;
+	#lastNetwork = 0;
 	#isEvicting = false;
 	#closed: Promise<void> | undefined;
 
@@ -86,7 +107,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		this.#host = host;
 		this.#undo = undo;
 		this.#options = options;
-		this.#ids = new IdAllocator(host.ids);
+		this.#ids = host.ids;
 		this.#nothing = openSync('/dev/null', 'r');
 		undo.push(() => closeSync(this.#nothing));
 		this.#spares = new Stock({each: options.spares, kinds: spareKinds, dispose: ({leaf}) => leaf.destroy()});
@@ -95,12 +116,18 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		undo.push(async () => this.#destroyAll());
 	}
 
-	/** Used by {@link createSandboxPool}. */
-	static async open(options: ResolvedPoolOptions): Promise<SandboxPool> {
+	/**
+	 * Used by {@link createSandboxPool}.
+	 * @param identity as whom its sandboxes are made; by default as we can
+	 */
+	static async open(options: ResolvedPoolOptions, identity?: Identity): Promise<SandboxPool> {
 		const undo = new Undo();
 		try {
-			const {stateDir, memoryBudgetMb} = options;
-			const host = await openSandboxHost({stateDir, memoryBudgetMb, groups: 'managed', countsLaunchers: false}, undo);
+			const {stateDir, memoryBudgetMb, bestEffort} = options;
+			const host = await openSandboxHost(
+				{stateDir, memoryBudgetMb, bestEffort, groups: 'managed', countsLaunchers: false, identity},
+				undo,
+			);
 			return new SandboxPool(host, undo, options);
 		} catch (error) {
 			await undo.run();
@@ -210,12 +237,17 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	async #start(options: ResolvedSandboxOptions, reserved: Reserved, first: First | undefined): Promise<Sandbox> {
 		const shape = await resolveShape(options, this.#host.state.path(basesName));
 		const mounts = await Promise.all(
-			options.mounts.map(async (mount) => ({folder: await this.#folder(mount), target: mount.target})),
+			options.mounts.map(async (mount) => ({
+				folder: await this.#folder(mount.source, accessOf(mount, options)),
+				target: mount.target,
+			})),
 		);
-		if (options.uid !== undefined) return this.#startAlone(shape, options, mounts, reserved, first);
+		const network = typeof options.network === 'object' ? await this.#network(options.network) : undefined;
+		if (network !== undefined && hasHostsFile(shape)) mounts.push({folder: network.hosts, target: hostsFile});
+		if (options.uid !== undefined) return this.#startAlone(shape, options, mounts, network, reserved, first);
 		const key = JSON.stringify(shape);
 		const kind = spareKind(key, options, mounts);
-		const fork = async () => this.#fork(await this.#launcher(key, shape), options, mounts);
+		const fork = async () => this.#fork(await this.#launcher(key, shape), options, mounts, network);
 		const refill = once(() => this.#refill(key, kind, fork, options, mounts));
 		let isAsked = false; // then its input may be gone
 		const ask =
@@ -228,7 +260,13 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			this.#checkOpen();
 			try {
 				const birth = this.#takeSpare(kind) ?? (await fork());
-				return await this.#begin(birth, options, {reserved, undo: new Undo()}, ask, refill);
+				return await this.#begin(
+					birth,
+					options,
+					{isolation: this.#host.isolation, reserved, undo: new Undo()},
+					ask,
+					refill,
+				);
 			} catch (error) {
 				const isLost = error instanceof ForktreeError && error.code === 'ZygoteFailed';
 				if (!isLost || isAsked || attempt === maxForks) throw error;
@@ -241,40 +279,50 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		shape: RootShape,
 		options: ResolvedSandboxOptions,
 		mounts: readonly LeafMount[],
+		network: SandboxNetwork | undefined,
 		reserved: Reserved,
 		first: First | undefined,
 	): Promise<Sandbox> {
 		const undo = new Undo();
 		try {
+			if (shape.writable !== undefined) checkOverlays(this.#host.identity);
 			if (shape.writable?.kind === 'folder') undo.push(lockOverlay(shape.writable.where));
-			const launcher = await this.#spawn(shape).catch(explainOverlay);
+			const launcher = await this.#spawn(shape, this.#idsFor(options.uid)).catch(explainOverlay);
 			undo.push(async () => {
 				launcher.kill();
 				await launcher.ended();
 			});
 			this.#checkOpen();
-			const birth = await this.#fork(launcher, options, mounts);
+			const birth = await this.#fork(launcher, options, mounts, network);
 			const refill = once(() => this.#refillParts(options, mounts));
-			return await this.#begin(birth, options, {reserved, undo}, first, refill);
+			return await this.#begin(birth, options, {isolation: this.#host.isolation, reserved, undo}, first, refill);
 		} catch (error) {
 			await undo.run();
 			throw error;
 		}
 	}
 
-	async #fork(launcher: Launcher, options: ResolvedSandboxOptions, mounts: readonly LeafMount[]): Promise<LeafBirth> {
-		const {limits, writable, hostname, network, uid, defaultFilter} = options;
+	async #fork(
+		launcher: Launcher,
+		options: ResolvedSandboxOptions,
+		mounts: readonly LeafMount[],
+		network: SandboxNetwork | undefined,
+	): Promise<LeafBirth> {
+		const {limits, writable, hostname, uid, defaultFilter} = options;
 		const scratch = writable !== 'none' && limits.scratchMb > 0;
 		return launcher.forkLeaf({
 			mounts,
 			takeCgroup: () => this.#host.cgroups.take(limits),
 			scratchMb: scratch ? limits.scratchMb : undefined,
 			workFolder: scratch,
+			writable: writablePart(options),
+			scratchNoExec: options.noNewExecutables,
 			hostname,
 			uid,
 			folder: '/',
 			openFiles: limits.openFiles,
-			ownNetwork: network === 'none',
+			ownNetwork: options.network !== 'host',
+			network,
 			filter: defaultFilter,
 			maxFrame,
 			greet: () => undefined,
@@ -370,7 +418,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	async #launcher(key: string, shape: RootShape): Promise<Launcher> {
 		let launcher = this.#launchers.get(key);
 		if (launcher === undefined) {
-			launcher = this.#spawn(shape);
+			launcher = this.#spawn(shape, this.#idsFor(undefined));
 			this.#launchers.set(key, launcher);
 			const forget = () => {
 				if (this.#launchers.get(key) === launcher) this.#launchers.delete(key);
@@ -383,8 +431,14 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		return launcher;
 	}
 
-	async #spawn(shape: RootShape): Promise<Launcher> {
-		const ids = this.#ids.take(launcherIds);
+	/** Those of a launcher: with one id only, its sandboxes are in user namespaces in which they can have any. */
+	#idsFor(uid: number | undefined): number {
+		const usual = Math.floor(this.#ids.size / maxLaunchers);
+		return (uid ?? 0) < usual ? usual : 1;
+	}
+
+	async #spawn(shape: RootShape, count: number): Promise<Launcher> {
+		const ids = this.#ids.take(count);
 		const {keeper, liveness} = this.#host;
 		const root = {keeper, plan: planLauncher(shape), ids, liveness, streams: false};
 		const launcher = await Launcher.spawn(root, (started) => new Launcher(started)).catch((error: unknown) => {
@@ -397,8 +451,29 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		return launcher;
 	}
 
-	async #folder({source, readonly}: Required<SandboxMount>): Promise<LockedFolder> {
-		const key = mountKey({source, readonly});
+	/** What such sandboxes get; only the last few are kept for the next ones. */
+	async #network(settings: ResolvedNetwork): Promise<SandboxNetwork> {
+		const key = JSON.stringify(settings);
+		let network = this.#networks.get(key);
+		if (network === undefined) {
+			this.#lastNetwork += 1;
+			const id = `hosts-${this.#lastNetwork}`;
+			const {keeper, state} = this.#host;
+			network = SandboxNetwork.open(keeper, state.path('staging', id), settings, this.#options.lookup);
+			network.catch(() => this.#networks.delete(key));
+		}
+		this.#networks.delete(key);
+		this.#networks.set(key, network);
+		const [oldest] = this.#networks;
+		if (this.#networks.size > maxNetworks && oldest !== undefined) {
+			this.#networks.delete(oldest[0]);
+			await (await oldest[1]).close();
+		}
+		return network;
+	}
+
+	async #folder(source: SandboxMount['source'], access: FolderAccess): Promise<LockedFolder> {
+		const key = mountKey(source, access);
 		let folder = this.#folders.get(key);
 		if (folder === undefined) {
 			this.#lastFolder += 1;
@@ -406,7 +481,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			const {keeper} = this.#host;
 			const locked =
 				typeof source === 'string'
-					? LockedFolder.create(keeper, id, source, !readonly)
+					? LockedFolder.create(keeper, id, source, access)
 					: LockedFolder.createLayers(keeper, id, source);
 			folder = locked.catch((error: unknown) => {
 				this.#folders.delete(key);
@@ -426,7 +501,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	 */
 	async forgetMount(source: SandboxMount['source']): Promise<void> {
 		this.#checkOpen();
-		const forgotten = [true, false].map((readonly) => mountKey({source, readonly}));
+		const forgotten = folderAccesses.map((access) => mountKey(source, access));
 		await Promise.all(
 			forgotten.map(async (key) => {
 				const held = this.#folders.get(key);
@@ -447,14 +522,14 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 
 	stats(): SandboxPoolStats {
 		this.#checkOpen();
-		const {budget, cgroupTree} = this.#host;
+		const {budget, isolation} = this.#host;
 		const paused = [...this.#sandboxes.values()].filter((each) => each.isPaused).length;
 		return {
 			sandboxes: this.#sandboxes.size,
 			paused,
 			spares: this.#spares.size,
 			memory: {budgetMb: budget.totalMb, reservedMb: budget.reservedMb, waiting: budget.waiting},
-			isolation: {cgroup: cgroupTree.mode},
+			isolation,
 		};
 	}
 
@@ -484,7 +559,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 		for (const launcher of this.#alive) launcher.kill();
 		const ended = Promise.all([...this.#alive].map(async (launcher) => launcher.ended()));
 		await withDeadline(ended, endDeadlineMs, () => new Error('launchers are still alive')).catch(() => undefined);
-		const folders = await Promise.allSettled(this.#folders.values());
+		const folders = await Promise.allSettled([...this.#folders.values(), ...this.#networks.values()]);
 		await Promise.all(
 			folders.map(async (folder) => (folder.status === 'fulfilled' ? folder.value.close() : undefined)),
 		);
@@ -499,17 +574,28 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 	}
 }
 
-function mountKey({source, readonly}: Omit<Required<SandboxMount>, 'target'>): string {
-	return `${readonly ? 'ro' : 'rw'} ${JSON.stringify(source)}`;
+function mountKey(source: SandboxMount['source'], access: FolderAccess): string {
+	return `${access} ${JSON.stringify(source)}`;
+}
+
+function accessOf({readonly}: Required<SandboxMount>, {noNewExecutables}: ResolvedSandboxOptions): FolderAccess {
+	if (readonly) return 'readonly';
+	return noNewExecutables ? 'data' : 'writable';
+}
+
+/** What of a sandbox can be written besides its /tmp. */
+function writablePart({writable, mounts}: ResolvedSandboxOptions): 'none' | 'mounts' | 'root' {
+	if (isOverlay(writable)) return 'root';
+	return mounts.some(({readonly}) => !readonly) ? 'mounts' : 'none';
 }
 
 /** What a spare is made with; what else there is of options matters when a program runs. */
 function spareKind(key: string, options: ResolvedSandboxOptions, mounts: readonly LeafMount[]): string {
-	const {limits, writable, hostname, network, defaultFilter} = options;
+	const {limits, writable, noNewExecutables, hostname, network, defaultFilter} = options;
 	const {memoryMb, swapMb, cpuPercent, processes, openFiles, scratchMb} = limits;
 	const numbers = [memoryMb, swapMb, cpuPercent, processes, openFiles, scratchMb];
 	const folders = mounts.map(({folder}) => folder.id);
-	return `${key}${JSON.stringify([numbers, writable, hostname, network, defaultFilter, folders])}`;
+	return `${key}${JSON.stringify([numbers, writable, noNewExecutables, hostname, network, defaultFilter, folders])}`;
 }
 
 /** Does something the first time that it is called. */
@@ -522,7 +608,7 @@ function once(action: () => void): () => void {
 }
 
 /**
- * Creates a pool of sandboxes for programs. Needs root on Linux 5.15 or later.
+ * Creates a pool of sandboxes for programs. Needs Linux 5.15 or later; what besides root's rights or an ordinary user's, docs/levels.md says.
  * @throws {TypeError} or {RangeError} for a wrong option; {ForktreeError} when the machine lacks what is needed
  * @example
  * const pool = await createSandboxPool();
@@ -535,6 +621,5 @@ function once(action: () => void): () => void {
  */
 export async function createSandboxPool(options: SandboxPoolOptions = {}): Promise<SandboxPool> {
 	const resolved = resolvePoolOptions(options);
-	checkHost();
 	return SandboxPool.open(resolved);
 }

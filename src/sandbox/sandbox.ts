@@ -7,7 +7,11 @@ import {ForktreeError, SandboxDeadError} from '../errors.ts';
 import {readMemory} from '../kernel/memory.ts';
 import {closeFd} from '../native.ts';
 import type {Undo} from '../undo.ts';
+import type {Isolation} from './isolation.ts';
 import type {Leaf} from './leaf.ts';
+import {refuseMemoryFiles} from './memory-files.ts';
+import type {NetworkEvents} from './network/gateway.ts';
+import {proxyVariables} from './network/layout.ts';
 import type {Reserved} from './reserved.ts';
 import {
 	type ExecErrorCode,
@@ -46,7 +50,7 @@ export type SandboxEvents = {
 	oom: [{readonly kills: number}];
 	/** A run reached a limit. */
 	limit: [{readonly limit: string}];
-};
+} & NetworkEvents;
 
 /** The words of runs that a limit has ended. */
 const limitCodes: ReadonlySet<ExecErrorCode> = new Set(['Timeout', 'OutOfMemory', 'CpuLimit']);
@@ -58,8 +62,9 @@ const execKeys: ReadonlySet<string> = new Set([
 /** What a sandbox uses. */
 export type SandboxStats = {
 	readonly state: 'running' | 'paused';
-	/** Charged to its cgroup, now and at most; undefined where the kernel keeps no peak. */
-	readonly currentMiB: number;
+	readonly isolation: Isolation;
+	/** Charged to its cgroup, now and at most; undefined where none counts it, or the kernel keeps no peak. */
+	readonly currentMiB: number | undefined;
 	readonly peakMiB: number | undefined;
 	/** Pages of its processes: of each alone (USS), shared ones in proportion (PSS), and shared. */
 	readonly privateMiB: number;
@@ -72,7 +77,7 @@ export type SandboxStats = {
 };
 
 /** What a sandbox gives back when it has ended. */
-export type Owned = {readonly reserved: Reserved; readonly undo: Undo};
+export type Owned = {readonly isolation: Isolation; readonly reserved: Reserved; readonly undo: Undo};
 
 /** Made by `pool.create()`. Every method after its end rejects with {@link SandboxDeadError}. */
 export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposable {
@@ -111,6 +116,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		leaf.listen({
 			frame: (type, payload) => this.#take(type, payload),
 			broken: () => void this.#end('its first process ended', true),
+			network: (name, ...details) => void this.emit(name as 'connected', ...(details as NetworkEvents['connected'])),
 		});
 	}
 
@@ -144,15 +150,18 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		checkExec(argv, options);
 		const {cwd = this.#options.cwd, env = {}, stdin, signal} = options;
 		checkInsidePath(cwd, 'cwd');
-		const variables = {...this.#options.env, ...checkVariables(env, 'env')};
+		const proxy = typeof this.#options.network === 'object' ? proxyVariables : {};
+		const variables = {...proxy, ...this.#options.env, ...checkVariables(env, 'env')};
 		const limits = {...this.#options.limits, ...checkSandboxLimits(pickLimits(options), 'exec options')};
 		this.#checkAlive();
 		await unlessAborted(this.#whenRunning(), signal);
 		this.#lastRun += 1;
 		const id = this.#lastRun;
 		const cpuSeconds = limits.cpuMs < maxCpuLimitMs ? Math.ceil(limits.cpuMs / 1000) + 1 : 0;
-		const request = encodeRun({id, argv, env: variables, cwd, cpuSeconds, filter: this.#options.profile});
-		const streams = openStreams(stdin !== undefined, this.#nothing, this.#leaf.owner);
+		const {profile, noNewExecutables} = this.#options;
+		const filter = noNewExecutables ? refuseMemoryFiles(profile) : profile;
+		const request = encodeRun({id, argv, env: variables, cwd, cpuSeconds, filter});
+		const streams = openStreams(stdin !== undefined, this.#nothing);
 		// Nothing has happened before the first one.
 		const before = id === 1 ? {oomKills: 0, refusals: 0} : this.#count();
 		const run = new Run(id, this.id, streams, limits.outputMb, options, before);
@@ -195,10 +204,10 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	/** Looks at the CPU time when it could be used up at the earliest: nothing tells of it before. */
 	#watchCpu(run: Run, cpuMs: number): () => void {
 		if (!Number.isFinite(cpuMs)) return () => {};
-		const end = this.#leaf.cgroup.cpuMs() + cpuMs;
+		const end = this.#leaf.cpuMs() + cpuMs;
 		let timer: NodeJS.Timeout;
 		const look = () => {
-			const left = end - this.#leaf.cgroup.cpuMs();
+			const left = end - this.#leaf.cpuMs();
 			if (left <= 0) {
 				run.blame('CpuLimit', `it used more than ${cpuMs} ms of CPU time (limits.cpuMs)`);
 				this.#kill(run);
@@ -291,7 +300,9 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 	#memoryWords(): string {
 		const peak = this.#leaf.memory().peak;
 		const used = peak === undefined ? '' : `; at most ${(peak / mebibyte).toFixed(0)} MiB were used`;
-		return `the sandbox exceeded ${this.#options.limits.memoryMb} MiB (limits.memoryMb)${used}`;
+		const {memoryMb, swapMb} = this.#options.limits;
+		const swap = swapMb > 0 ? ` and ${swapMb} MiB of swap (limits.swapMb)` : '';
+		return `the sandbox exceeded ${memoryMb} MiB (limits.memoryMb)${swap}${used}`;
 	}
 
 	/**
@@ -354,18 +365,19 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		this.#checkAlive();
 		const {cgroup} = this.#leaf;
 		const {current, peak} = cgroup.memory();
-		const pids = cgroup.pids();
+		const pids = this.#leaf.pids();
 		const counted = pids.map((pid) => readMemory(pid)).filter((each) => each !== undefined);
 		const sum = (pick: (each: (typeof counted)[number]) => number) =>
 			counted.reduce((total, each) => total + pick(each), 0);
 		return {
 			state: this.#paused ? 'paused' : 'running',
-			currentMiB: current / mebibyte,
+			isolation: this.#owned.isolation,
+			currentMiB: current === undefined ? undefined : current / mebibyte,
 			peakMiB: peak === undefined ? undefined : peak / mebibyte,
 			privateMiB: sum((each) => each.privateMiB),
 			proportionalMiB: sum((each) => each.proportionalMiB),
 			sharedMiB: sum((each) => each.sharedMiB),
-			cpuMs: cgroup.cpuMs(),
+			cpuMs: this.#leaf.cpuMs(),
 			processes: Math.max(0, pids.length - 1),
 		};
 	}

@@ -1,7 +1,7 @@
 /** Seccomp profiles in the format of container engines (a JSON document), for sandboxes without any capability. */
 import {constants, release} from 'node:os';
 import process from 'node:process';
-import {ForktreeError} from '../errors.ts';
+import {ForktreeError, quote} from '../errors.ts';
 import {compileProfile, type NativeRule} from '../native.ts';
 
 /** A comparison of an argument of a call. */
@@ -81,10 +81,6 @@ function readAction(action: unknown, errno: unknown): number {
 		fail(`expected an error number, got ${quote(errno)}`);
 	}
 	return number + value;
-}
-
-function quote(value: unknown): string {
-	return JSON.stringify(value) ?? String(value);
 }
 
 function readObject<T extends object>(value: T, label: string): T {

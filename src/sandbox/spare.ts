@@ -20,7 +20,10 @@ export type SpareSpec = Pick<LeafSpec, 'takeCgroup' | 'uid' | 'hostname' | 'ownN
 };
 
 /** What it gets when somebody does. */
-export type HandOver = Pick<LeafSpec, 'mounts' | 'scratchMb' | 'folder' | 'openFiles' | 'maxFrame' | 'greet'> & {
+export type HandOver = Pick<
+	LeafSpec,
+	'mounts' | 'scratchMb' | 'folder' | 'network' | 'openFiles' | 'maxFrame' | 'greet'
+> & {
 	/** What its group is to limit. */
 	readonly limits: CgroupLimits;
 };
@@ -60,10 +63,13 @@ export class Spare {
 			if (leaf.isBroken) throw new ForktreeError('ZygoteFailed', 'a spare had ended before it was used');
 			leaf.cgroup.setLimits(spec.limits);
 			const {openFiles, folder} = spec;
+			const {left} = leaf.cgroup;
 			const targets = spec.mounts.map(({target}) => target);
-			const payload = encodeHandOver({openFiles, folder, targets, scratch: encodeScratch(spec.scratchMb)});
+			const [scratch, network] = [encodeScratch(spec.scratchMb), spec.network?.setUp];
+			const payload = encodeHandOver({openFiles, left, folder, network, targets, scratch});
 			mounts.push(...(await takeMounts(spec.mounts)));
 			const expected = this.#expect(spec.maxFrame);
+			leaf.giveNetwork(spec.network);
 			const askedMs = performance.now();
 			leaf.sendTogether(() => {
 				leaf.send(spareFrame.handOver, payload, mounts);

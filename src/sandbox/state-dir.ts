@@ -3,20 +3,20 @@ import {
 	closeSync,
 	existsSync,
 	fstatSync,
-	lstatSync,
 	mkdirSync,
 	readdirSync,
 	readFileSync,
+	rmdirSync,
 	rmSync,
 	statSync,
 	writeFileSync,
 } from 'node:fs';
-import {tmpdir} from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import {ForktreeError, SyscallError} from '../errors.ts';
 import {removeTree} from '../kernel/cgroup-tree.ts';
 import {lockFile} from '../native.ts';
+import {checkOwnFolder, makeOwnFolder, ownFolder} from './own-folder.ts';
 
 const lockName = 'lock';
 const groupsName = 'cgroups.json';
@@ -27,11 +27,14 @@ export const basesName = 'bases';
 export const unpackingPrefix = '.unpacking-';
 const killDeadlineMs = 5000;
 
-/** Takes the lock of a folder; undefined when its owner lives. The file that is locked is the one that is there. */
-function takeLock(directory: string): number | undefined {
+/**
+ * Takes the lock of a folder; undefined when its owner lives. The file that is locked is the one that is there.
+ * @param create whether to make it: only who makes the folder does, or who removes one could not: it would not stay empty
+ */
+function takeLock(directory: string, {create}: {readonly create: boolean}): number | undefined {
 	const file = path.join(directory, lockName);
 	for (;;) {
-		const fd = lockFile(file);
+		const fd = lockFile(file, {create});
 		if (fd === undefined) return undefined;
 		try {
 			if (statSync(file).ino === fstatSync(fd).ino) return fd;
@@ -42,14 +45,18 @@ function takeLock(directory: string): number | undefined {
 	}
 }
 
+function codeOf(error: unknown): string | undefined {
+	return error instanceof SyscallError ? error.errnoName : (error as NodeJS.ErrnoException).code;
+}
+
 function isGone(error: unknown): boolean {
-	return (error instanceof SyscallError ? error.errnoName : (error as NodeJS.ErrnoException).code) === 'ENOENT';
+	return codeOf(error) === 'ENOENT';
 }
 
 /** As {@link takeLock}; also undefined when another process takes the new folder for an abandoned one and removes it. */
 function takeNewLock(directory: string): number | undefined {
 	try {
-		return takeLock(directory);
+		return takeLock(directory, {create: true});
 	} catch (error) {
 		if (isGone(error)) return undefined;
 		throw error;
@@ -99,10 +106,19 @@ class Sweep {
 		for (const name of unfinished) this.#remove(path.join(bases, name));
 	}
 
-	/** Everything of a temporary folder, else all but packages and deployed code. The lock goes last. */
+	/** Everything of a temporary folder, else all but packages and deployed code. The lock goes last: what has none is empty. */
 	giveBack(directory: string): void {
 		this.clear(directory);
-		this.#remove(path.dirname(directory) === temporaryParent() ? directory : path.join(directory, lockName));
+		const lock = path.join(directory, lockName);
+		if (path.dirname(directory) === temporaryParent()) {
+			for (const name of readdirSync(directory)) {
+				if (name !== lockName) rmSync(path.join(directory, name), {recursive: true});
+			}
+			rmSync(lock, {force: true});
+			if (removeEmpty(directory)) this.paths.push(directory);
+		} else {
+			this.#remove(lock);
+		}
 	}
 
 	/** Ends what still runs in a group and those below, and removes them. */
@@ -150,6 +166,17 @@ class Sweep {
 	}
 }
 
+/** False where another process has removed it, or has just begun to use it. */
+function removeEmpty(directory: string): boolean {
+	try {
+		rmdirSync(directory);
+		return true;
+	} catch (error) {
+		if (!['ENOENT', 'ENOTEMPTY'].includes(codeOf(error) ?? '')) throw error;
+		return false;
+	}
+}
+
 /** What is frozen does not end when it is killed, on v1. */
 function thaw(group: string): void {
 	const file = path.join(group, 'freezer.state');
@@ -181,18 +208,7 @@ function inUse(directory: string): ForktreeError {
 }
 
 /** Where temporary state folders are. */
-function temporaryParent(): string {
-	return path.join(path.resolve(tmpdir()), `forktree-${process.getuid?.() ?? 0}`);
-}
-
-/** @throws {ForktreeError} `NotPermitted` when others can change what is in it */
-function checkTemporaryParent(): void {
-	const parent = temporaryParent();
-	const status = lstatSync(parent);
-	if (!status.isDirectory() || status.uid !== process.getuid?.() || (status.mode & 0o022) !== 0) {
-		throw new ForktreeError('NotPermitted', `expected ${parent} to be a folder that only we can write to; remove it`);
-	}
-}
+const temporaryParent = () => ownFolder();
 
 /** Removes the temporary folders of dead owners; answers those of live ones. */
 function sweepAbandoned(sweep: Sweep): string[] {
@@ -201,12 +217,13 @@ function sweepAbandoned(sweep: Sweep): string[] {
 		const directory = path.join(temporaryParent(), name);
 		let lock: number | undefined;
 		try {
-			lock = takeLock(directory);
+			lock = takeLock(directory, {create: false});
 			if (lock === undefined) live.push(directory);
 			else sweep.giveBack(directory);
 		} catch (error) {
-			// Another process sweeps as well, or it is being made just now.
-			if (!isGone(error) && (error as NodeJS.ErrnoException).code !== 'ENOTEMPTY') throw error;
+			if (!isGone(error)) throw error;
+			// It was removed to the end meanwhile, or not quite, or it is being made just now: then it is made again.
+			removeEmpty(directory);
 		} finally {
 			if (lock !== undefined) closeSync(lock);
 		}
@@ -216,8 +233,13 @@ function sweepAbandoned(sweep: Sweep): string[] {
 
 /** As {@link sweepAbandoned}, of one folder. One without a lock was given back, or is no state folder: it is left alone. */
 function sweepFolder(sweep: Sweep, directory: string): void {
-	if (!existsSync(path.join(directory, lockName))) return;
-	const lock = takeNewLock(directory);
+	let lock: number | undefined;
+	try {
+		lock = takeLock(directory, {create: false});
+	} catch (error) {
+		if (isGone(error)) return;
+		throw error;
+	}
 	if (lock === undefined) throw inUse(directory);
 	try {
 		sweep.giveBack(directory);
@@ -238,7 +260,7 @@ export async function forceCleanup({stateDir}: CleanupOptions = {}): Promise<Cle
 	if (stateDir !== undefined) {
 		sweepFolder(sweep, path.resolve(stateDir));
 	} else if (existsSync(temporaryParent())) {
-		checkTemporaryParent();
+		checkOwnFolder(temporaryParent());
 		live = sweepAbandoned(sweep);
 	}
 	return {
@@ -272,7 +294,7 @@ export class StateDir {
 		if (directory === undefined) return StateDir.#openTemporary();
 		const absolute = path.resolve(directory);
 		mkdirSync(absolute, {recursive: true, mode: 0o755});
-		const lock = takeLock(absolute);
+		const lock = takeLock(absolute, {create: true});
 		if (lock === undefined) throw inUse(absolute);
 		return StateDir.#own(absolute, lock);
 	}
@@ -287,8 +309,7 @@ export class StateDir {
 
 	static #openTemporary(): StateDir {
 		const parent = temporaryParent();
-		mkdirSync(parent, {recursive: true, mode: 0o700});
-		checkTemporaryParent();
+		makeOwnFolder(parent);
 		sweepAbandoned(new Sweep());
 		for (let attempt = 0; ; attempt += 1) {
 			const directory = path.join(parent, `${process.pid}-${attempt}`);

@@ -3,6 +3,8 @@ import {mkdirSync} from 'node:fs';
 import path from 'node:path';
 import {ForktreeError} from '../errors.ts';
 import {closeFd, lockFile} from '../native.ts';
+import type {Identity} from './identity.ts';
+import {makeOwnFolder, ownFolder} from './own-folder.ts';
 
 /** `count` ids from `start` on. */
 export type IdRange = {readonly start: number; readonly count: number};
@@ -15,6 +17,24 @@ const firstId = 0x7000_0000;
 const slotSize = 2 ** 22;
 const slots = 64;
 const lockDirectory = '/run/forktree';
+/** How many runtimes of one ordinary user may share what was given to them. */
+const givenSlots = 4;
+
+/** Where ids for launchers come from. */
+export type IdSource = {
+	/** @throws {RangeError} when no free stretch is that long */
+	take(count: number): IdRange;
+	release(slice: IdRange): void;
+	/** How many there are, taken or not; 1: always the same. */
+	readonly size: number;
+};
+
+/** All have the one id that there is: what is made with it keeps its sandboxes apart by a user namespace for each. */
+export const oneId: IdSource = {
+	size: 1,
+	take: () => ({start: 0, count: 1}),
+	release: () => undefined,
+};
 
 /** A runtime's ids, held by a file lock that the kernel drops with our process. */
 export class HostIdRange {
@@ -26,14 +46,29 @@ export class HostIdRange {
 		this.#lock = lock;
 	}
 
-	/** @throws {ForktreeError} `NotSupported` when every range is in use. */
+	/** For root. @throws {ForktreeError} `NotSupported` when every range is in use. */
 	static take(): HostIdRange {
 		mkdirSync(lockDirectory, {recursive: true, mode: 0o755});
-		for (let slot = 0; slot < slots; slot += 1) {
-			const lock = lockFile(path.join(lockDirectory, `ids-${slot}.lock`));
-			if (lock !== undefined) return new HostIdRange({start: firstId + slot * slotSize, count: slotSize}, lock);
+		return HostIdRange.#takeSlot(lockDirectory, slots, {start: firstId, count: slots * slotSize});
+	}
+
+	/**
+	 * Of those that an ordinary user was given, as the keeper counts: from 1 on.
+	 * @throws {ForktreeError} `NotSupported` when every range is in use; `NotPermitted` when others can take our locks
+	 */
+	static takeGiven(count: number): HostIdRange {
+		const directory = ownFolder('-ids');
+		makeOwnFolder(directory);
+		return HostIdRange.#takeSlot(directory, givenSlots, {start: 1, count});
+	}
+
+	static #takeSlot(directory: string, most: number, all: IdRange): HostIdRange {
+		const count = Math.floor(all.count / most);
+		for (let slot = 0; slot < most; slot += 1) {
+			const lock = lockFile(path.join(directory, `ids-${slot}.lock`));
+			if (lock !== undefined) return new HostIdRange({start: all.start + slot * count, count}, lock);
 		}
-		throw new ForktreeError('NotSupported', `expected at most ${slots} runtimes on one machine at a time`);
+		throw new ForktreeError('NotSupported', `expected at most ${most} runtimes on one machine at a time`);
 	}
 
 	release(): void {
@@ -41,8 +76,14 @@ export class HostIdRange {
 	}
 }
 
+/** Ids for one runtime, by whoever it is. @throws {ForktreeError} `NotSupported` when every range is in use */
+export function takeRange(identity: Exclude<Identity, {kind: 'own'}>): HostIdRange {
+	if (identity.kind === 'root') return HostIdRange.take();
+	return HostIdRange.takeGiven(Math.min(identity.uids.count, identity.gids.count));
+}
+
 /** Hands out disjoint slices of a range, lowest first. */
-export class IdAllocator {
+export class IdAllocator implements IdSource {
 	readonly #range: IdRange;
 	/** Taken slices, ordered by start. */
 	readonly #taken: IdRange[] = [];
@@ -51,6 +92,10 @@ export class IdAllocator {
 	constructor(range: IdRange) {
 		this.#range = range;
 		this.#free = range.count;
+	}
+
+	get size(): number {
+		return this.#range.count;
 	}
 
 	/** How many are not taken, in one stretch or several. */

@@ -26,6 +26,8 @@ export type WorkerOptions = RuntimeOptions & {
 	readonly signal?: AbortSignal;
 	/** Told of each function that can't be deployed: calls of it are answered with 500, others go on. */
 	readonly onDeployFailed?: (name: string, error: Error) => void;
+	/** Told when packages that nothing needs could not be removed. */
+	readonly onCollectFailed?: (error: ForktreeError) => void;
 	/** Hears what handlers print on stdout and stderr. */
 	readonly onOutput?: (name: string, text: string) => void;
 };
@@ -269,10 +271,20 @@ function listen(server: Server, host: string, port: number): Promise<string> {
  * }
  */
 export async function createWorker(options: WorkerOptions): Promise<Worker> {
-	const {registry, host = 'localhost', port = 5000, signal, onDeployFailed, onOutput, ...runtimeOptions} = options;
+	const {
+		registry,
+		host = 'localhost',
+		port = 5000,
+		signal,
+		onDeployFailed,
+		onCollectFailed,
+		onOutput,
+		...runtimeOptions
+	} = options;
 	signal?.throwIfAborted();
 	const sources = await findSources(registry);
 	const runtime = await createRuntime(runtimeOptions);
+	runtime.on('collectFailed', ({error}) => onCollectFailed?.(error));
 	// Ends installations; whatever it fails with is reported by the close below.
 	const giveUp = () => void runtime.close().catch(() => undefined);
 	signal?.addEventListener('abort', giveUp);

@@ -11,7 +11,7 @@ import type {LeafMount} from '../sandbox/leaf-birth.ts';
 import type {MemoryBudget} from '../sandbox/memory-budget.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import {inside, planRoot} from '../sandbox/rootfs.ts';
-import {IdAllocator, type IdRange} from '../sandbox/uid-range.ts';
+import type {IdRange, IdSource} from '../sandbox/uid-range.ts';
 import type {FitInput} from './fit.ts';
 import {type ForkPlace, ForkPoint} from './fork-point.ts';
 import {spareMb} from './node-spares.ts';
@@ -24,13 +24,6 @@ import {replan} from './replan.ts';
 import type {TreeNode} from './tree.ts';
 import {Zygote} from './zygote.ts';
 
-/**
- * Ids for the root zygote and all below; for each node by itself, at most and at least; for a cold start. A root that died keeps its
- * ids for as long as anything forked from it lives, so there is room for two.
- */
-const rootIds = 3 * 2 ** 19;
-const nodeIds = {most: 2 ** 13, least: 2048};
-const coldIds = 2048;
 const endDeadlineMs = 5000;
 /**
  * A set gets a node of its own when its starts have imported so much that a zygote could have had, and twice what its making
@@ -56,7 +49,7 @@ export type ImportCacheOptions = {
 	readonly keeper: Keeper;
 	readonly interpreter: Interpreter;
 	/** Host ids to hand out. */
-	readonly ids: IdRange;
+	readonly ids: IdSource;
 	/** Read end of the pipe whose end of file ends every guest. */
 	readonly liveness: number;
 	readonly events: ImportCacheEvents;
@@ -102,11 +95,26 @@ type FoundPoint = Pick<Parent, 'plan' | 'packages' | 'leave'> & {readonly point:
 /** Thrown inside when a node can't be made as it was asked. */
 class ImportTrouble extends Error {}
 
+/** How many ids each gets: the root zygote and all below; a node by itself, at least and at most; a cold start. */
+type Shares = {readonly root: number; readonly leastNode: number; readonly mostNode: number; readonly cold: number};
+
+/** A root that died keeps its ids for as long as anything forked from it lives, so there is room for two. */
+function sharesOf(size: number): Shares {
+	const least = Math.max(64, Math.floor(size / 2048));
+	return {
+		root: Math.floor((size * 3) / 8),
+		leastNode: least,
+		mostNode: Math.max(least, Math.floor(size / 512)),
+		cold: least,
+	};
+}
+
 /** Owns the zygotes and the package folders they see. */
 export class ImportCache {
 	readonly #options: ImportCacheOptions;
 	readonly #plan: ZygotePlan;
-	readonly #ids: IdAllocator;
+	readonly #ids: IdSource;
+	readonly #share: Shares;
 	readonly #nodes = new Map<PlanNode, Node>();
 	readonly #folders: PackageFolders;
 	/** All whose processes may be alive. */
@@ -126,7 +134,8 @@ export class ImportCache {
 	constructor(options: ImportCacheOptions) {
 		this.#options = options;
 		this.#plan = new ZygotePlan(options.tree, options.costOf);
-		this.#ids = new IdAllocator(options.ids);
+		this.#ids = options.ids;
+		this.#share = sharesOf(options.ids.size);
 		this.#folders = new PackageFolders(options.keeper);
 		const {zygoteCreated, zygoteDestroyed, importFailed} = options.events;
 		this.#own = new OwnZygotes({
@@ -231,7 +240,7 @@ export class ImportCache {
 
 	/** A fresh interpreter for one start; its owner lets it go. */
 	async cold(set: PackageSet): Promise<Zygote> {
-		const ids = this.#ids.take(coldIds);
+		const ids = this.#ids.take(this.#share.cold);
 		try {
 			const packages = await this.#folders.get(set);
 			const zygote = this.#track(await this.#spawn({modules: [], warmUps: false}, packages, ids));
@@ -446,7 +455,7 @@ export class ImportCache {
 	}
 
 	async #makeRoot(): Promise<ForkPoint> {
-		const ids = this.#ids.take(rootIds);
+		const ids = this.#ids.take(this.#share.root);
 		const made = await this.#spawn({modules: []}, undefined, ids).catch((error) => {
 			this.#ids.release(ids);
 			throw error;
@@ -465,7 +474,7 @@ export class ImportCache {
 
 	#pointOf(zygote: Zygote, preloaded: readonly string[]): ForkPoint {
 		const {spares, budget, cgroups} = this.#options;
-		const makeSecond = (first: Zygote) => this.#makeSecond(first, nodeIds.least);
+		const makeSecond = (first: Zygote) => this.#makeSecond(first, this.#share.leastNode);
 		return new ForkPoint(zygote, {most: spares, budget, cgroups, origin: {preloaded, isLoaded: false}, makeSecond});
 	}
 
@@ -526,7 +535,7 @@ export class ImportCache {
 			if (ancestor.live !== undefined) {
 				try {
 					const {zygote} = ancestor.live;
-					return {zygote: this.#track(await forkBelow(zygote, modules, attached, ids)), modules};
+					return {zygote: this.#track(await forkBelow(zygote, modules, attached, ids, this.#share.leastNode)), modules};
 				} catch (error) {
 					if (!isAncestorTrouble(error)) throw error;
 				}
@@ -544,8 +553,9 @@ export class ImportCache {
 
 	/** For itself and all that the tree has below it: id maps are written once. */
 	#idsOf(plan: PlanNode): number {
-		const each = Math.floor(rootIds / 2 / (this.#plan.treeSize + 1));
-		return Math.max(nodeIds.least, Math.min(nodeIds.most, each)) * (this.#plan.countBelow(plan) + 1);
+		const {root, leastNode, mostNode} = this.#share;
+		const each = Math.floor(root / 2 / (this.#plan.treeSize + 1));
+		return Math.max(leastNode, Math.min(mostNode, each)) * (this.#plan.countBelow(plan) + 1);
 	}
 
 	#watch(zygote: Zygote, packages: string, forget: () => void): void {
@@ -571,12 +581,13 @@ async function forkBelow(
 	modules: readonly string[],
 	mounts: readonly LeafMount[],
 	ids: number,
+	least: number,
 ): Promise<Zygote> {
 	try {
 		return await zygote.forkZygote({modules}, mounts, ids);
 	} catch (error) {
-		if (!(error instanceof RangeError) || ids <= nodeIds.least) throw error;
-		return zygote.forkZygote({modules}, mounts, nodeIds.least);
+		if (!(error instanceof RangeError) || ids <= least) throw error;
+		return zygote.forkZygote({modules}, mounts, least);
 	}
 }
 

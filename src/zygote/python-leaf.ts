@@ -1,6 +1,7 @@
 /** What every leaf of a zygote gets, whatever it runs. */
 import type {LeafSpec} from '../sandbox/leaf-birth.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
+import {hostsFile, type LeafNetwork} from '../sandbox/network/sandbox-network.ts';
 import {inside} from '../sandbox/rootfs.ts';
 
 /** Every spare as well. */
@@ -10,12 +11,23 @@ export const pythonSpare = {hostname: 'sandbox', uid: undefined, ownNetwork: tru
 export function pythonLeaf(
 	code: LockedFolder | undefined,
 	packages: LockedFolder | undefined,
-): Pick<LeafSpec, 'mounts' | 'folder' | 'workFolder' | keyof typeof pythonSpare> {
+	network?: LeafNetwork,
+): Pick<
+	LeafSpec,
+	'mounts' | 'folder' | 'network' | 'workFolder' | 'writable' | 'scratchNoExec' | keyof typeof pythonSpare
+> {
 	const attach = (folder: LockedFolder | undefined, target: string) => (folder === undefined ? [] : [{folder, target}]);
 	return {
 		...pythonSpare,
-		mounts: [...attach(code, inside.handler), ...attach(packages, inside.packages)],
+		mounts: [
+			...attach(code, inside.handler),
+			...attach(packages, inside.packages),
+			...attach(network?.hosts, hostsFile),
+		],
+		network,
 		folder: inside.handler,
 		workFolder: false,
+		writable: 'none',
+		scratchNoExec: false,
 	};
 }

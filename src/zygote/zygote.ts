@@ -4,7 +4,7 @@ import type {Cgroup} from '../kernel/cgroup.ts';
 import {readMemory} from '../kernel/memory.ts';
 import {closeFd} from '../native.ts';
 import {encodeZygoteRequest} from '../sandbox/launch-protocol.ts';
-import {Launcher, type RootStart, type StartedLauncher} from '../sandbox/launcher.ts';
+import {firstLeafIdOf, Launcher, type RootStart, type StartedLauncher} from '../sandbox/launcher.ts';
 import {type LeafMount, takeMounts} from '../sandbox/leaf-birth.ts';
 import {decodeReport, type ZygoteReport, type ZygoteSpec} from './protocol.ts';
 
@@ -57,13 +57,13 @@ export class Zygote extends Launcher {
 		try {
 			fds = await takeMounts(mounts);
 			const targets = mounts.map(({target}) => target);
-			const hostIds = {start: this.firstHostId + slice.start, count};
+			const hostIds = {start: this.firstHostId + slice.start, count: slice.count};
 			const ask = async (control: number) => {
 				this.link.send(encodeZygoteRequest(slice, targets, spec), [control, ...fds, ...(group?.joins ?? [])]);
 				return undefined;
 			};
 			// One for a single function needs ids for no others, so a few do.
-			const firstLeafId = spec.own === undefined ? this.firstLeafId : 1;
+			const firstLeafId = spec.own === undefined ? firstLeafIdOf(slice.count) : 1;
 			const made = await Launcher.start(hostIds, true, Zygote.#make(spec), ask, {firstLeafId, signal});
 			void made.drained.then(release);
 			return made;

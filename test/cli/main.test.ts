@@ -39,8 +39,8 @@ for (const [args, words] of [
 		['worker', 'up', '--help'],
 		[
 			'$ forktree worker up -p .',
-			...['worker_port', 'worker_url', 'mem_pool_mb', 'import_cache_tree', 'promote', 'spares'],
-			...['instance_pause_ms', 'instance_idle_ms', 'zygote_idle_ms'],
+			...['worker_port', 'worker_url', 'mem_pool_mb', 'import_cache_tree', 'best_effort', 'promote', 'spares'],
+			...['instance_pause_ms', 'instance_idle_ms', 'zygote_idle_ms', 'packages_gb', 'packages_idle_ms'],
 		],
 	],
 ] as const) {
@@ -55,10 +55,10 @@ for (const [args, words] of [
 test('help loads no more than the arguments take', async (t) => {
 	const env = {NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(tracing)}`};
 	const help = await forktree(['--help'], {env});
-	t.true(help.stderr.includes('/src/cli/terminal.ts'));
-	t.false(help.stderr.includes('/src/index.ts'));
+	t.true(help.stderr.includes('/dist/cli/terminal.js'));
+	t.false(help.stderr.includes('/dist/index.js'));
 	const run = await forktree(['run', 'x', '--event', '{'], {env});
-	t.true(run.stderr.includes('/src/index.ts'), 'the trace would show it');
+	t.true(run.stderr.includes('/dist/index.js'), 'the trace would show it');
 });
 
 test('--version prints that of the package', async (t) => {
@@ -112,7 +112,7 @@ test('an event that is not UTF-8 is refused', async (t) => {
 });
 
 const settings =
-	'worker_port, worker_url, mem_pool_mb, import_cache_tree, promote, spares, instance_pause_ms, instance_idle_ms, zygote_idle_ms';
+	'worker_port, worker_url, mem_pool_mb, import_cache_tree, best_effort, promote, spares, instance_pause_ms, instance_idle_ms, zygote_idle_ms, packages_gb, packages_idle_ms';
 
 for (const [pair, message] of [
 	['port=1', `forktree: -o: expected ${settings}, got "port"\n`],

@@ -174,6 +174,38 @@ serialKernelTest('packages: what forktree fails at is 125, in one line', async (
 	t.deepEqual(readdirSync(path.join(home, 'forktree')), ['packages']);
 });
 
+serialKernelTest(
+	'packages: export and import, by a file and by a pipe; then what is required is resolved offline',
+	async (t) => {
+		t.timeout(180_000);
+		await using index = await PackageIndex.start([one, two], {json: true});
+		const from = await makeStore(t, index);
+		t.is((await from.run('add', 'two>=1')).exitCode, 0);
+		const file = path.join(await folder(t), 'packages.tar');
+		t.is(succeeded(t, await from.run('export', file)), '2 exported\n');
+		const piped = await from.run('export');
+		t.is(piped.stderr, '2 exported\n');
+		t.deepEqual(readdirSync(path.dirname(file)), ['packages.tar']);
+
+		const to = await makeStore(t, index);
+		t.is(succeeded(t, await to.run('import', file)), 'one==1.0\ntwo==2.0\n');
+		t.is(succeeded(t, await to.run('import', file)), 'one==1.0 (was there)\ntwo==2.0 (was there)\n');
+		const requests = index.requests.length;
+		const added = await to.run('add', '--offline', 'two>=1');
+		t.deepEqual([added.exitCode, added.stdout], [0, 'one==1.0 (was there)\ntwo==2.0 (was there)\n'], added.stderr);
+		t.is(index.requests.length, requests);
+		t.regex(succeeded(t, await to.run('list')), /^two +2\.0 .* ms /m);
+
+		const third = await folder(t);
+		const argv = ['packages', 'import', '-', '--dir', third, '--python', python];
+		const fromStdin = await forktree(argv, {input: Buffer.from(piped.bytes, 'latin1')});
+		t.is(succeeded(t, fromStdin), 'one==1.0\ntwo==2.0\n');
+		refused(t, await to.run('import', '/etc/hostname'), /^forktree: expected a tar file as it was exported: .*\n$/);
+		refused(t, await to.run('import', path.join(third, 'none')), /^forktree: could not import: ENOENT.*\n$/);
+		refused(t, await to.run('export', path.join(third, 'none', 'x')), /^forktree: could not export: ENOENT.*\n$/);
+	},
+);
+
 serialKernelTest('packages: SIGINT ends an installation', async (t) => {
 	await using index = await PackageIndex.start([one], {interrupt: () => true});
 	const dir = await folder(t);
@@ -189,12 +221,14 @@ serialKernelTest('packages: SIGINT ends an installation', async (t) => {
 });
 
 for (const [args, words] of [
-	[[], ['add', 'list', 'info', 'verify', 'gc', '$ forktree packages add', '--dir']],
+	[[], ['add', 'list', 'info', 'verify', 'gc', 'export', 'import', '$ forktree packages add', '--dir']],
 	[['add'], ['[requirements...]', '-r, --requirement <file>', '--offline', '--dir <dir>', '--python <path>', '--json']],
 	[['list'], ['List what is installed.', '--json']],
 	[['info'], ['name==version', '--json']],
 	[['verify'], ['[names...]', '--offline']],
 	[['gc'], ['--keep-gb <gib>']],
+	[['export'], ['[file]', '--json']],
+	[['import'], ['<file>', '--json']],
 ] as const) {
 	test(`packages ${args.join(' ')} --help says what it does`, async (t) => {
 		const {exitCode, stdout, stderr} = await forktree(['packages', ...args, '--help']);

@@ -77,6 +77,39 @@ serialKernelTest(
 	},
 );
 
+serialKernelTest('run: a file states its packages in a comment', async (t) => {
+	const {file, env} = await script(
+		t,
+		py`
+		# /// script
+		# dependencies = ["forktree_fixture"]
+		# ///
+		import forktree_fixture
+
+		def f(event):
+			return forktree_fixture.__name__
+		`,
+	);
+	const result = await forktree(['run', file, '--python', python], {env: {...env, ...offline}});
+	t.is(result.stdout, '"forktree_fixture"\n', result.stderr);
+	t.is(result.exitCode, 0);
+});
+
+serialKernelTest('run: a folder states its packages in a pyproject.toml', async (t) => {
+	const directory = await folder(t, {
+		'code/f.py': 'import forktree_fixture\n\ndef f(event):\n\treturn forktree_fixture.__name__\n',
+		'code/pyproject.toml': '[project]\nname = "f"\ndependencies = ["forktree_fixture"]\n',
+	});
+	const env = {XDG_CACHE_HOME: path.join(directory, 'cache'), ...offline};
+	const result = await forktree(['run', path.join(directory, 'code'), '--python', python], {env});
+	t.is(result.stdout, '"forktree_fixture"\n', result.stderr);
+	t.deepEqual([result.exitCode, result.stderr], [0, '']);
+	await writeFiles(path.join(directory, 'code'), {'requirements.txt': 'forktree_fixture'});
+	const both = await forktree(['run', path.join(directory, 'code'), '--python', python], {env});
+	t.is(both.stdout, '"forktree_fixture"\n', both.stderr);
+	t.is(both.stderr, 'forktree: packages are those of requirements.txt, not of pyproject.toml\n');
+});
+
 serialKernelTest('run: bytes are printed as they are, and marked within JSON', async (t) => {
 	const {file, env} = await script(
 		t,
@@ -252,9 +285,9 @@ serialKernelTest('run: a full disk is reported', async (t) => {
 });
 
 if (process.geteuid?.() !== 0) {
-	test('run: without root it says so', async (t) => {
+	test('run: where no cgroups are given it says so, and does without if it is told to', async (t) => {
 		const {exitCode, stderr} = await forktree(['run', 'x.py'], {env: {XDG_CACHE_HOME: await folder(t, {})}});
 		t.is(exitCode, 125);
-		t.regex(stderr, /^forktree: expected to run as root.*sudo\n$/);
+		t.regex(stderr, /^forktree: expected cgroups with the controllers .*; or do without, by bestEffort: true\n$/);
 	});
 }

@@ -248,6 +248,18 @@ export const together: Readonly<Record<string, Answers>> = {
 		'network: an interface of the host': 'ENODEV',
 		'network: names and statistics of the host': 'nothing',
 		'network: by the host’s resolver': 'no resolver',
+		'allow-list: the proxy asked for the host': 'ECONNREFUSED',
+		'allow-list: the proxy asked for the host, written otherwise': 'ECONNREFUSED',
+		'allow-list: the proxy asked for the host as IPv6': 'ECONNREFUSED',
+		'allow-list: the proxy asked for a page of the host': 'ECONNREFUSED',
+		'allow-list: the proxy asked for a metadata service': 'ECONNREFUSED',
+		'allow-list: the proxy asked for a listed name that leads to the host': 'ECONNREFUSED',
+		'allow-list: the proxy asked for a listed name with the host’s port': 'ECONNREFUSED',
+		'allow-list: the proxy asked twice in one breath': 'ECONNREFUSED',
+		'allow-list: a listed name’s address that leads to the host': 'ECONNREFUSED',
+		'allow-list: a listed name’s port on loopback': 'ECONNREFUSED',
+		'allow-list: a route besides those of the list': 'EPERM',
+		'allow-list: the listening sockets themselves': 'nothing',
 	},
 	privileges: {
 		'ids: setuid 0': 'EPERM',
@@ -392,6 +404,11 @@ export const defects: Readonly<Record<string, Defect>> = {
 	// The kernel lists each mount with its folder in the file system that it was cloned from.
 	'paths: where the host keeps code, by the list of mounts': {
 		answer: 'nothing',
-		mendedIn: ['fresh program', 'fresh program as root', 'fresh program with a writable root'],
+		mendedIn: [
+			'fresh program',
+			'fresh program as root',
+			'fresh program with an allow-list',
+			'fresh program with a writable root',
+		],
 	},
 };

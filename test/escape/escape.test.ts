@@ -6,7 +6,7 @@ import {cgroupsOf, processesIn} from '../helpers/leak-check.ts';
 import {useRuntime} from '../helpers/runtime.ts';
 import {alone, defects, together} from './attempts.ts';
 import {Host, type HostFacts} from './host.ts';
-import {type Kind, kinds, makeSecret, packageName} from './kinds.ts';
+import {type Kind, kinds, lookUp, makeSecret, packageName} from './kinds.ts';
 
 process.env.FORKTREE_TEST_SECRET = makeSecret();
 let host: Host;
@@ -18,7 +18,7 @@ test.serial.after.always(async () => {
 	await host?.close();
 });
 
-const fixture = useRuntime();
+const fixture = useRuntime({lookup: lookUp});
 
 /** Of files of the host that attempts try to change. */
 function timesOfChange(): string[] {

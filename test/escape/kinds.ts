@@ -12,6 +12,7 @@ import {
 	type SandboxPool,
 	type StartKind,
 } from '../../src/index.ts';
+import {isRoot} from '../helpers/kernel-test.ts';
 import {type Fixture, python} from '../helpers/runtime.ts';
 import {provideWheels} from '../helpers/wheels.ts';
 import type {Answers} from './attempts.ts';
@@ -53,8 +54,7 @@ def keep(secret):
 	abstract.listen()
 	libc = ctypes.CDLL(None)
 	segment = libc.shmget(4711, 4096, 0o1666)
-	queue = libc.mq_open(b'/forktree-sibling', os.O_CREAT | os.O_RDWR, 0o666, None)
-	assert segment >= 0 and (queue >= 0 or 'QUEUES_ARE_TAKEN' in os.environ)
+	assert segment >= 0
 	kept = [secret.encode(), lock, abstract, server]
 def f(event):
 	global calls
@@ -92,17 +92,57 @@ function describe(outcome: Outcome): string {
 	return [text, ...limitsHit.map((limit) => `${limit} was cut`)].join(', ');
 }
 
+/** Where an ordinary user's sandboxes answer otherwise: their id owns what the user does, and is the only one that they can name. */
+const ofOwnUser: Answers = isRoot
+	? {}
+	: {
+			'descriptors: the credentials of process 1 claimed on the channel': 'EINVAL',
+			'set-uid: a file given to root': 'EINVAL',
+			'write: /handler/f.py': 'EROFS',
+		};
+
+function pick(answers: Answers, from: Answers): Answers {
+	return Object.fromEntries(Object.entries({...answers}).filter(([name]) => name in from));
+}
+
+/** Lists names that lead to the host, which so are refused. */
+const network = {allow: ['listed.example:4712', '*.listed.example:4712']};
+
+/** What names lead to. */
+export async function lookUp(): Promise<readonly string[]> {
+	return ['127.0.0.1'];
+}
+
+/** Somebody is there, who refuses. */
+const ofNetwork: Answers = {
+	'allow-list: the proxy asked for the host': '403',
+	'allow-list: the proxy asked for the host, written otherwise': '400',
+	'allow-list: the proxy asked for the host as IPv6': '403',
+	'allow-list: the proxy asked for a page of the host': '403',
+	'allow-list: the proxy asked for a metadata service': '403',
+	'allow-list: the proxy asked for a listed name that leads to the host': '403',
+	'allow-list: the proxy asked for a listed name with the host’s port': '403',
+	'allow-list: the proxy asked twice in one breath': '403',
+	'allow-list: a listed name’s address that leads to the host': 'ECONNRESET',
+	'allow-list: a listed name’s port on loopback': 'ECONNRESET',
+};
+
 class FunctionKind implements Kind {
 	readonly title: string;
 	readonly #options: DeployOptions;
 	readonly #start: StartKind;
+	readonly #answers: Answers;
 	#fixture: Fixture | undefined;
 	#name = '';
 	#sibling = '';
 	#siblingCalls = 0;
 
-	/** @param start how every sandbox of this kind starts, or goes on */
-	constructor(title: string, start: StartKind, options: DeployOptions) {
+	/**
+	 * @param start how every sandbox of this kind starts, or goes on
+	 * @param answers where they are not those of other functions
+	 */
+	constructor(title: string, start: StartKind, options: DeployOptions, answers: Answers = {}) {
+		this.#answers = answers;
 		this.title = title;
 		this.#start = start;
 		this.#options = {ownZygote: false, ...options, limits, reuse: start === 'warm'};
@@ -118,15 +158,9 @@ class FunctionKind implements Kind {
 		await fixture.runtime.deploy(
 			this.#sibling,
 			{'f.py': siblingCode, 'secret.py': `SECRET = '${secret}'\n`},
-			{...this.#options, reuse: true, env: {SECRET: secret, ...this.#siblingEnv}},
+			{...this.#options, reuse: true, env: {SECRET: secret}},
 		);
 		await this.siblingIsWell();
-	}
-
-	/** Message queues are counted for all nodes together, and suffice for the sibling of one. */
-	get #siblingEnv(): Record<string, string> {
-		const {spares, ownZygote} = this.#options;
-		return spares === 0 || ownZygote === true ? {QUEUES_ARE_TAKEN: ''} : {};
 	}
 
 	async runTogether(attempts: readonly string[], host: HostFacts): Promise<unknown> {
@@ -145,7 +179,7 @@ class FunctionKind implements Kind {
 	}
 
 	adapt(answers: Answers): Answers {
-		return answers;
+		return {...answers, ...pick(ofOwnUser, answers), ...pick(this.#answers, answers)};
 	}
 
 	async close(): Promise<void> {}
@@ -242,11 +276,12 @@ class ProgramKind implements Kind {
 	constructor(title: string, options: SandboxOptions, answers: Answers) {
 		this.title = title;
 		this.#options = options;
-		this.#answers = {...ofPrograms, ...answers};
+		this.#answers = {...ofOwnUser, ...ofPrograms, ...answers};
 	}
 
 	async prepare(): Promise<void> {
 		this.#pool = await createSandboxPool({
+			lookup: lookUp,
 			defaults: {limits: programLimits, mounts: [{source: attemptsFolder, target: '/attempts'}], ...this.#options},
 		});
 		this.#sibling = await this.#pool.create();
@@ -302,7 +337,14 @@ export const kinds: readonly Kind[] = [
 	new FunctionKind('handed over by a node', 'forked', {requirements: [packageName], spares: 0}),
 	new FunctionKind('forked from its own zygote', 'forked', {requirements: [packageName], ownZygote: true}),
 	new FunctionKind('long parked', 'warm', {}),
+	new FunctionKind(
+		'handed over by a node, with an allow-list',
+		'forked',
+		{requirements: [packageName], spares: 0, network},
+		ofNetwork,
+	),
 	new ProgramKind('fresh program', {}, {}),
 	new ProgramKind('fresh program as root', {uid: 0}, ofRoot),
-	new ProgramKind('fresh program with a writable root', {writable: 'overlay'}, ofWritable),
+	new ProgramKind('fresh program with an allow-list', {network}, ofNetwork),
+	...(isRoot ? [new ProgramKind('fresh program with a writable root', {writable: 'overlay'}, ofWritable)] : []),
 ];

@@ -1,12 +1,13 @@
-/** Tests that need sandboxes: they run as root, and else say in their title why they do not. */
+/** Tests that need sandboxes, and those that need root's: where they can't run they say in their title why. */
 import process from 'node:process';
 import test, {type ExecutionContext} from 'ava';
 
 export const mustRun = process.env.FORKTREE_MUST_RUN === '1';
 
 /** Why sandboxes can't be made here; undefined when they can. */
-export const refusal =
-	process.platform !== 'linux' ? 'needs Linux' : process.geteuid?.() === 0 ? undefined : 'needs root';
+export const refusal = process.platform === 'linux' ? undefined : 'needs Linux';
+/** Whether we are root: an ordinary user's sandboxes lack a few things, and what is then expected differs. */
+export const isRoot = process.geteuid?.() === 0;
 
 type Implementation = (t: ExecutionContext) => void | Promise<void>;
 
@@ -28,6 +29,18 @@ export function kernelTest(title: string, run: Implementation): void {
 /** A test that runs alone in its file, before those that don't. */
 export function serialKernelTest(title: string, run: Implementation): void {
 	declare(test.serial, title, run);
+}
+
+/** As {@link serialKernelTest}, of what only root can have. The suite is run as both, so the other's run may pass it over in any case. */
+export function rootTest(title: string, run: Implementation): void {
+	if (isRoot) declare(test.serial, title, run);
+	else test.serial.skip(`${title} [skipped: needs root]`, run);
+}
+
+/** As {@link rootTest}, of what an ordinary user meets. */
+export function userTest(title: string, run: Implementation): void {
+	if (isRoot) test.serial.skip(`${title} [skipped: needs an ordinary user]`, run);
+	else declare(test.serial, title, run);
 }
 
 /** One that fails until a known defect is mended; then it says so. It runs alone in its file. */

@@ -59,6 +59,34 @@ export function processesIn(groups: readonly string[]): number[] {
 	return [...new Set(pids)];
 }
 
+/** What a process is called, and its pid in each pid namespace from ours on; undefined: it has ended. */
+function namesOf(pid: number): {readonly name: string; readonly pids: readonly string[]} | undefined {
+	try {
+		const status = readFileSync(`/proc/${pid}/status`, 'latin1');
+		const [, name = '', pids = ''] = /^Name:\t(.*)$[\s\S]*^NSpid:\t(.*)$/m.exec(status) ?? [];
+		return {name, pids: pids.split('\t')};
+	} catch (error) {
+		if (['ENOENT', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) return undefined;
+		throw error;
+	}
+}
+
+/** The processes that fork a live pool's sandboxes. What they have just forked has their name, but is a process 1. */
+export function launchersOf(stateDir: string): number[] {
+	return processesIn(cgroupsOf(stateDir)).filter((pid) => {
+		const names = namesOf(pid);
+		return names?.name === 'launcher' && names.pids.at(-1) !== '1';
+	});
+}
+
+/** Process 1 of each sandbox and spare of a live pool: from its first moment, wherever it is then. */
+export function supervisorsOf(stateDir: string): number[] {
+	return processesIn(cgroupsOf(stateDir)).filter((pid) => {
+		const pids = namesOf(pid)?.pids;
+		return pids?.length === 3 && pids[2] === '1';
+	});
+}
+
 /** Takes the state of things when it is made; {@link verify} compares. Looks only at what belongs to this process. */
 export class LeakCheck {
 	readonly #children = childrenOfOurs();

@@ -151,7 +151,7 @@ export function useZygote(): () => ZygoteFixture {
 		undo.push(() => rm(stateDir, {recursive: true, force: true}));
 		const interpreter = await findInterpreter(python);
 		const host = await openSandboxHost(
-			{stateDir, memoryBudgetMb: 1024, groups: 'pausable', countsLaunchers: true},
+			{stateDir, memoryBudgetMb: 1024, groups: 'pausable', countsLaunchers: true, bestEffort: false},
 			undo,
 		);
 		const events = {zygoteCreated: () => {}, zygoteDestroyed: () => {}, importFailed: () => {}, treeChanged: () => {}};

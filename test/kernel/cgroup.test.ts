@@ -1,10 +1,12 @@
+import {spawn} from 'node:child_process';
+import {once} from 'node:events';
 import {existsSync, readFileSync, writeFileSync} from 'node:fs';
 import {rm} from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
 import test from 'ava';
 import fc from 'fast-check';
-import {ForktreeError, SyscallError} from '../../src/errors.ts';
+import {SyscallError} from '../../src/errors.ts';
 import {enableControllers, findCgroups, findHostCgroups} from '../../src/kernel/cgroup-host.ts';
 import {CgroupTree} from '../../src/kernel/cgroup-tree.ts';
 import {tryController} from '../../src/kernel/cgroup-trial.ts';
@@ -13,10 +15,14 @@ import {fuzzParameters} from '../helpers/fuzz.ts';
 import {kernelTest} from '../helpers/kernel-test.ts';
 import {LeakCheck} from '../helpers/leak-check.ts';
 import {escapeName} from '../helpers/mountinfo.ts';
-import {temporaryFolder} from '../helpers/runtime.ts';
+import {within} from '../helpers/pool.ts';
+import {python, temporaryFolder} from '../helpers/runtime.ts';
 
 const leaks = new LeakCheck();
 test.after.always('nothing is left', (t) => leaks.verify(t));
+
+const find = (mounts: string, groups: string, v2Controllers: (directory: string) => string) =>
+	findCgroups({mountinfo: mounts, groups, v2Controllers, isRoot: true, isUsable: () => true});
 
 /** A line of mountinfo for each [root, mount point, type, super options]. */
 function mountinfo(...mounts: ReadonlyArray<readonly [string, string, string, string]>): string {
@@ -36,7 +42,7 @@ const groups = (memory: string, pids: string, cpu: string) =>
 
 test('v1: a group beside our own in each hierarchy', (t) => {
 	t.deepEqual(
-		findCgroups(mountinfo(...v1(() => '/')), groups('/a/b', '/', '/c'), () => t.fail() as never),
+		find(mountinfo(...v1(() => '/')), groups('/a/b', '/', '/c'), () => t.fail() as never),
 		{
 			mode: 'v1',
 			hierarchies: [
@@ -44,12 +50,13 @@ test('v1: a group beside our own in each hierarchy', (t) => {
 				{version: 1, directory: '/sys/fs/cgroup/pids', controllers: ['pids']},
 				{version: 1, directory: '/sys/fs/cgroup/cpu,cpuacct/c', controllers: ['cpu']},
 			],
+			missing: [],
 		} as never,
 	);
 });
 
 test('hybrid: v1 is taken, and the v2 tree beside it left alone', (t) => {
-	const host = findCgroups(mountinfo(v2, ...v1(() => '/')), groups('/', '/', '/'), () => '\n');
+	const host = find(mountinfo(v2, ...v1(() => '/')), groups('/', '/', '/'), () => '\n');
 	t.is(host.mode, 'hybrid');
 	t.deepEqual(
 		host.hierarchies.map(({version, directory}) => [version, directory]),
@@ -62,14 +69,14 @@ test('hybrid: v1 is taken, and the v2 tree beside it left alone', (t) => {
 });
 
 test('a controller that only v2 has comes from there', (t) => {
-	const host = findCgroups(mountinfo(v2, ...v1(() => '/').slice(0, 2)), groups('/', '/', '/'), () => 'cpu io\n');
+	const host = find(mountinfo(v2, ...v1(() => '/').slice(0, 2)), groups('/', '/', '/'), () => 'cpu io\n');
 	t.is(host.mode, 'hybrid');
 	t.deepEqual(host.hierarchies.at(-1), {version: 2, directory: '/sys/fs/cgroup/unified', controllers: ['cpu']});
 });
 
 test('v2: one tree with every controller', (t) => {
 	t.deepEqual(
-		findCgroups(
+		find(
 			mountinfo(['/', '/sys/fs/cgroup', 'cgroup2', 'nsdelegate']),
 			'0::/user.slice\n',
 			() => 'cpuset cpu io memory pids\n',
@@ -77,19 +84,20 @@ test('v2: one tree with every controller', (t) => {
 		{
 			mode: 'v2',
 			hierarchies: [{version: 2, directory: '/sys/fs/cgroup', controllers: ['memory', 'pids', 'cpu']}],
+			missing: [],
 		} as never,
 	);
 });
 
 test('in a container the mount’s root is not part of the folder', (t) => {
 	const docker = '/docker/0123456789abcdef';
-	const inside = findCgroups(mountinfo(...v1(() => docker)), groups(docker, docker, `${docker}/nested`), () => '');
+	const inside = find(mountinfo(...v1(() => docker)), groups(docker, docker, `${docker}/nested`), () => '');
 	t.deepEqual(
 		inside.hierarchies.map(({directory}) => directory),
 		['/sys/fs/cgroup/memory', '/sys/fs/cgroup/pids', '/sys/fs/cgroup/cpu,cpuacct/nested'],
 	);
 	// With a cgroup namespace roots look like /../..; nothing above the mount point may be made of that.
-	const namespaced = findCgroups(mountinfo(...v1(() => '/..')), groups('/', '/', '/'), () => '');
+	const namespaced = find(mountinfo(...v1(() => '/..')), groups('/', '/', '/'), () => '');
 	t.deepEqual(
 		namespaced.hierarchies.map(({directory}) => directory),
 		['/sys/fs/cgroup/memory', '/sys/fs/cgroup/pids', '/sys/fs/cgroup/cpu,cpuacct'],
@@ -102,30 +110,66 @@ test('a group outside the mount’s root, or one whose name only starts like it,
 		['/docker/abc', '/elsewhere'],
 		['/docker/abc', '/docker'],
 	] as const) {
-		const host = findCgroups(mountinfo(...v1(() => root)), groups(group, group, group), () => '');
+		const host = find(mountinfo(...v1(() => root)), groups(group, group, group), () => '');
 		t.is(host.hierarchies[0]?.directory, '/sys/fs/cgroup/memory', group);
 	}
 });
 
 test('one v1 hierarchy with several controllers is one', (t) => {
-	const host = findCgroups(mountinfo(['/', '/cg', 'cgroup', 'memory,pids,cpu']), '1:memory,pids,cpu:/x\n', () => '');
+	const host = find(mountinfo(['/', '/cg', 'cgroup', 'memory,pids,cpu']), '1:memory,pids,cpu:/x\n', () => '');
 	t.deepEqual(host.hierarchies, [{version: 1, directory: '/cg/x', controllers: ['memory', 'pids', 'cpu']}]);
 });
 
 test('what is missing is named', (t) => {
-	t.throws(() => findCgroups('', '', () => ''), {code: 'NotSupported', message: /got none for memory, pids, cpu;/});
-	t.throws(() => findCgroups(mountinfo(v2), '0::/\n', () => 'memory cpu\n'), {
-		code: 'NotSupported',
-		message: /got none for pids;/,
-	});
+	const missing = (mounts: string, lines: string, v2Controllers: string) =>
+		find(mounts, lines, () => v2Controllers).missing;
+	t.deepEqual(missing('', '', ''), ['memory', 'pids', 'cpu']);
+	t.deepEqual(missing(mountinfo(v2), '0::/\n', 'memory cpu\n'), ['pids']);
 	// Not controllers of these names, but of similar ones.
-	t.throws(() => findCgroups(mountinfo(['/', '/cg', 'cgroup', 'cpuacct,cpuset']), '', () => ''), {
-		message: /for memory, pids, cpu;/,
+	t.deepEqual(missing(mountinfo(['/', '/cg', 'cgroup', 'cpuacct,cpuset']), '', ''), ['memory', 'pids', 'cpu']);
+	t.is(find('', '', () => '').mode, 'none');
+});
+
+const scope = '/user.slice/user-1000.slice/user@1000.service/app.slice/run-1.scope';
+
+test('v2: an ordinary user’s groups are made below their own one, or beside the leaf that their process is in', (t) => {
+	const mounts = mountinfo(['/', '/sys/fs/cgroup', 'cgroup2', 'nsdelegate']);
+	for (const own of [scope, `${scope}/forktree-host`]) {
+		const asked: string[] = [];
+		const host = findCgroups({
+			mountinfo: mounts,
+			groups: `0::${own}\n`,
+			v2Controllers: (directory) => {
+				asked.push(directory);
+				return 'cpu memory pids\n';
+			},
+			isRoot: false,
+			isUsable: () => true,
+		});
+		t.deepEqual(
+			host.hierarchies.map(({directory}) => directory),
+			[`/sys/fs/cgroup${scope}`],
+		);
+		t.true(asked.every((directory) => directory === `/sys/fs/cgroup${scope}`));
+	}
+});
+
+test('what is there and not ours to use is missing', (t) => {
+	const facts = {v2Controllers: () => '', isRoot: false, groups: groups('/a', '/b', '/c')};
+	const host = findCgroups({
+		...facts,
+		mountinfo: mountinfo(...v1(() => '/')),
+		isUsable: ({directory}) => directory.startsWith('/sys/fs/cgroup/pids'),
 	});
+	t.deepEqual(host, {
+		mode: 'v1',
+		hierarchies: [{version: 1, directory: '/sys/fs/cgroup/pids/b', controllers: ['pids']}],
+		missing: ['memory', 'cpu'],
+	} as never);
 });
 
 test('of two mounts on one folder the later one is seen', (t) => {
-	const host = findCgroups(
+	const host = find(
 		mountinfo(...v1(() => '/'), ['/', '/sys/fs/cgroup/memory', 'cgroup2', 'nsdelegate']),
 		groups('/', '/', '/'),
 		() => 'memory\n',
@@ -133,7 +177,7 @@ test('of two mounts on one folder the later one is seen', (t) => {
 	t.deepEqual(host.hierarchies[0], {version: 2, directory: '/sys/fs/cgroup/memory', controllers: ['memory']});
 });
 
-test('any mounts and groups are folders below those mounts, or NotSupported', (t) => {
+test('any mounts and groups are folders below those mounts, or missing', (t) => {
 	const wanted = ['memory', 'pids', 'cpu'];
 	const names = [...wanted, 'cpuacct', 'freezer', 'name=systemd'];
 	const anyPath = fc
@@ -164,15 +208,12 @@ test('any mounts and groups are folders below those mounts, or NotSupported', (t
 			);
 			const offers = ({type, options}: {type: string; options: string[]}, version: number, controller: string) =>
 				type === (version === 1 ? 'cgroup' : 'cgroup2') && (version === 1 ? options : inV2).includes(controller);
-			let host: ReturnType<typeof findCgroups>;
-			try {
-				host = findCgroups(text, lines.join('\n'), () => `${inV2.join(' ')}\n`);
-			} catch (error) {
-				t.true(error instanceof ForktreeError && error.code === 'NotSupported', String(error));
-				t.false(wanted.every((name) => seen.some((each) => offers(each, 1, name) || offers(each, 2, name))));
-				return;
-			}
-			t.deepEqual(host.hierarchies.flatMap((each) => each.controllers).sort(), [...wanted].sort() as never);
+			const host = find(text, lines.join('\n'), () => `${inV2.join(' ')}\n`);
+			const there = wanted.filter((name) => seen.some((each) => offers(each, 1, name) || offers(each, 2, name)));
+			for (const name of there) t.false((host.missing as readonly string[]).includes(name));
+			const found = host.hierarchies.flatMap((each) => each.controllers);
+			t.deepEqual([...found, ...host.missing].sort(), [...wanted].sort() as never);
+			if (found.length === 0) return t.is(host.mode, 'none');
 			const versions = host.hierarchies.map((each) => each.version);
 			const v2Seen = seen.some((each) => each.type === 'cgroup2');
 			t.is(host.mode, versions.includes(1) ? (v2Seen ? 'hybrid' : 'v1') : 'v2');
@@ -193,12 +234,11 @@ kernelTest('a group has its limits, joins, counts and goes', async (t) => {
 	t.true(tree.directories.every((directory) => existsSync(directory)));
 	const group = await tree.create(limits);
 	const [memory] = tree.directories;
-	if (host.mode !== 'v2') {
-		t.is(readFileSync(path.join(memory ?? '', 'sandbox-1', 'memory.limit_in_bytes'), 'utf8').trim(), String(10 << 20));
-	}
+	const limit = host.mode === 'v2' ? 'memory.max' : 'memory.limit_in_bytes';
+	t.is(readFileSync(path.join(memory ?? '', 'sandbox-1', limit), 'utf8').trim(), String(10 << 20));
 	t.is(group.joins.length, host.hierarchies.length);
 	t.is(group.oomKills(), 0);
-	t.true(group.memory().current >= 0);
+	t.true((group.memory().current ?? -1) >= 0);
 	await group.remove();
 	await group.remove();
 	await tree.close();
@@ -235,6 +275,29 @@ kernelTest('a limit that the kernel refuses is a SyscallError naming the file, a
 	t.false(tree.directories.some((directory) => existsSync(directory)));
 });
 
+kernelTest('a limit of memory below what is used is refused, and nobody is killed for it', async (t) => {
+	const tree = new CgroupTree(findHostCgroups(), `forktree-test-${process.pid}-lower`);
+	const group = await tree.create({...limits, memoryMb: 100});
+	const program = `
+import os, sys
+for fd in range(3, 3 + ${group.joins.length}): os.write(fd, b'0')
+pages = b'x' * (30 << 20)
+print('ready', flush=True)
+sys.stdin.read()
+`;
+	const child = spawn(python, ['-I', '-c', program], {stdio: ['pipe', 'pipe', 'inherit', ...group.joins]});
+	t.teardown(() => child.kill('SIGKILL'));
+	const ended = once(child, 'exit');
+	await within(once(child.stdout as NonNullable<typeof child.stdout>, 'data'), 'that it uses memory');
+	const error = t.throws(() => group.setLimits({...limits, memoryMb: 8}), {instanceOf: SyscallError}) as SyscallError;
+	t.is(error.errnoName, 'EBUSY');
+	t.is(group.oomKills(), 0);
+	child.stdin?.end();
+	t.deepEqual(await within(ended, 'its end'), [0, null]);
+	await group.remove();
+	await tree.close();
+});
+
 test('v2: no controller is enabled without memory, which a group that holds processes refuses', async (t) => {
 	const folder = await temporaryFolder();
 	t.teardown(() => rm(folder, {recursive: true}));
@@ -259,7 +322,10 @@ kernelTest('a tree where none can be made is NotPermitted and leaves nothing', (
 	);
 	const name = `forktree-test-${process.pid}-none`;
 	t.throws(
-		() => new CgroupTree({mode: 'v1', hierarchies: hierarchies.map((each) => ({...each, version: 1 as const}))}, name),
+		() => {
+			const v1Only = hierarchies.map((each) => ({...each, version: 1 as const}));
+			return new CgroupTree({mode: 'v1', hierarchies: v1Only, missing: []}, name);
+		},
 		{code: 'NotPermitted'},
 	);
 	t.false(host.hierarchies.some(({directory}) => existsSync(path.join(directory, name))));

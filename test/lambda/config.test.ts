@@ -23,6 +23,7 @@ const defaults = {
 	concurrency: undefined,
 	maxQueue: undefined,
 	zygote: undefined,
+	network: undefined,
 	entryFile: 'f.py',
 };
 
@@ -43,6 +44,7 @@ limits: {${limitNames.map((name, index) => `${name}: ${index + 1}`).join(', ')}}
 concurrency: 4
 max-queue: 0
 zygote: true
+network: {allow: ['a.example:1'], connections: 2}
 `;
 	t.deepEqual(parseConfig(text), {
 		environment: {A: 'text', _b: '', OL_ENTRY_FILE: 'lib/app.py'},
@@ -51,6 +53,7 @@ zygote: true
 		concurrency: 4,
 		maxQueue: 0,
 		zygote: true,
+		network: {allow: ['a.example:1'], connections: 2, connectionsPerSecond: 64, transferMb: 1024},
 		entryFile: 'lib/app.py',
 	});
 });

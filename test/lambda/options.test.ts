@@ -5,6 +5,7 @@ import {limitNames, parseConfig} from '../../src/lambda/config.ts';
 import {
 	checkDeployOptions,
 	type ResolvedSettings,
+	type RuntimeOptions,
 	resolveRuntimeOptions,
 	resolveSettings,
 } from '../../src/lambda/options.ts';
@@ -64,24 +65,34 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 		python: anyText,
 		memoryBudgetMb: anyNumber,
 		offline: mostly(fc.boolean()),
+		bestEffort: mostly(fc.boolean()),
 		promote: mostly(fc.boolean()),
 		spares: mostly(fc.integer({min: 0, max: 64})),
 		instancePauseMs: anyNumber,
 		instanceIdleMs: anyNumber,
 		zygoteIdleMs: anyNumber,
+		packagesGb: anyNumber,
+		packagesIdleMs: anyNumber,
+		lookup: mostly(fc.constant(async () => [])),
 		tree: mostly(fc.constant({packages: [], children: [{packages: ['a==1']}]})),
 	});
 	fc.assert(
 		fc.property(options, (given) => {
 			const names =
-				/^(createRuntime options|stateDir|packagesDir|python|memoryBudgetMb|offline|promote|spares|tree|instancePauseMs|instanceIdleMs|zygoteIdleMs): /;
+				/^(createRuntime options|stateDir|packagesDir|python|memoryBudgetMb|offline|bestEffort|promote|spares|tree|instancePauseMs|instanceIdleMs|zygoteIdleMs|packagesGb|packagesIdleMs|lookup): /;
 			const settings = resolved(t, names, () => resolveRuntimeOptions(given as never));
 			if (settings === undefined) return;
-			const {memoryBudgetMb, offline, promote, tree, spares, ...others} = settings;
+			const {memoryBudgetMb, offline, bestEffort, promote, tree, spares, lookup, gc, ...others} = settings;
 			const {instancePauseMs, instanceIdleMs, zygoteIdleMs, ...texts} = others;
 			t.deepEqual(Object.keys(texts).sort(), ['packagesDir', 'python', 'stateDir']);
 			t.true(Object.values(texts).every((text) => text === undefined || (typeof text === 'string' && text !== '')));
+			t.true(gc === undefined || (gc.everyMs >= 60_000 && gc.everyMs <= 60 * 60_000));
+			const {packagesGb, packagesIdleMs} = given as RuntimeOptions;
+			const isMeant = packagesGb !== undefined || packagesIdleMs !== undefined;
+			t.is(gc !== undefined, isMeant);
 			t.is(typeof offline, 'boolean');
+			t.is(typeof bestEffort, 'boolean');
+			t.is(typeof lookup, 'function');
 			t.is(typeof promote, 'boolean');
 			t.true(Number.isInteger(spares) && spares >= 0 && spares <= 64);
 			for (const idleMs of [instancePauseMs, instanceIdleMs, zygoteIdleMs]) t.true(idleMs >= 1 && idleMs < 2 ** 31);
@@ -93,8 +104,10 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 });
 
 function isComplete(settings: ResolvedSettings): boolean {
-	const {environment, limits, reuse, concurrency, maxQueue, zygote, entryFile, spares, ownZygote, ...others} = settings;
+	const {environment, limits, reuse, concurrency, maxQueue, zygote, entryFile, spares, ownZygote, network, ...others} =
+		settings;
 	return (
+		(network === 'none' || network.allow.every((rule) => typeof rule === 'string')) &&
 		Object.keys(others).length === 0 &&
 		Object.entries(environment).every(([name, value]) => /^\w+$/.test(name) && typeof value === 'string') &&
 		Object.keys(limits).sort().join() === [...limitNames].sort().join() &&
@@ -132,9 +145,12 @@ test('any options of a function are resolved or refused by name', (t) => {
 		zygote: mostly(fc.boolean()),
 		ownZygote: mostly(fc.boolean()),
 		spares: mostly(fc.integer({min: 0, max: 64})),
+		network: mostly(
+			fc.oneof(fc.constant('none'), anyOptions({allow: mostly(fc.constant(['a.example:1'])), connections: anyNumber})),
+		),
 	});
 	const names =
-		/^(deploy options|env|limits|requirements|reuse|concurrency|maxQueue|zygote|spares|ownZygote)\b|^unknown key "limits\./;
+		/^(deploy options|env|limits|requirements|reuse|concurrency|maxQueue|zygote|spares|ownZygote|network)\b|^unknown key "limits\./;
 	fc.assert(
 		fc.property(options, (given) => {
 			const entryFile = resolved(t, names, () => checkDeployOptions(given as never) ?? 'f.py');
@@ -162,6 +178,7 @@ test('what is left out comes from ol.yaml, and else from the defaults', (t) => {
 		spares: 4,
 		ownZygote: true,
 		zygote: false,
+		network: 'none',
 		entryFile: 'f.py',
 	});
 	const defaults = resolveSettings({}, parseConfig(undefined));

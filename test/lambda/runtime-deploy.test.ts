@@ -282,7 +282,7 @@ kernelTest('sandboxes that end before a busy host has looked are understood', as
 		for (let turn = 0; turn < 3; turn += 1) {
 			const error = failure(t, await runtime.invoke(refused, null));
 			t.is(error.code, 'StartFailed');
-			t.regex(error.message, /^limit open files: /);
+			t.regex(error.message, /^set limits: /);
 		}
 	} finally {
 		busy = false;

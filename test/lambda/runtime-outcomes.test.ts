@@ -249,21 +249,23 @@ kernelTest('output beyond limits.outputMb is cut with a mark, and the call goes 
 	t.is(outcome.logs.stderr, 'kept');
 });
 
-for (const [title, body] of [
-	['a frame of giant length', "os.write(3, b'\\xff\\xff\\xff\\xff\\x63')"],
-	['a frame of a type that no answer has', "os.write(3, b'\\x00\\x00\\x00\\x00\\x63')"],
-	['a birth that is none', "os.write(3, b'\\x00\\x00\\x00\\x00\\x01')"],
-	['an answer that is not JSON', "os.write(3, b'\\x01\\x00\\x00\\x00\\x04{')"],
-	['an error report that is not JSON', "os.write(3, b'\\x01\\x00\\x00\\x00\\x06{')"],
+for (const [title, body, message] of [
+	['a frame of giant length', "os.write(3, b'\\xff\\xff\\xff\\xff\\x63')", /^expected a frame of at most/],
+	['a frame of a type that no answer has', "os.write(3, b'\\0\\0\\0\\0\\x63')", /type of an answer, got 99$/],
+	['a birth that is none', "os.write(3, b'\\0\\0\\0\\0\\x01')", /type of an answer, got 1$/],
+	['an answer that is not JSON', "os.write(3, b'\\x01\\0\\0\\0\\x84{')", /^expected strict JSON$/],
+	['an error report that is not JSON', "os.write(3, b'\\x01\\0\\0\\0\\x86{')", /^expected an error report/],
 	[
 		'an error with a code of its own making',
-		'text = b\'{"code":"Timeout"}\'\nos.write(3, bytes([len(text), 0, 0, 0, 6]) + text)',
+		'text = b\'{"code":"Timeout"}\'\nos.write(3, bytes([len(text), 0, 0, 0, 0x86]) + text)',
+		/^expected an error report/,
 	],
 ] as const) {
 	outcomeTest({
 		title: `a handler that writes ${title} on its channel is a ProtocolError`,
 		code: onBad(`import os, time\n${body}\ntime.sleep(60)`),
 		error: {code: 'ProtocolError'},
+		message,
 	});
 }
 
@@ -272,7 +274,7 @@ kernelTest('an instance that speaks between calls is not used again', async (t) 
 	const code = py`
 		import os, threading
 		def speak():
-			os.write(3, b'\x04\x00\x00\x00\x04null')
+			os.write(3, b'\x04\x00\x00\x00\x84null')
 		def f(event):
 			threading.Timer(0.05, speak).start()
 			return 'answered'
@@ -287,6 +289,30 @@ kernelTest('an instance that speaks between calls is not used again', async (t) 
 	const next = await runtime.invoke(name, null);
 	t.is(value(t, next), 'answered');
 	t.is(next.start, 'forked');
+});
+
+const loaded = "os.write(3, b'\\0\\0\\0\\0\\x02')";
+const early = 'os.write(3, b\'\\x07\\0\\0\\0\\x84"early"\')';
+
+for (const [title, frames] of [
+	['answers before its handler is loaded', early],
+	['says twice that its handler is loaded', `${loaded}; ${loaded}`],
+] as const) {
+	kernelTest(`a module that ${title} is a ProtocolError`, async (t) => {
+		const {code, message} = failure(t, await fixture().run(`import os\n${frames}\ndef f(event):\n\treturn event\n`));
+		t.is(code, 'ProtocolError');
+		t.regex(message, /once and before it answers$/);
+	});
+}
+
+kernelTest('a first event is as large as it may be, and told apart from loading', async (t) => {
+	const code = 'import time\ntime.sleep(0.2)\ndef f(event):\n\treturn len(event)\n';
+	const event = 'x'.repeat(1024 * 1024 - 2);
+	const outcome = await fixture().run(code, event, {limits: {eventMb: 1}});
+	t.is(value(t, outcome), event.length);
+	const {loadMs, startMs, handlerMs, totalMs} = outcome.timings;
+	t.true(loadMs >= 200 && startMs >= loadMs);
+	t.true(startMs + handlerMs <= totalMs);
 });
 
 kernelTest('a handler that closes its channel is a ProtocolError or Exited', async (t) => {

@@ -1,9 +1,12 @@
+import {once} from 'node:events';
 import {readdirSync} from 'node:fs';
-import {rm} from 'node:fs/promises';
+import {mkdir, rm} from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
 import test, {type ExecutionContext} from 'ava';
-import {createRuntime, type DeployOptions, type DeployReport, type Runtime} from '../../src/index.ts';
+import {createRuntime, type DeployOptions, type DeployReport, type RuntimeEvents} from '../../src/index.ts';
+import {resolveRuntimeOptions} from '../../src/lambda/options.ts';
+import {Runtime} from '../../src/lambda/runtime.ts';
 import {type ArchiveSpec, PackageIndex} from '../helpers/archives.ts';
 import {refusal, serialKernelTest} from '../helpers/kernel-test.ts';
 import {LeakCheck} from '../helpers/leak-check.ts';
@@ -220,3 +223,31 @@ serialKernelTest('a wrong option of packages is TypeError', async (t) => {
 	await t.throwsAsync(createRuntime({python, offline: 'yes'} as never), {instanceOf: TypeError, message: /offline/});
 	await t.throwsAsync(createRuntime({python, packagesDir: ''}), {message: /packagesDir/});
 });
+
+serialKernelTest(
+	'a runtime removes by itself what no function needs, tells it, and goes on after a failure',
+	async (t) => {
+		await using index = await PackageIndex.start([helper, lib1, lib2]);
+		const stateDir = await temporaryFolder();
+		t.teardown(() => rm(stateDir, {recursive: true, force: true}));
+		const options = resolveRuntimeOptions({stateDir, python, packagesGb: 0});
+		await using runtime = await Runtime.create({...options, gc: {packagesGb: 0, everyMs: 100}});
+		await deploy(runtime, 'kept', index, ['lib==1.0']);
+		const collected = once(runtime, 'collected');
+		await runtime.packages.add([`--index-url ${index.url}`, 'lib==2.0']);
+		const [{packages, freedBytes}] = (await collected) as RuntimeEvents['collected'];
+		t.deepEqual(packages, ['lib==2.0']);
+		t.true(freedBytes > 0);
+		t.deepEqual(value(t, await runtime.invoke('kept', null)), seen('1.0'));
+
+		const users = path.join(stateDir, 'packages', 'locks', 'users');
+		await rm(users);
+		await mkdir(users);
+		const [{error}] = (await once(runtime, 'collectFailed')) as RuntimeEvents['collectFailed'];
+		t.regex(error.message, /EISDIR/);
+		await rm(users, {recursive: true});
+		const again = once(runtime, 'collected');
+		await runtime.packages.add([`--index-url ${index.url}`, 'lib==2.0']);
+		t.deepEqual((await again)[0].packages, ['lib==2.0']);
+	},
+);

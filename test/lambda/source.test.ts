@@ -9,8 +9,12 @@ import test, {type ExecutionContext} from 'ava';
 import fc from 'fast-check';
 import {create, Header, type HeaderData, Pax} from 'tar';
 import {type ErrorCode, ForktreeError, SyscallError} from '../../src/errors.ts';
-import {type DeploySource, type StageOptions, stageSource} from '../../src/lambda/source.ts';
+import {type DeploySource, type StageOptions, stageSource as stageFor} from '../../src/lambda/source.ts';
 import {noRequirements} from '../../src/packages/requirements.ts';
+
+function stageSource(source: DeploySource, targetDir: string, options?: StageOptions) {
+	return stageFor(source, targetDir, {version: '3.11.2'}, options);
+}
 
 /** Two folders that end with the test: one for sources, and one that only ever holds the target. */
 type Area = {readonly source: string; readonly parent: string; readonly target: string};
@@ -118,7 +122,7 @@ test('a folder is described', async (t) => {
 	});
 	const staged = await stageSource(area.source, area.target);
 	t.is(staged.dir, area.target);
-	t.is(staged.requirements.text, 'six\n');
+	t.is(staged.packages.requirements.text, 'six\n');
 	t.is(staged.config.entryFile, 'app.py');
 	t.deepEqual(staged.config.limits, {memoryMb: 64});
 	t.deepEqual(staged.pythonFiles, ['app.py', 'pkg/a.py', 'pkg/b.py']);
@@ -144,16 +148,34 @@ test('requirements include files of the code, as links lead to them within it', 
 		'versions.txt': 'six<2',
 	});
 	await symlink('versions.txt', join(area.source, 'link.txt'));
-	const {requirements} = await stageSource(area.source, area.target);
+	const {requirements} = (await stageSource(area.source, area.target)).packages;
 	t.is(requirements.text, 'attrs\nsix\n');
 	t.is(requirements.constraintsText, 'six<2\n');
+});
+
+test('a script states its packages in a comment, and a folder’s entry file when nothing else does', async (t) => {
+	const area = await makeArea(t);
+	const inline = (name: string) => `# /// script\n# dependencies = ["${name}"]\n# ///\n`;
+	await writeTree(area.source, {'one.py': inline('six')});
+	const script = await stageSource(join(area.source, 'one.py'), area.target);
+	t.is(script.packages.requirements.text, 'six\n');
+	const files = {'f.py': inline('six'), 'g.py': inline('attrs'), 'ol.yaml': 'environment: {OL_ENTRY_FILE: g.py}'};
+	t.is((await stageSource(files, `${area.target}-2`)).packages.requirements.text, 'attrs\n');
+	t.is((await stageSource({...files, 'requirements.txt': ''}, `${area.target}-3`)).packages.requirements.text, '');
+	const later = {'f.py': `${'#\n'.repeat(2 ** 20)}${inline('six')}`};
+	t.is(
+		(await stageSource(later, `${area.target}-4`)).packages.requirements.text,
+		'',
+		'far down in a file is no beginning',
+	);
 });
 
 test('lines given as an option take the place of requirements.txt, which is not read then', async (t) => {
 	const area = await makeArea(t);
 	const files = {'f.py': '', 'requirements.txt': Buffer.from([0xff])};
-	const {requirements} = await stageSource(files, area.target, {requirements: ['six', 'attrs']});
+	const {requirements, ...by} = (await stageSource(files, area.target, {requirements: ['six', 'attrs']})).packages;
 	t.is(requirements.text, 'attrs\nsix\n');
+	t.deepEqual(by, {statedBy: 'options.requirements', ignoredSources: ['requirements.txt']});
 	const other = join(area.parent, 'other');
 	await t.throwsAsync(stageSource(files, other, {requirements: ['-r a.txt']}), {code: 'InvalidRequirements'});
 	t.deepEqual(await readdir(area.parent), ['code']);
@@ -171,7 +193,7 @@ test('a script becomes f.py', async (t) => {
 	const staged = await stageSource(join(area.source, 'hello.py'), area.target);
 	t.deepEqual(await readTree(area.target), {'f.py': '100644 pass'});
 	t.deepEqual(staged.pythonFiles, ['f.py']);
-	t.deepEqual(staged.requirements, noRequirements);
+	t.deepEqual(staged.packages, {requirements: noRequirements, statedBy: undefined, ignoredSources: []});
 });
 
 test('a folder loses what tools left in it, and keeps links within it as copies', async (t) => {
@@ -378,6 +400,14 @@ const badCode: ReadonlyArray<readonly [label: string, files: Record<string, stri
 		'a folder as included requirements',
 		{'f.py': '', 'requirements.txt': '-r a', 'a/b': ''},
 		{code: 'InvalidRequirements', message: /^a: is a folder/},
+	],
+	[
+		'a script for another Python',
+		{'f.py': '# /// script\n# requires-python = ">=3.12"\n# ///\n'},
+		{
+			code: 'InterpreterMismatch',
+			message: /^f\.py, requires-python: is for Python >=3\.12; the interpreter is Python 3\.11\.2$/,
+		},
 	],
 	['huge requirements', {'f.py': '', 'requirements.txt': '#'.repeat(2 ** 22 + 1)}, {code: 'InvalidRequirements'}],
 ];

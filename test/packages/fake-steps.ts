@@ -11,6 +11,7 @@ import type {Interpreter} from '../../src/sandbox/interpreter.ts';
 export const interpreter: Interpreter = {
 	executable: '/usr/bin/python3',
 	version: '3.11.2',
+	build: '3.11.2 (fake)',
 	cacheTag: 'cpython-311',
 	directories: [],
 };

@@ -196,6 +196,18 @@ kernelTest('a redirect is followed, not to a file and without a password', async
 	await failing(t, fetcherWith().fetch(archiveOf(bad), newFile(), step()), 'InstallFailed', /./);
 });
 
+kernelTest('a password that is refused, or missing: the error names the server, not the password', async (t) => {
+	await using index = await PackageIndex.start([six], {authorization: 'somebody:else'});
+	const credentials = new Credentials();
+	credentials.learn(index.url.replace('//', '//somebody:secret@'));
+	for (const each of [fetcherWith({credentials}), fetcherWith()]) {
+		const error = await t.throwsAsync(each.fetch(archiveOf(index), newFile(), step()), {instanceOf: ForktreeError});
+		t.is(error.code, 'NotAuthorized');
+		t.regex(error.message, /^six-1\.0.*: 127\.0\.0\.1:\d+ does not let us download it: the server answered 401/);
+		t.false(error.message.includes('secret'));
+	}
+});
+
 kernelTest('a server that is silent is given up, and so is one that is slow', async (t) => {
 	await using silent = await answering(() => undefined);
 	const impatient = fetcherWith({stallMs: 200});

@@ -81,12 +81,13 @@ test.serial('configuration files are copied to where installers look', async (t)
 				path.join(home, '.config/pip/pip.conf'),
 				'[global]\nindex-url = https://me:secret@example.org/simple\n# find-links = /no\nextra-index-url =\n    https://a.example.org/simple\n    https://b.example.org/simple\n[freeze]\nindex-url = https://no.example.org\n',
 			);
-			put(path.join(home, '.netrc'), 'machine example.org login me password secret\n');
+			put(path.join(home, '.netrc'), 'machine example.org login me password "netrc-only"\n');
 			const {env, mounts, indexUrl, extraIndexUrls} = await readInstallerSettings('pip', folder, [], credentials);
 			t.is(indexUrl, 'https://me:secret@example.org/simple');
 			t.deepEqual(extraIndexUrls, ['https://a.example.org/simple', 'https://b.example.org/simple']);
 			t.deepEqual(mounts, [{source: folder, target: '/config'}]);
 			t.like(env, {HOME: '/config', XDG_CONFIG_HOME: '/config/.config'});
+			t.is(credentials.mask('netrc-only'), '****');
 			for (const file of ['etc/pip/pip.conf', '.config/pip/pip.conf', '.netrc']) {
 				t.is(statSync(path.join(folder, file)).mode & 0o777, 0o644, file);
 			}

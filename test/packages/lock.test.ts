@@ -62,7 +62,13 @@ test('a lock is sorted, and named by its content', (t) => {
 });
 
 test('the ABI is that of the interpreter on this machine', (t) => {
-	const interpreter = {executable: '/usr/bin/python3', version: '3.11.2', cacheTag: 'cpython-311', directories: []};
+	const interpreter = {
+		executable: '/usr/bin/python3',
+		version: '3.11.2',
+		build: '',
+		cacheTag: 'cpython-311',
+		directories: [],
+	};
 	t.is(abiOf(interpreter), `cpython-311-${machine()}`);
 });
 

@@ -3,6 +3,7 @@ import {rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
 import test, {type ExecutionContext} from 'ava';
+import {ForktreeError} from '../../src/errors.ts';
 import {openPackages, type PackageCache, type PackagesOptions} from '../../src/packages/package-cache.ts';
 import {parseRequirements} from '../../src/packages/requirements.ts';
 import {type ArchiveSpec, PackageIndex} from '../helpers/archives.ts';
@@ -377,3 +378,124 @@ serialKernelTest('what is not an option is TypeError or RangeError', async (t) =
 	const relative = await open(t, {dir: path.relative(process.cwd(), await folder(t))});
 	t.deepEqual((await relative.add(requirementsOf(index, 'one'))).installed, ['one==1.0']);
 });
+
+serialKernelTest('what was measured with another build of the interpreter is measured again, once', async (t) => {
+	await using index = await PackageIndex.start([one], {json: true});
+	const dir = await folder(t);
+	const first = await open(t, {dir});
+	const {lock, release} = await provide(first, index, 'one');
+	release();
+	await first.measured();
+	const [known] = await first.info('one');
+	const file = path.join(known?.folder ?? '', '..', 'cost.json');
+	await first.close();
+
+	const other = {...JSON.parse(readFileSync(file, 'utf8')), interpreter: '3.11.0 (another build)', exclusiveMs: 12_345};
+	writeFileSync(file, JSON.stringify(other));
+	for (const expected of [['one'], []]) {
+		const packages = await open(t, {dir});
+		const measured: string[] = [];
+		packages.on('measured', ({name}) => measured.push(name));
+		(await packages.hold(lock)).release();
+		await packages.measured();
+		t.deepEqual(measured, expected);
+		const [{cost} = {cost: undefined}] = await packages.info('one');
+		t.not(cost?.exclusiveMs, 12_345);
+		t.deepEqual(cost?.interpreter, known?.cost?.interpreter);
+		t.regex(cost?.interpreter ?? '', /^3\.\d+\.\d+/);
+		await packages.close();
+	}
+});
+
+/** Files below a folder that hold a text, or have it in their name. */
+function holding(dir: string, text: string): string[] {
+	return readdirSync(dir, {recursive: true, encoding: 'utf8', withFileTypes: true})
+		.filter(
+			(entry) =>
+				entry.name.includes(text) ||
+				(entry.isFile() && readFileSync(path.join(entry.parentPath, entry.name)).includes(text)),
+		)
+		.map((entry) => path.relative(dir, path.join(entry.parentPath, entry.name)));
+}
+
+/** Runs work with variables of the environment. */
+async function withEnvironment<Result>(
+	variables: Readonly<Record<string, string>>,
+	work: () => Promise<Result>,
+): Promise<Result> {
+	const before = Object.fromEntries(Object.keys(variables).map((name) => [name, process.env[name]]));
+	Object.assign(process.env, variables);
+	try {
+		return await work();
+	} finally {
+		for (const [name, value] of Object.entries(before)) {
+			if (value === undefined) delete process.env[name];
+			else process.env[name] = value;
+		}
+	}
+}
+
+const secret = 'open-sesame-4711';
+
+/** Where a password can be, apart from the requirements themselves. */
+async function credentialsIn(
+	t: ExecutionContext,
+	place: string,
+	index: PackageIndex,
+	password: string,
+): Promise<Record<string, string>> {
+	const {host} = new URL(index.url);
+	const withPassword = index.url.replace('//', `//somebody:${password}@`);
+	switch (place) {
+		case 'addresses of the environment':
+			return {UV_DEFAULT_INDEX: withPassword, PIP_INDEX_URL: withPassword};
+		case 'variables of a named index':
+			return {UV_DEFAULT_INDEX: `own=${index.url}`, UV_INDEX_OWN_USERNAME: 'somebody', UV_INDEX_OWN_PASSWORD: password};
+		default: {
+			const file = path.join(await folder(t), 'netrc');
+			await writeFile(file, `machine ${host.split(':')[0]} login somebody password ${password}\n`, {mode: 0o600});
+			return {UV_DEFAULT_INDEX: index.url, PIP_INDEX_URL: index.url, NETRC: file};
+		}
+	}
+}
+
+for (const place of ['addresses of the environment', 'variables of a named index', 'netrc']) {
+	serialKernelTest(`a password in ${place} opens an index, and is nowhere afterwards`, async (t) => {
+		await using index = await PackageIndex.start([one, two], {json: true, authorization: `somebody:${secret}`});
+		const dir = await folder(t);
+		await withEnvironment(await credentialsIn(t, place, index, secret), async () => {
+			const packages = await open(t, {dir});
+			const told: string[] = [];
+			packages.on('progress', (progress) => told.push(JSON.stringify(progress)));
+			const report = await packages.add(['two']);
+			t.deepEqual(report.installed, ['one==1.0', 'two==2.0']);
+			await packages.measured();
+			const file = path.join(await folder(t), 'packages.tar');
+			await packages.export(file);
+			t.false(readFileSync(file).includes(secret));
+			const known = JSON.stringify([report, await packages.list(), await packages.info('two'), told]);
+			t.false(known.includes(secret));
+			t.deepEqual(holding(dir, secret), []);
+			await packages.close();
+		});
+	});
+
+	serialKernelTest(
+		`a password in ${place} that is refused: an error that names the index, not the password`,
+		async (t) => {
+			await using index = await PackageIndex.start([one], {json: true, authorization: 'somebody:else'});
+			const dir = await folder(t);
+			await withEnvironment(await credentialsIn(t, place, index, secret), async () => {
+				const packages = await open(t, {dir});
+				const error = await t.throwsAsync(packages.add(['one']), {instanceOf: ForktreeError});
+				t.is(error.code, 'NotAuthorized', error.message);
+				t.true(error.message.includes(new URL(index.url).host), error.message);
+				for (let each: unknown = error; each instanceof Error; each = each.cause) {
+					t.false(`${each.stack} ${JSON.stringify(each)}`.includes(secret));
+				}
+				t.deepEqual(holding(dir, secret), []);
+				await packages.close();
+			});
+		},
+	);
+}

@@ -693,6 +693,35 @@ kernelTest('gc: oldest use first, down to the size; not what a function needs or
 	t.deepEqual(readdirSync(path.join(dir, abi)), []);
 });
 
+kernelTest(
+	'gc by age: what was not used for that long, and is not needed; archives go with their packages',
+	async (t) => {
+		const {dir, store} = await open(t);
+		const now = Date.now() / 1000;
+		const manifest = path.join(path.dirname(dir), 'manifest.json');
+		await writeFile(manifest, '');
+		for (const [name, age] of [
+			['old', 1000],
+			['needed', 1000],
+			['young', 100],
+		] as const) {
+			const set = await store.install(lockOf(`${name}==1.0`));
+			if (name === 'needed') await store.setUser('user', manifest, set);
+			await setUsed(set.folders[0] ?? '', now - age);
+		}
+		for (const name of readdirSync(path.join(dir, 'archives'))) {
+			await utimes(path.join(dir, 'archives', name), now - 2000, now - 2000);
+		}
+		const report = await store.gc({maxIdleMs: 500_000});
+		t.deepEqual(namesOf(report.removed), ['old']);
+		t.deepEqual(namesOf(await store.list()), ['needed', 'young']);
+		const kept = ['needed==1.0', 'young==1.0'].map((each) => distribution(each).archive.sha256);
+		t.deepEqual(readdirSync(path.join(dir, 'archives')).sort(), kept.sort());
+		t.deepEqual(namesOf((await store.gc({maxIdleMs: 50_000})).removed), ['young']);
+		t.deepEqual((await store.gc({maxIdleMs: 0})).removed, []);
+	},
+);
+
 kernelTest('gc: quarantine and archives without a package go before packages', async (t) => {
 	const {dir, store} = await open(t);
 	const {folders} = await store.install(lockOf('a==1.0', 'b==1.0'));
@@ -767,7 +796,7 @@ kernelTest('import costs are kept beside the package, and last', async (t) => {
 	const cost = {exclusiveMs: 1.5, inclusiveMs: 20, privateMiB: 3.25, runs: 5};
 	await store.setCost(distribution('a==1.0'), cost);
 	const {store: again} = await open(t, undefined, {dir});
-	t.deepEqual((await again.list())[0]?.cost, cost);
+	t.deepEqual((await again.list())[0]?.cost, {...cost, interpreter: interpreter.build});
 	await again.setCost(distribution('a==1.0'), {...cost, runs: 6});
 	t.is((await again.info('a'))[0]?.cost?.runs, 6);
 	t.deepEqual((await again.verify()).damaged, []);
@@ -794,3 +823,33 @@ kernelTest('no file stays open', async (t) => {
 	await store.gc({maxBytes: 0});
 	t.deepEqual(opened(), []);
 });
+
+kernelTest(
+	'a store of a format that we do not know is refused, and both are named; one from before formats gets ours',
+	async (t) => {
+		const {dir, store} = await open(t);
+		await store.install(lockOf('a==1.0'));
+		const stamp = path.join(dir, 'store.json');
+		t.is(await readFile(stamp, 'utf8'), '{"format":1}\n');
+		for (const [text, got] of [
+			['{"format":2}\n', '2'],
+			['{"format":"new"}', '"new"'],
+			['', '""'],
+			['null', '"null"'],
+		] as const) {
+			await writeFile(stamp, text);
+			const before = contentOf(dir);
+			await t.throwsAsync(open(t, undefined, {dir}), {
+				code: 'InvalidStore',
+				message: `expected a package store of format 1 at ${dir}, got one of format ${got}; a later forktree may have made it`,
+			} as never);
+			t.deepEqual(contentOf(dir), before);
+			t.is(await readFile(stamp, 'utf8'), text);
+		}
+		await rm(stamp);
+		const again = await open(t, undefined, {dir});
+		t.deepEqual(namesOf(await again.store.list()), ['a']);
+		t.deepEqual((await again.store.verify()).foreign, []);
+		t.is(await readFile(stamp, 'utf8'), '{"format":1}\n');
+	},
+);

@@ -1,7 +1,7 @@
 import test from 'ava';
 import fc from 'fast-check';
-import type {ImportCost} from '../../src/packages/metadata.ts';
 import {
+	type MeasuredCost,
 	type PackageContents,
 	type PackageSummary,
 	readContents,
@@ -41,12 +41,16 @@ const contents: fc.Arbitrary<PackageContents> = fc.record({
 	files: fc.array(fc.tuple(fc.string(), fc.string(), size)),
 	nativeLibraries: fc.array(fc.record({file: fc.string(), needs: names})),
 });
-const costs: fc.Arbitrary<ImportCost> = fc.record({
-	exclusiveMs: number,
-	inclusiveMs: number,
-	privateMiB: number,
-	runs: size,
-});
+const costs: fc.Arbitrary<MeasuredCost> = fc.record(
+	{
+		exclusiveMs: number,
+		inclusiveMs: number,
+		privateMiB: number,
+		runs: size,
+		interpreter: fc.string(),
+	},
+	{requiredKeys: ['exclusiveMs', 'inclusiveMs', 'privateMiB', 'runs']},
+);
 const users: fc.Arbitrary<UserRecord> = fc.record({
 	id: fc.string(),
 	manifest: fc.tuple(fc.string(), fc.string()),

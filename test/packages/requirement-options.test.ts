@@ -19,6 +19,7 @@ const accepted: ReadonlyArray<readonly [text: string, options: readonly Option[]
 		'--extra-index-url\thttps://u:p%40@[::1]:8080/a?b=c',
 		[{kind: 'extra-index-url', url: 'https://u:p%40@[::1]:8080/a?b=c'}],
 	],
+	['-f ./wheels', [{kind: 'find-folder', folder: './wheels'}]],
 	['-fhttps://example.org/w.html', [{kind: 'find-links', url: 'https://example.org/w.html'}]],
 	['--find-links https://example.org/w', [{kind: 'find-links', url: 'https://example.org/w'}]],
 	[
@@ -70,8 +71,8 @@ const refused: ReadonlyArray<readonly [text: string, message: RegExp]> = [
 	['-r "a', /closed quotes and no backslash.*found "\\"a"/],
 	['-r a\\ b', /closed quotes and no backslash/],
 	[
-		'-f ./wheels',
-		/expected a URL that starts with https:\/\/ or http:\/\/ after --find-links, not a path; found "\.\/wheels"/,
+		'-f wheels',
+		/expected a URL that starts with https:\/\/ or http:\/\/ after --find-links, not a path; found "wheels"/,
 	],
 	['-f /wheels', /not a path/],
 	['-i simple', /not a path/],

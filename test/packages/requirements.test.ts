@@ -99,6 +99,8 @@ test('no requirements have nothing', async (t) => {
 		constraints: [],
 		index: {indexUrl: undefined, extraIndexUrls: [], findLinks: [], noIndex: false},
 		prereleases: false,
+		isComplete: false,
+		local: [],
 		preferBinary: false,
 		noBinary: [],
 		onlyBinary: [],

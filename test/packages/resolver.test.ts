@@ -8,7 +8,7 @@ import {ForktreeError} from '../../src/errors.ts';
 import {Credentials} from '../../src/packages/credentials.ts';
 import {Fetcher} from '../../src/packages/fetch.ts';
 import {type Archive, type Lock, lockAsText, writeLock} from '../../src/packages/lock.ts';
-import {parseRequirements, type Requirements} from '../../src/packages/requirements.ts';
+import {parseRequirements, type Requirements, readRequirements} from '../../src/packages/requirements.ts';
 import {findResolver, type ResolveOptions, type Resolver} from '../../src/packages/resolver.ts';
 import {ToolSandboxes} from '../../src/packages/tool-sandboxes.ts';
 import {findInterpreter} from '../../src/sandbox/interpreter.ts';
@@ -124,6 +124,46 @@ function failing(t: ExecutionContext, promise: Promise<unknown>, code: string, m
 
 for (const resolver of resolvers) {
 	const {name} = resolver;
+	serialKernelTest(
+		`${name}: archives of the function’s folder, rather than the same versions of an index`,
+		async (t) => {
+			await using index = await PackageIndex.start([six, six2, {...lib, requires: ['native']}, native]);
+			const code = path.join(folder, `code-${name}`);
+			mkdirSync(code);
+			makeArchives(code, [lib]);
+			const wheel = readFileSync(path.join(code, fileName(lib)));
+			const files = {
+				paths: () => [fileName(lib)],
+				sha256Of: (file: string) => (file === fileName(lib) ? sha256Of(wheel) : undefined),
+				interpreter,
+			};
+			const resolve = async (text: string) => {
+				const requirements = await readRequirements('a.txt', async () => `--index-url ${index.url}\n${text}`, files);
+				return resolver.resolve(requirements, options({folder: code}));
+			};
+			const lock = await resolve(`./${fileName(lib)}`);
+			t.deepEqual(pins(lock), ['my-lib==1.5', 'six==1.0']);
+			t.is(lock.distributions[0]?.archive.sha256, sha256Of(wheel));
+			const hashed = `./${fileName(lib)} --hash=sha256:${sha256Of(wheel)}\nsix==1.0 --hash=sha256:${index.sha256(six)}`;
+			t.is((await resolve(hashed)).key, lock.key);
+			writeFileSync(path.join(code, fileName(lib)), 'something else');
+			await t.throwsAsync(resolve(`./${fileName(lib)}`), {code: 'HashMismatch'});
+		},
+	);
+
+	serialKernelTest(`${name}: what is complete is all that there is, by hash, from whatever index`, async (t) => {
+		await using first = await PackageIndex.start([six2, source]);
+		await using second = await PackageIndex.start([six, lib]);
+		const resolve = async (...wanted: readonly (readonly [spec: ArchiveSpec, index: PackageIndex])[]) => {
+			const lines = wanted.map(([spec, index]) => `${spec.name}==${spec.version} --hash=sha256:${index.sha256(spec)}`);
+			lines.push(`--extra-index-url ${second.url}`);
+			return pins(await resolver.resolve(requirementsOf(first, lines, {isComplete: true}), options()));
+		};
+		t.deepEqual(await resolve([lib, second]), ['my-lib==1.5']);
+		t.deepEqual(await resolve([six, second], [lib, second]), ['my-lib==1.5', 'six==1.0']);
+		t.deepEqual(await resolve([source, first]), ['only-source==1.0'], 'built, to know that it can be');
+	});
+
 	for (const json of name === 'uv' ? [true, false] : [true]) {
 		serialKernelTest(
 			`${name}: pins, ranges, extras, markers and constraints, by an index in ${json ? 'JSON' : 'HTML'}`,
@@ -354,6 +394,19 @@ for (const resolver of resolvers) {
 		// Wherever a resolver says it.
 		credentials.addSecret('unspeakable');
 		await failing(t, resolve('unspeakable'), 'NoMatchingDistribution', /\*{4}/);
+	});
+
+	serialKernelTest(`${name}: a password that is refused is told with the index, and without it`, async (t) => {
+		await using index = await PackageIndex.start(specs, {authorization: 'somebody:else'});
+		const indexUrl = index.url.replace('//', '//somebody:hush-hush@');
+		const given = {index: {indexUrl, extraIndexUrls: [], findLinks: [], noIndex: false}};
+		const error = await t.throwsAsync(resolver.resolve(requirementsOf(index, ['six'], given), options()), {
+			instanceOf: ForktreeError,
+		});
+		// pip does not say why it found nothing.
+		t.is(error.code, name === 'uv' ? 'NotAuthorized' : 'NoMatchingDistribution', error.message);
+		t.true(error.message.includes(new URL(index.url).host), error.message);
+		t.notRegex(error.message, /hush/);
 	});
 
 	serialKernelTest(

@@ -20,48 +20,55 @@ const parameters = fuzzParameters(3);
 const leaf = {
 	id: 5,
 	uid: 1000,
+	ownUserNamespace: false,
 	openFiles: 64,
+	left: {processes: undefined, memoryMb: undefined},
 	scratch: 'size=1k',
 	hostname: 'h',
 	folder: '/',
+	network: undefined,
 	targets: ['/a', '/b'],
 	streams: true,
 	ownNetwork: true,
 	filter: true,
 	workFolder: false,
+	writable: 'none' as const,
+	scratchNoExec: false,
 };
 
 function words(data: Buffer): number[] {
-	return Array.from({length: 8}, (_each, index) => data.readUInt32LE(index * 4));
+	return Array.from({length: 10}, (_each, index) => data.readUInt32LE(index * 4));
 }
 
-test('a request is eight words and text', (t) => {
+test('a request is ten words and text', (t) => {
 	const request = encodeLeafRequest(leaf);
-	t.deepEqual(words(request), ['L'.charCodeAt(0), 5, 1000, 0, 2, 0, 0, 64]);
-	t.is(request.toString('utf8', 32), 'size=1k\0h\0/\0/a\0/b\0');
+	t.deepEqual(words(request), ['L'.charCodeAt(0), 5, 1000, 0, 2, 0, 0, 64, 0, 0]);
+	t.is(request.toString('utf8', 40), 'size=1k\0h\0/\0\0/a\0/b\0');
 	const zygote = encodeZygoteRequest({start: 7, count: 9}, ['/a'], {modules: []});
-	t.deepEqual(words(zygote), ['Z'.charCodeAt(0), 0, 0, 0, 1, 7, 9, 0]);
-	t.is(zygote.toString('utf8', 32), '{"modules":[],"targets":["/a"]}');
-	t.deepEqual(words(encodeRefillRequest()), ['N'.charCodeAt(0), 0, 0, 0, 0, 0, 0, 0]);
+	t.deepEqual(words(zygote), ['Z'.charCodeAt(0), 0, 0, 0, 1, 7, 9, 0, 0, 0]);
+	t.is(zygote.toString('utf8', 40), '{"modules":[],"targets":["/a"]}');
+	t.deepEqual(words(encodeRefillRequest()), ['N'.charCodeAt(0), 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 });
 
 test('a request that a launcher has no room for is refused', (t) => {
 	const ofSize = (size: number) => () =>
 		encodeLeafRequest({...leaf, targets: [], hostname: '', folder: 'x'.repeat(size)});
-	const others = encodeLeafRequest({...leaf, targets: [], hostname: '', folder: ''}).length - 32;
-	t.is(ofSize(65_535 - others)().length, 32 + 65_535);
+	const others = encodeLeafRequest({...leaf, targets: [], hostname: '', folder: ''}).length - 40;
+	t.is(ofSize(65_535 - others)().length, 40 + 65_535);
 	t.throws(ofSize(65_536 - others), {instanceOf: RangeError, message: /fewer than 65536 bytes of text, got 65536/});
 });
 
 test('a spare is asked for without what it is for, which a hand-over has', (t) => {
 	const spare = encodeSpareRequest({...leaf, warmUps: true});
-	t.deepEqual(words(spare), ['S'.charCodeAt(0), 5, 1000, 0, 0, 0, 0, 0]);
-	t.is(spare.toString('utf8', 32), '\0h\0');
+	t.deepEqual(words(spare), ['S'.charCodeAt(0), 5, 1000, 0, 0, 0, 0, 0, 0, 0]);
+	t.is(spare.toString('utf8', 40), '\0h\0');
 	t.is(words(encodeSpareRequest({...leaf, warmUps: false, filter: false, ownNetwork: false}))[3], 22);
 	const handOver = encodeHandOver(leaf);
-	t.deepEqual([handOver.readUInt32LE(0), handOver.readUInt32LE(4)], [64, 2]);
-	t.is(handOver.toString('utf8', 8), 'size=1k\0/\0/a\0/b\0');
-	t.is(encodeHandOver({...leaf, scratch: undefined, targets: []}).toString('utf8', 8), '\0/\0');
+	const numbers = (data: Buffer) => [0, 4, 8, 12].map((at) => data.readUInt32LE(at));
+	t.deepEqual(numbers(handOver), [64, 2, 0, 0]);
+	t.deepEqual(numbers(encodeHandOver({...leaf, left: {processes: 7, memoryMb: 1.5}})), [64, 2, 7, 2]);
+	t.is(handOver.toString('utf8', 16), 'size=1k\0/\0\0/a\0/b\0');
+	t.is(encodeHandOver({...leaf, scratch: undefined, targets: []}).toString('utf8', 16), '\0/\0\0');
 });
 
 test('a working set is words of eight bytes: how many ranges are written to, these, and those that are read', (t) => {
@@ -105,12 +112,22 @@ for (const [title, change, flags] of [
 	['with its launcher’s network', {ownNetwork: false}, 2],
 	['without a filter', {filter: false}, 4],
 	['with a work folder', {workFolder: true}, 8],
+	['in a user namespace of its own', {ownUserNamespace: true}, 32],
+	['with mounts to write to', {writable: 'mounts'}, 64],
+	['with a root to write to', {writable: 'root'}, 128],
+	['with nothing in its /tmp to execute', {scratchNoExec: true}, 256],
 ] as const) {
 	test(`a leaf ${title} is asked for by a bit`, (t) => t.is(words(encodeLeafRequest({...leaf, ...change}))[3], flags));
 }
 
 test('without scratch its word is empty', (t) => {
-	t.is(encodeLeafRequest({...leaf, scratch: undefined, targets: []}).toString('utf8', 32), '\0h\0/\0');
+	t.is(encodeLeafRequest({...leaf, scratch: undefined, targets: []}).toString('utf8', 40), '\0h\0/\0\0');
+});
+
+test('a network is a word of a leaf and of a hand-over', (t) => {
+	const network = 'p80;';
+	t.is(encodeLeafRequest({...leaf, network}).toString('utf8', 40), 'size=1k\0h\0/\0p80;\0/a\0/b\0');
+	t.is(encodeHandOver({...leaf, network}).toString('utf8', 16), 'size=1k\0/\0p80;\0/a\0/b\0');
 });
 
 test('a birth names the step that failed', (t) => {

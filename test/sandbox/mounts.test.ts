@@ -2,6 +2,7 @@ import {mkdir, readdir, readFile, rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import {dir as temporaryDirectory} from 'tmp-promise';
 import {closeFd} from '../../src/native.ts';
+import {findIdentity} from '../../src/sandbox/identity.ts';
 import {Keeper} from '../../src/sandbox/keeper.ts';
 import {LockedFolder} from '../../src/sandbox/mounts.ts';
 import {kernelTest} from '../helpers/kernel-test.ts';
@@ -11,7 +12,7 @@ async function start(t: {teardown(action: () => unknown): void}): Promise<{keepe
 	const {path: work} = await temporaryDirectory({unsafeCleanup: true});
 	t.teardown(() => rm(work, {recursive: true, force: true}));
 	await mkdir(path.join(work, 'mnt'));
-	const keeper = await Keeper.start(path.join(work, 'mnt'), []);
+	const keeper = await Keeper.start(path.join(work, 'mnt'), findIdentity(), []);
 	t.teardown(() => keeper.close());
 	return {keeper, work};
 }

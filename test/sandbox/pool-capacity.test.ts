@@ -12,7 +12,7 @@ import {
 	type SandboxPool,
 } from '../../src/index.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
-import {checkLeaks, makePool, startReady, within} from '../helpers/pool.ts';
+import {checkLeaks, makePool, startReady, waitMs, within} from '../helpers/pool.ts';
 import {temporaryFolder} from '../helpers/runtime.ts';
 
 checkLeaks();
@@ -300,11 +300,11 @@ kernelTest('a state folder has one owner: another is refused and told who it is'
 	const refused = {code: 'StateDirInUse', message: new RegExp(`which process ${process.pid} owns`)};
 	await t.throwsAsync(createSandboxPool({stateDir}), refused);
 	const program = `
-		import {createSandboxPool} from ${JSON.stringify(path.join(import.meta.dirname, '../../src/index.ts'))};
+		import {createSandboxPool} from ${JSON.stringify(path.join(import.meta.dirname, '../../dist/index.js'))};
 		await createSandboxPool({stateDir: process.argv[1]}).catch((error) => console.log(error.code, error.message));
 	`;
-	const node = ['--import=tsx', '--input-type=module', '-e', program, stateDir];
-	const {stdout, stderr} = spawnSync(process.execPath, node, {encoding: 'utf8', timeout: 20_000});
+	const node = ['--input-type=module', '-e', program, stateDir];
+	const {stdout, stderr} = spawnSync(process.execPath, node, {encoding: 'utf8', timeout: waitMs});
 	t.regex(stdout, refused.message, stderr);
 	await isAlive(t, await create(pool));
 	await pool.close();

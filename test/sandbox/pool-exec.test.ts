@@ -282,7 +282,7 @@ status = dict((line.rstrip() + '\\t').split(':\\t', 1) for line in open('/proc/s
 kinds = [os.readlink(f'/proc/self/fd/{fd}') .split(':')[0] for fd in range(3)]
 fds = sorted(int(fd) for fd in os.listdir('/proc/self/fd'))
 try:
-	os.listdir('/proc/1/fd')
+	os.readlink('/proc/1/fd/3')
 	first = 'open'
 except OSError as error:
 	first = error.strerror

@@ -10,9 +10,13 @@ const fixture = usePool({defaults: {limits: {memoryMb: 64, processes: 16, scratc
 const withLimits = (limits: Partial<SandboxLimits>) => ({limits});
 
 kernelTest('memoryMb: what exceeds it is OutOfMemory, with what was used and the limit', async (t) => {
-	const {error, signal, exitCode} = await fixture().run(['tail', '/dev/zero'], withLimits({memoryMb: 24}));
+	const sandbox = await fixture().create(t, withLimits({memoryMb: 24}));
+	// Before Linux 5.19 groups of v2 don't keep it.
+	const keepsPeak = sandbox.stats().peakMiB !== undefined;
+	const {error, signal, exitCode} = await sandbox.exec(['tail', '/dev/zero']);
 	t.like({signal, exitCode, code: error?.code}, {signal: 'SIGKILL', exitCode: undefined, code: 'OutOfMemory'});
-	t.regex(error?.message ?? '', /exceeded 24 MiB \(limits\.memoryMb\); at most 2[34] MiB were used/);
+	const used = keepsPeak ? '; at most 2[34] MiB were used' : '';
+	t.regex(error?.message ?? '', new RegExp(`exceeded 24 MiB \\(limits\\.memoryMb\\)${used}$`));
 });
 
 kernelTest('memoryMb: a child that the kernel kills is in limitsHit, and the sandbox lives', async (t) => {

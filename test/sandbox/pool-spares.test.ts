@@ -1,4 +1,4 @@
-import {existsSync, readFileSync} from 'node:fs';
+import {existsSync} from 'node:fs';
 import {mkdir, rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
@@ -6,7 +6,7 @@ import test from 'ava';
 import {dir as temporaryDirectory} from 'tmp-promise';
 import {createSandboxPool, type SandboxPool} from '../../src/sandbox/sandbox-pool.ts';
 import {kernelTest} from '../helpers/kernel-test.ts';
-import {cgroupsOf, processesIn} from '../helpers/leak-check.ts';
+import {launchersOf, supervisorsOf} from '../helpers/leak-check.ts';
 import {checkLeaks, makePool, type PoolFixture, until, within} from '../helpers/pool.ts';
 
 checkLeaks();
@@ -16,26 +16,20 @@ async function spared({pool}: PoolFixture, options = {}): Promise<void> {
 	await until(() => pool.stats().spares > 0, 'a spare');
 }
 
-/** Process 1 of each sandbox and spare. */
-function supervisors({stateDir}: PoolFixture): number[] {
-	const [parent = ''] = cgroupsOf(stateDir);
-	const zygotes = new Set(processesIn([path.join(parent, 'zygotes')]));
-	return processesIn([parent]).filter((pid) => !zygotes.has(pid));
-}
-
 async function numberOf(pool: SandboxPool): Promise<string> {
-	return (await pool.run(['sh', '-c', 'cat /proc/sys/kernel/random/boot_id > /tmp/mine; ls /tmp; hostname'])).stdout;
+	return (await pool.run(['sh', '-c', 'cat /proc/sys/kernel/random/boot_id > /tmp/mine; ls /tmp; uname -n'])).stdout;
 }
 
 kernelTest('the next start takes a spare, and each spare serves one sandbox', async (t) => {
 	const fixture = await makePool(t);
-	const {pool} = fixture;
+	const {pool, stateDir} = fixture;
 	t.is(pool.stats().spares, 0);
 	await spared(fixture);
-	const [spare] = supervisors(fixture);
+	await until(() => supervisorsOf(stateDir).length === 1, 'the spare alone');
+	const [spare] = supervisorsOf(stateDir);
 	const [one, two] = await Promise.all([pool.create(), pool.create()]);
 	t.not(one.id, two.id);
-	t.true(supervisors(fixture).includes(spare as number));
+	t.true(supervisorsOf(stateDir).includes(spare as number));
 	await one.exec(['sh', '-c', 'echo secret > /tmp/mine']);
 	t.is((await two.exec(['ls', '/tmp'])).stdout, 'work\n');
 	t.deepEqual([...pool.list().keys()].sort(), [one.id, two.id].sort());
@@ -61,7 +55,7 @@ kernelTest('who asks for something else gets no spare of others', async (t) => {
 	const {pool} = fixture;
 	await spared(fixture);
 	const seen = async (sandbox: object) =>
-		(await pool.run(['sh', '-c', 'hostname; ulimit -n; ls / | wc -w; df -m /tmp | tail -n 1'], {sandbox})).stdout
+		(await pool.run(['sh', '-c', 'uname -n; ulimit -n; ls / | wc -w; df -m /tmp | tail -n 1'], {sandbox})).stdout
 			.split(/\s+/)
 			.slice(0, 5);
 	const [name, files, , , mebibytes] = await seen({});
@@ -76,16 +70,13 @@ kernelTest('a spare outlives its launcher; one that has ended itself is passed o
 	const fixture = await makePool(t);
 	const {pool, stateDir} = fixture;
 	await spared(fixture);
-	const zygoteGroups = cgroupsOf(stateDir).map((group) => path.join(group, 'zygotes'));
-	const launchers = () =>
-		processesIn(zygoteGroups).filter((pid) => readFileSync(`/proc/${pid}/comm`, 'latin1') === 'launcher\n');
-	// Until a spare has joined the last of its groups it is a launcher by name and place.
-	await until(() => supervisors(fixture).length === 1 && launchers().length === 1, 'the launcher alone');
-	for (const pid of launchers()) process.kill(pid, 'SIGKILL');
+	await until(() => supervisorsOf(stateDir).length === 1, 'the spare alone');
+	for (const pid of launchersOf(stateDir)) process.kill(pid, 'SIGKILL');
 	t.is((await pool.run(['echo', 'there'])).stdout, 'there\n');
-	await until(() => pool.stats().spares > 0 && supervisors(fixture).length === 1, 'another spare');
-	for (const pid of supervisors(fixture)) process.kill(pid, 'SIGKILL');
-	await until(() => supervisors(fixture).length === 0, 'its end');
+	await until(() => pool.list().size === 0 && pool.stats().spares > 0, 'another spare');
+	await until(() => supervisorsOf(stateDir).length === 1, 'it alone');
+	for (const pid of supervisorsOf(stateDir)) process.kill(pid, 'SIGKILL');
+	await until(() => supervisorsOf(stateDir).length === 0, 'its end');
 	for (let i = 0; i < 2; i += 1) await new Promise((resolve) => setImmediate(resolve)); // its channel's end is heard of
 	t.is((await pool.run(['echo', 'there'])).stdout, 'there\n');
 });
@@ -114,7 +105,7 @@ kernelTest('spares: as many as asked for, none for a user of one’s own, and go
 	const none = await makePool(t, {spares: 0});
 	for (const options of [{}, {uid: 0}]) await (await none.pool.create(options)).destroy();
 	t.is(none.pool.stats().spares, 0);
-	const waiting = supervisors(many);
+	const waiting = supervisorsOf(many.stateDir);
 	t.is(waiting.length, 3);
 	await within(many.pool.close(), 'its end');
 	for (const pid of waiting) t.false(existsSync(`/proc/${pid}`));

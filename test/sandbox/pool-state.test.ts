@@ -1,10 +1,8 @@
-import {readFileSync} from 'node:fs';
-import path from 'node:path';
 import process from 'node:process';
 import {PassThrough} from 'node:stream';
 import {type Sandbox, SandboxDeadError} from '../../src/index.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
-import {cgroupsOf, processesIn} from '../helpers/leak-check.ts';
+import {launchersOf} from '../helpers/leak-check.ts';
 import {seenByHost, startReady, until, usePool, within} from '../helpers/pool.ts';
 
 const limits = {memoryMb: 64, timeoutMs: 60_000};
@@ -130,20 +128,13 @@ kernelTest('destroy, often and at once, ends runs in flight as Killed', async (t
 	t.deepEqual(events, ['forked', 'forked', 'destroyed']);
 });
 
-/** The processes that fork sandboxes of this file's pool, as the host counts. */
-function launchers(): number[] {
-	return processesIn(cgroupsOf(fixture().stateDir).map((group) => path.join(group, 'zygotes'))).filter(
-		(pid) => readFileSync(`/proc/${pid}/comm`, 'latin1').trim() === 'launcher',
-	);
-}
-
 kernelTest(
 	'a sandbox whose launcher dies before it is born is made by another one, and reserves its memory once',
 	async (t) => {
 		const {pool} = fixture();
 		await fixture().run(['true']);
 		const before = pool.stats().memory.reservedMb;
-		const old = launchers();
+		const old = launchersOf(fixture().stateDir);
 		t.true(old.length > 0);
 		for (const pid of old) process.kill(pid, 'SIGSTOP');
 		const created = pool.create({hostname: 'unspared'});
@@ -162,18 +153,31 @@ kernelTest(
 	async (t) => {
 		const {pool} = fixture();
 		await fixture().run(['true']);
-		for (const pid of launchers()) process.kill(pid, 'SIGSTOP');
-		const old = launchers();
+		for (const pid of launchersOf(fixture().stateDir)) process.kill(pid, 'SIGSTOP');
+		const old = launchersOf(fixture().stateDir);
 		const run = pool.run(['cat'], {stdin: 'input', sandbox: {hostname: 'unspared-too'}});
 		run.catch(() => undefined);
 		await until(() => pool.list().size > 0, 'a sandbox that is asked for');
 		for (const pid of old) process.kill(pid, 'SIGKILL');
 		await t.throwsAsync(within(run, 'an answer'), {code: 'ZygoteFailed'});
 		t.is(pool.stats().memory.reservedMb, 0);
-		t.is((await pool.run(['cat'], {stdin: 'input'})).stdout, 'input');
+		t.like(await pool.run(['cat'], {stdin: 'input', timeoutMs: 5000}), {stdout: 'input', error: undefined});
 		await until(() => pool.list().size === 0, 'its end');
 	},
 );
+
+kernelTest('what is just being started stops as well', async (t) => {
+	const sandbox = await fixture().create(t);
+	const runs: Array<ReturnType<Sandbox['exec']>> = [];
+	for (let turn = 0; turn < 60; turn += 1) {
+		const started = new Promise((resolve) => sandbox.once('forked', resolve));
+		runs.push(sandbox.exec(['true']));
+		await started;
+		await sandbox.pause();
+		await sandbox.resume();
+	}
+	for (const {exitCode} of await within(Promise.all(runs), 'their ends')) t.is(exitCode, 0);
+});
 
 kernelTest('a paused sandbox can be destroyed, with a program in it', async (t) => {
 	const sandbox = await fixture().create(t);
@@ -289,8 +293,8 @@ kernelTest('stats: what is alone is within what is shared in proportion, and all
 	for (const each of [idle, running]) {
 		t.true(each.privateMiB <= each.proportionalMiB, JSON.stringify(each));
 		t.true(each.proportionalMiB <= each.privateMiB + each.sharedMiB, JSON.stringify(each));
-		t.true(each.currentMiB <= (each.peakMiB ?? Number.POSITIVE_INFINITY), JSON.stringify(each));
-		t.true(each.currentMiB <= limits.memoryMb);
+		t.true((each.currentMiB ?? Number.NaN) <= (each.peakMiB ?? Number.POSITIVE_INFINITY), JSON.stringify(each));
+		t.true((each.currentMiB ?? Number.NaN) <= limits.memoryMb);
 	}
 	input.end('\n');
 	t.is((await within(result, 'its end')).exitCode, 0);

@@ -3,7 +3,7 @@ import process from 'node:process';
 import type {ExecutionContext} from 'ava';
 import type {DeployOptions, Outcome, RuntimeEvents} from '../../src/index.ts';
 import {withDeadline} from '../../src/kernel/deadline.ts';
-import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
+import {serialKernelTest as kernelTest, rootTest} from '../helpers/kernel-test.ts';
 import {within} from '../helpers/pool.ts';
 import {makeRuntime, py, useRuntime, value} from '../helpers/runtime.ts';
 import {likeNumpy, provideWheels} from '../helpers/wheels.ts';
@@ -257,7 +257,7 @@ kernelTest('a function can be removed while its module hangs in its zygote', asy
 	t.pass();
 });
 
-kernelTest('such a zygote forks children ahead, too, for a function that has no spares', async (t) => {
+rootTest('such a zygote forks children ahead, too, for a function that has no spares', async (t) => {
 	const code = `${slow}STATE = []\ndef f(event):\n\tSTATE.append(event)\n\treturn [STATE, LOADED_BY == os.getpid()]\n`;
 	const [name] = await callUntilTold(t, code);
 	const {runtime} = fixture();
@@ -272,7 +272,7 @@ kernelTest('such a zygote forks children ahead, too, for a function that has no 
 	t.true(kinds.has('node'));
 });
 
-kernelTest('a function may have more sandboxes at once than its zygote has ids for', async (t) => {
+rootTest('a function may have more sandboxes at once than its zygote has ids for', async (t) => {
 	const count = 270;
 	const {runtime} = fixture();
 	const code = `${slow}def f(event):\n\tyield 1\n\ttime.sleep(event or 0)\n\tyield 2\n`;

@@ -4,7 +4,7 @@ import process from 'node:process';
 import {ForktreeError, SyscallError} from '../../src/errors.ts';
 import type {Leaf} from '../../src/sandbox/leaf.ts';
 import {frameType} from '../../src/zygote/protocol.ts';
-import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
+import {isRoot, serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
 import {cgroupsOf, processesIn} from '../helpers/leak-check.ts';
 import {until, within} from '../helpers/pool.ts';
 import {py} from '../helpers/runtime.ts';
@@ -19,7 +19,7 @@ const look = py`
 		with open(file) as opened:
 			return opened.read()
 	def status():
-		counted = ('ctxt_switches', 'Vm', 'Rss', 'HugetlbPages', 'Uid', 'Gid', 'Cpus_allowed', 'Mems_allowed', 'nonvoluntary')
+		counted = ('ctxt_switches', 'Vm', 'Rss', 'HugetlbPages', 'Uid', 'Gid', 'Groups', 'Cpus_allowed', 'Mems_allowed', 'nonvoluntary')
 		return [line for line in text('/proc/self/status').splitlines() if not line.startswith(counted) and 'ctxt' not in line]
 	def mounts():
 		return sorted(line.split()[3:6] + line.split(' - ')[1].split()[:1] for line in text('/proc/self/mountinfo').splitlines())
@@ -36,7 +36,7 @@ const look = py`
 		return struct.unpack_from('16sh', flags)[1]
 	def f(event):
 		uid = os.getuid()
-		files = ['uid_map', 'gid_map', 'setgroups', 'cgroup', 'comm', 'cmdline', 'environ', 'oom_score_adj', 'loginuid', 'attr/current']
+		files = [${isRoot ? "'uid_map', 'gid_map', " : '' /* else of its id alone */}'setgroups', 'cgroup', 'comm', 'cmdline', 'environ', 'oom_score_adj', 'loginuid', 'attr/current']
 		def read(file):
 			try:
 				return text(file)
@@ -45,7 +45,7 @@ const look = py`
 		return {
 			'status': status(), 'mounts': mounts(), 'fds': fds(), 'loopback': loopback(),
 			'proc': {file: read(f'/proc/self/{file}') for file in files},
-			'ids are its own': [len({*os.getresuid()}), len({*os.getresgid()}), os.getgroups(), uid >= 1000],
+			'ids are its own': [len({*os.getresuid()}), len({*os.getresgid()}), [gid for gid in os.getgroups() if gid != os.getgid()], uid >= 1000],
 			'process': [os.getpid(), os.getppid(), os.getpgrp(), os.getsid(0), os.getcwd(), os.umask(0o22), os.uname().nodename],
 			'limits': {name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith('RLIMIT')},
 			'signals': [list(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))), [str(signal.getsignal(n)) for n in range(1, 32)]],
@@ -94,7 +94,7 @@ kernelTest('what is sent behind the hand-over is found there, and no answer is w
 
 kernelTest('until it is handed over a spare is no sandbox’s: it has no mounts, prints nowhere and waits', async (t) => {
 	const spare = await fixture().spare(t);
-	const [pid] = spare.leaf.cgroup.pids();
+	const [pid] = spare.leaf.pids();
 	const root = `/proc/${pid}`;
 	const mounts = readFileSync(`${root}/mountinfo`, 'utf8').split('\n');
 	t.is(mounts.filter((line) => line.includes(' /tmp ')).length, 1, 'its zygote’s');
@@ -112,7 +112,7 @@ kernelTest('a step that fails is told as that of a leaf without a spare, and eve
 	const root = await fixture().root();
 	const plain = await t.throwsAsync(async () => (await root.forkLeaf(spec)).born(), {instanceOf: SyscallError});
 	const spare = await fixture().spare(t);
-	const [pid] = spare.leaf.cgroup.pids();
+	const [pid] = spare.leaf.pids();
 	const handed = await spare.handOver(spec);
 	const error = await t.throwsAsync(async () => handed.born(), {instanceOf: SyscallError});
 	t.like(error, {message: plain?.message, step: 'attach mounts'});
@@ -125,7 +125,7 @@ kernelTest('a wrong working folder and too many open files fail in their steps',
 	const code = await fixture().code(t, 'def f(event):\n\treturn event\n');
 	for (const [change, step] of [
 		[{folder: '/nowhere'}, 'attach mounts'],
-		[{openFiles: 2 ** 31}, 'limit open files'],
+		[{openFiles: 2 ** 31}, 'set limits'],
 		[{scratchMb: -1}, 'mount scratch'],
 	] as const) {
 		const spare = await fixture().spare(t);
@@ -137,7 +137,7 @@ kernelTest('a wrong working folder and too many open files fail in their steps',
 kernelTest('a spare that has ended is noticed and not handed over', async (t) => {
 	const code = await fixture().code(t, 'def f(event):\n\treturn event\n');
 	const spare = await fixture().spare(t);
-	process.kill(spare.leaf.cgroup.pids()[0] as number, 'SIGKILL');
+	process.kill(spare.leaf.pids()[0] as number, 'SIGKILL');
 	await until(() => !spare.isUsable, 'the end of a spare');
 	await t.throwsAsync(async () => spare.handOver(fixture().spec(code)), {code: 'ZygoteFailed'});
 });
@@ -145,7 +145,7 @@ kernelTest('a spare that has ended is noticed and not handed over', async (t) =>
 kernelTest('one that ends at the very moment is told about, and leaves nothing', async (t) => {
 	const code = await fixture().code(t, 'def f(event):\n\treturn event\n');
 	const spare = await fixture().spare(t);
-	process.kill(spare.leaf.cgroup.pids()[0] as number, 'SIGKILL');
+	process.kill(spare.leaf.pids()[0] as number, 'SIGKILL');
 	const error = await t.throwsAsync(async () => (await spare.handOver(fixture().spec(code))).born());
 	t.true(error instanceof ForktreeError && error.code === 'ZygoteFailed', String(error));
 });
@@ -230,8 +230,8 @@ kernelTest('two spares draw different random numbers', async (t) => {
 });
 
 /** What the kernel says that the group of a sandbox is limited to. */
-function settingsOf({cgroup}: Leaf): Record<string, string> {
-	const [pid] = cgroup.pids();
+function settingsOf(leaf: Leaf): Record<string, string> {
+	const [pid] = leaf.pids();
 	const groups = cgroupsOf(fixture().stateDir).flatMap((parent) =>
 		readdirSync(parent, {withFileTypes: true})
 			.filter((entry) => entry.isDirectory())

@@ -72,7 +72,7 @@ kernelTest('a sandbox whose handler is loaded populates pages as well, and answe
 kernelTest('ranges that are not there, can’t be written to, or are no pages are passed over', async (t) => {
 	const code = await fixture().code(t, 'def f(event):\n\treturn event\n');
 	const spare = await fixture().spare(t);
-	const maps = readFileSync(`/proc/${spare.leaf.cgroup.pids()[0]}/maps`, 'latin1').split('\n');
+	const maps = readFileSync(`/proc/${spare.leaf.pids()[0]}/maps`, 'latin1').split('\n');
 	const constant = Number.parseInt(maps.find((line) => / r--p /.test(line)) ?? '', 16);
 	const nowhere = [
 		[0, 4096],

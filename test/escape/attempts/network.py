@@ -134,3 +134,56 @@ def resolver(host):
         known = {socket.EAI_AGAIN: 'no resolver', socket.EAI_NONAME: 'no such name'}
         return known.get(error.errno, os.strerror(error.errno or 0))
     return 'resolved'
+
+
+def asked_of_proxy(text):
+    """What the proxy of an allow-list answers; without one nobody is there."""
+    with socket.create_connection(('127.200.255.254', 3128), 5) as client:
+        client.sendall(text.encode())
+        return client.recv(4096).partition(b' ')[2][:3].decode()
+
+
+def tunnel(target):
+    return asked_of_proxy(f'CONNECT {target} HTTP/1.1\r\nHost: listed.example\r\n\r\n')
+
+
+# A list that allows nothing but names that lead to the host: listed.example and those below, with port 4712.
+attempt('allow-list: the proxy asked for the host')(lambda host: tunnel(f'127.0.0.1:{host["port"]}'))
+attempt('allow-list: the proxy asked for the host, written otherwise')(lambda host: tunnel(f'127.1:{host["port"]}'))
+attempt('allow-list: the proxy asked for the host as IPv6')(lambda host: tunnel(f'[::ffff:127.0.0.1]:{host["port"]}'))
+attempt('allow-list: the proxy asked for a metadata service')(lambda host: tunnel('169.254.169.254:80'))
+attempt('allow-list: the proxy asked for a listed name that leads to the host')(lambda host: tunnel('a.listed.example:4712'))
+attempt('allow-list: the proxy asked for a listed name with the host’s port')(
+    lambda host: tunnel(f'listed.example:{host["port"]}')
+)
+attempt('allow-list: the proxy asked for a page of the host')(
+    lambda host: asked_of_proxy(f'GET http://127.0.0.1:{host["port"]}/ HTTP/1.1\r\nHost: listed.example:4712\r\n\r\n')
+)
+attempt('allow-list: the proxy asked twice in one breath')(
+    lambda host: tunnel(f'listed.example:4712 HTTP/1.1\r\n\r\nCONNECT 127.0.0.1:{host["port"]}')
+)
+
+
+def answered(address):
+    with socket.create_connection(address, 5) as client:
+        return 'answered' if client.recv(1) else 'ended'
+
+
+attempt('allow-list: a listed name’s address that leads to the host')(lambda host: answered(('127.200.0.1', 4712)))
+attempt('allow-list: a listed name’s port on loopback')(lambda host: answered(('127.0.0.1', 4712)))
+attempt('allow-list: a route besides those of the list')(
+    lambda host: asked(RTM_NEWROUTE, CREATE, struct.pack('=BBBBBBBBIHHIHH4s', 2, 32, 0, 0, 255, 4, 254, 2, 0, 8, 4, 1, 8, 1, b'\x0a\0\0\x01'))
+)
+
+
+@attempt('allow-list: the listening sockets themselves')
+def listening(host):
+    """A descriptor of them that was left here could be set to what its other holder does not expect."""
+    found = []
+    for name in os.listdir('/proc/self/fd'):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as held:
+                found += ['found'] if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else []
+        except OSError:
+            pass  # no socket, or the folder that was just listed
+    return ', '.join(found) or 'nothing'
