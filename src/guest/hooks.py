@@ -3,13 +3,15 @@
 Nothing of it is there outside: ``try: import forktree``, ``except ImportError``.
 """
 
+import traceback
 from typing import Any, Callable
 
-__all__ = ['after_fork', 'before_fork']
+__all__ = ['after_fork', 'before_fork', 'warmup']
 
 Hook = Callable[[], Any]
 before: list[Hook] = []
 after: list[Hook] = []
+warm_ups: list[Hook] = []
 
 
 def before_fork(function: Hook) -> Hook:
@@ -31,10 +33,32 @@ def after_fork(function: Hook) -> Hook:
     return function
 
 
+def warmup(function: Hook) -> Hook:
+    """Has it called once in the zygote, when all its packages are imported: what is put off until a first use is done ahead. Can decorate.
+
+    As long as it leaves no thread, open file or connection behind. What it raises is told as a failed import, and all goes on without it.
+    """
+    warm_ups.append(function)
+    return function
+
+
 def run_before() -> None:
     """Once each: a zygote that is forked from this one has it done already."""
     while before:
         before.pop(0)()
+
+
+def run_warm_ups() -> list[dict[str, str]]:
+    """Once each; answers which failed, with tracebacks."""
+    failed = []
+    while warm_ups:
+        function = warm_ups.pop(0)
+        try:
+            function()
+        except BaseException:
+            name = getattr(function, '__qualname__', repr(function))
+            failed.append({'module': f'forktree.warmup: {name}', 'traceback': traceback.format_exc(limit=-20)[-8192:]})
+    return failed
 
 
 def run_after() -> None:

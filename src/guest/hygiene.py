@@ -119,6 +119,9 @@ def draw_fresh_randomness() -> None:
     if ssl is not None:
         ssl.RAND_add(os.urandom(32), 32.0)
         ssl.RAND_bytes(1)
+    torch_generator = getattr(modules.get('torch'), 'default_generator', None)
+    if torch_generator is not None:
+        torch_generator.seed()  # else from the seed that it drew when it was imported
     if numpy_state is not None:
         ctypes.memmove(numpy_state, os.urandom(MT19937_WORDS * 4), MT19937_WORDS * 4)
         return

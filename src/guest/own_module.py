@@ -5,19 +5,23 @@ What of it can't be shared between sandboxes as they share memory has it refused
 
 import contextlib
 import gc
+import importlib
 import io
 import os
 import time
 import traceback
 from typing import Optional
 
-from . import leaf
+from . import hooks, leaf
 
 SCRATCH = '/tmp'
 
 
-def load(entry: str, variables: list[str]) -> dict[str, object]:
-    """Leaves the handler for :func:`leaf.load` to find. Says how that failed, or why it is refused."""
+def load(entry: str, variables: list[str], warmup: Optional[str]) -> dict[str, object]:
+    """Leaves the handler for :func:`leaf.load` to find. Says how that failed, or why it is refused.
+
+    With what the function does ahead: `warmup` names it as ``module:function``.
+    """
     files, shared, printed = open_files(), shared_mappings(), io.StringIO()
     started = busy_time()
     os.chdir(leaf.HANDLER)
@@ -25,13 +29,24 @@ def load(entry: str, variables: list[str]) -> dict[str, object]:
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             handler = leaf.find_handler(leaf.usual_module if entry == leaf.USUAL_ENTRY else leaf.make_module(entry))
+            entry = warmup or entry
+            if warmup is not None:
+                run_warmup(*warmup.split(':'))
+            warm_ups_failed = hooks.run_warm_ups()
     except BaseException:
         return {'failed': [{'module': entry, 'traceback': traceback.format_exc(limit=-20)[-8192:]}]}
     finally:
         gc.disable()
     load_ms = (busy_time() - started) * 1000
     leaf.loaded = handler
-    return {'refused': find_unshareable(files, shared, printed), 'loadMs': load_ms}
+    return {'refused': find_unshareable(files, shared, printed), 'loadMs': load_ms, 'warmUpsFailed': warm_ups_failed}
+
+
+def run_warmup(module: str, name: str) -> None:
+    function = importlib.import_module(module)
+    for part in name.split('.'):
+        function = getattr(function, part)
+    function()
 
 
 def busy_time() -> float:

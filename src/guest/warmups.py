@@ -188,3 +188,203 @@ def template(jinja2: Any) -> None:
 @warm_up('yaml', again=False)
 def document(yaml: Any) -> None:
     yaml.safe_dump(yaml.safe_load('a: [1, 2]\nb: {c: text}\n'))
+
+
+@warm_up('sklearn', again=False)
+def estimators(_sklearn: Any) -> None:
+    import sklearn.utils.validation
+
+    sklearn.utils.validation.check_array([[1.0, 2.0], [3.0, 4.0]])
+
+
+@warm_up('matplotlib', again=False)
+def figure(_matplotlib: Any) -> None:
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    plot = Figure(figsize=(1, 1))
+    FigureCanvasAgg(plot)
+    plot.subplots().plot([1, 2])
+    plot.savefig(io.BytesIO(), format='png', dpi=20)
+
+
+@warm_up('PIL', again=False)
+def pictures(_pil: Any) -> None:
+    import io
+
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.new('RGB', (4, 4)).resize((2, 2)).save(data, 'PNG')
+    Image.open(data).load()
+
+
+@warm_up('lxml', again=False)
+def markup(_lxml: Any) -> None:
+    from lxml import etree, html
+
+    etree.tostring(etree.fromstring('<a><b n="1"/></a>').xpath('//b')[0])
+    html.fromstring('<p>one<br>two</p>').text_content()
+
+
+@warm_up('pyarrow', again=False)
+def columns(pyarrow: Any) -> None:
+    pyarrow.table({'a': [1, 2], 'b': ['x', None]}).slice(1).to_pydict()
+
+
+@warm_up('cryptography', again=False)
+def ciphers(_cryptography: Any) -> None:
+    from cryptography.fernet import Fernet
+    from cryptography.hazmat.primitives import hashes
+
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(b'text')
+    digest.finalize()
+    box = Fernet(Fernet.generate_key())
+    box.decrypt(box.encrypt(b'text'))
+
+
+@warm_up('orjson')
+def fast_round_trip(orjson: Any) -> None:
+    orjson.loads(orjson.dumps({'a': [1, 2.5, None, True, 'text']}))
+
+
+@warm_up('sqlalchemy', again=False)
+def statements(sqlalchemy: Any) -> None:
+    table = sqlalchemy.Table(
+        'items', sqlalchemy.MetaData(), sqlalchemy.Column('id', sqlalchemy.Integer), sqlalchemy.Column('name', sqlalchemy.String)
+    )
+    engine = sqlalchemy.create_engine('sqlite://')
+    with engine.begin() as connection:
+        table.create(connection)
+        connection.execute(table.insert(), [{'id': 1, 'name': 'a'}])
+        connection.execute(sqlalchemy.select(table).where(table.c.id == 1)).all()
+    engine.dispose()
+
+
+@warm_up('psycopg2', again=False)
+def literals(_psycopg2: Any) -> None:
+    from psycopg2 import extensions, extras
+
+    extensions.adapt('a').getquoted(), extras.Json({'a': 1}).dumps({'a': 1})
+
+
+@warm_up('google.protobuf', again=False)
+def messages(_protobuf: Any) -> None:
+    from google.protobuf import json_format, struct_pb2
+
+    value = struct_pb2.Struct()
+    value.update({'a': 1, 'b': ['x']})
+    json_format.MessageToDict(struct_pb2.Struct.FromString(value.SerializeToString()))
+
+
+@warm_up('torch', again=False)
+def inference(torch: Any) -> None:
+    with torch.inference_mode():
+        torch.nn.Linear(4, 2)(torch.ones(1, 4)).softmax(1).tolist()
+
+
+@warm_up('cv2', again=False)
+def pixels(cv2: Any) -> None:
+    import numpy
+
+    image = numpy.zeros((8, 8, 3), numpy.uint8)
+    cv2.imdecode(cv2.imencode('.png', cv2.cvtColor(cv2.resize(image, (4, 4)), cv2.COLOR_BGR2GRAY))[1], cv2.IMREAD_COLOR)
+
+
+@warm_up('shapely', again=False)
+def shapes(shapely: Any) -> None:
+    shapely.box(0, 0, 2, 2).intersection(shapely.Point(2, 2).buffer(1)).wkt
+
+
+@warm_up('regex')
+def unicode_patterns(regex: Any) -> None:
+    regex.findall(r'\p{Lu}\w+', 'Some words')
+
+
+@warm_up('cffi', again=False)
+def declarations(cffi: Any) -> None:
+    ffi = cffi.FFI()
+    ffi.cdef('int atoi(const char *);')
+    ffi.dlopen(None).atoi(ffi.new('char[]', b'1'))
+
+
+@warm_up('aiohttp', again=False)
+def addresses(aiohttp: Any) -> None:
+    from aiohttp import web
+
+    web.Application().router.add_get('/{name}', lambda request: None)
+    aiohttp.FormData({'a': 'b'})()
+
+
+@warm_up('fastapi', again=False)
+def routes(fastapi: Any) -> None:
+    app = fastapi.FastAPI()
+
+    @app.get('/{number}')
+    def item(number: int, text: str = '') -> dict:
+        return {'number': number}
+
+    app.openapi()
+
+
+@warm_up('flask', again=False)
+def pages(flask: Any) -> None:
+    app = flask.Flask('warm_up')
+    app.add_url_rule('/<name>', 'page', lambda name: flask.jsonify(name=name))
+    app.test_client().get('/a')
+
+
+@warm_up('django', again=False)
+def pages_of_templates(_django: Any) -> None:
+    from django.template import Context, Engine
+
+    Engine().from_string('{% for each in list %}{{ each|escape }}{% endfor %}').render(Context({'list': [1, 'a']}))
+
+
+@warm_up('httpx', again=False)
+def client_request(httpx: Any) -> None:
+    httpx.Request('POST', 'http://example.com/a', params={'b': 'c'}, json={'d': 1}).read()
+
+
+@warm_up('boto3', again=False)
+def cloud_client(boto3: Any) -> None:
+    session = boto3.session.Session(aws_access_key_id='a', aws_secret_access_key='b', region_name='us-east-1')
+    session.client('s3').generate_presigned_url('get_object', {'Bucket': 'a', 'Key': 'b'})
+
+
+@warm_up('bs4', again=False)
+def soup(bs4: Any) -> None:
+    bs4.BeautifulSoup('<ul><li class="a">one</li></ul>', 'html.parser').select('li.a')
+
+
+@warm_up('openpyxl', again=False)
+def workbook(openpyxl: Any) -> None:
+    import io
+
+    book, data = openpyxl.Workbook(), io.BytesIO()
+    book.active.append(['a', 1])
+    book.save(data)
+    openpyxl.load_workbook(data)
+
+
+@warm_up('tiktoken', again=False)
+def tokens(tiktoken: Any) -> None:
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    tiktoken.Encoding('warm_up', pat_str=r'\w+|\s+', mergeable_ranks=ranks, special_tokens={}).encode('a text')
+
+
+@warm_up('tokenizers', again=False)
+def words(tokenizers: Any) -> None:
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({'a': 0, '?': 1}, '?'))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.encode('a b')
+
+
+@warm_up('google.cloud.storage', again=False)
+def buckets(storage: Any) -> None:
+    from google.auth.credentials import AnonymousCredentials
+
+    storage.Client(project='a', credentials=AnonymousCredentials()).bucket('a').blob('b').path

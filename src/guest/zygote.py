@@ -109,7 +109,7 @@ def import_modules(names: list[str]) -> dict[str, object]:
 
 
 def load_own(own: dict) -> dict[str, object]:
-    report = own_module.load(own['entry'], own['variables'])
+    report = own_module.load(own['entry'], own['variables'], own.get('warmup'))
     if 'failed' in report:
         return report
     hooked = import_modules([])  # for the hooks that it has registered
@@ -120,17 +120,20 @@ def load_own(own: dict) -> dict[str, object]:
     return report
 
 
-def warm_up() -> list[str]:
-    """Answers which module's warm-up has left a thread behind: then it must not be imported here."""
-    threaded = []
+def warm_up() -> dict[str, object]:
+    """Answers which module's warm-up has left a thread behind: then it must not be imported here; and which of others' failed."""
+    threaded: list[str] = []
 
     def check(module: str) -> bool:
         if hygiene.thread_count() > 1:
             threaded.append(module.partition('.')[0])
         return not threaded
 
-    rehearsal.rehearse_zygote(check)
-    return threaded
+    failed = hooks.run_warm_ups()
+    check('forktree.warmup')
+    if not threaded:
+        rehearsal.rehearse_zygote(check)
+    return {'threaded': threaded, 'warmUpsFailed': failed}
 
 
 def become(spec: dict) -> None:
@@ -140,13 +143,13 @@ def become(spec: dict) -> None:
     check(native.forktree_mount_scratch(), 'mount scratch')
     hygiene.note_thread()
     hygiene.draw_fresh_randomness()  # same pid as the parent zygote had, in its namespace
-    report = {'refused': None, 'loadMs': 0, **import_modules(spec['modules'])}
+    report = {'refused': None, 'loadMs': 0, 'warmUpsFailed': [], **import_modules(spec['modules'])}
     own = spec.get('own')
     if own is not None and not report['failed'] and not report['threaded']:
         report = {**report, **load_own(own)}
     leaf.flush()  # else what an import printed would be printed again by every child
     if not report['failed'] and not report['threaded'] and own is None and spec.get('warmUps', True):
-        report['threaded'] = warm_up()
+        report = {**report, **warm_up()}
     if not report['failed'] and not report['threaded']:
         hygiene.draw_fresh_randomness()  # what was imported now sets itself up here, not in each leaf
         hygiene.find_numpy_state()

@@ -26,6 +26,8 @@ export type FunctionConfig = {
 	readonly maxQueue: number | undefined;
 	/** Whether to fork from a zygote. */
 	readonly zygote: boolean | undefined;
+	/** What its own zygote does ahead, as `module:function`. */
+	readonly warmup: string | undefined;
 	/** What it may reach. */
 	readonly network: 'none' | ResolvedNetwork | undefined;
 	/** The file with the handler, relative to the folder: the variable `OL_ENTRY_FILE`, else `f.py`. */
@@ -52,6 +54,7 @@ const DEFAULT_ENTRY_FILE = 'f.py';
 // Aliases multiply: a file of a few hundred bytes can stand for gigabytes.
 const MAX_ALIASES = 10;
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
+const FUNCTION = /^[\p{ID_Start}_]\p{ID_Continue}*(?:\.[\p{ID_Start}_]\p{ID_Continue}*)*$/u;
 // Longer ones overflow Node's timers, which then fire at once.
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 const COUNTS: ReadonlySet<LimitName> = new Set(['processes', 'openFiles']);
@@ -63,6 +66,7 @@ const KEYS = [
 	'concurrency',
 	'max-queue',
 	'zygote',
+	'warmup',
 	'network',
 ] as const;
 
@@ -77,13 +81,17 @@ export function parseConfig(text: string | undefined): FunctionConfig {
 		entries.has(key) ? check(entries.get(key), key, configError) : undefined;
 	const environment = read('environment', checkEnvironment) ?? {};
 	read('triggers', checkRecord);
+	const zygote = read('zygote', checkBoolean);
+	const warmup = read('warmup', checkWarmup);
+	if (zygote === false && warmup !== undefined) throw configError('warmup: expected none with zygote: false', 'range');
 	return {
 		environment,
 		reuse: read('reuse-sandbox', checkBoolean),
 		limits: read('limits', checkLimits) ?? {},
 		concurrency: read('concurrency', checkConcurrency),
 		maxQueue: read('max-queue', checkMaxQueue),
-		zygote: read('zygote', checkBoolean),
+		zygote,
+		warmup,
 		network: read('network', checkNetwork),
 		entryFile: checkEntryFile(environment.OL_ENTRY_FILE ?? DEFAULT_ENTRY_FILE, 'OL_ENTRY_FILE', configError),
 	};
@@ -154,6 +162,14 @@ function checkInteger(value: unknown, label: string, fail: Fail, minimum: 0 | 1 
 export function checkBoolean(value: unknown, label: string, fail: Fail): boolean {
 	if (typeof value !== 'boolean') throw fail(`${label} is ${quote(value)}, expected true or false`, 'type');
 	return value;
+}
+
+/** Checks the name of what is done ahead. That it is there shows when it is done. */
+export function checkWarmup(value: unknown, label: string, fail: Fail): string {
+	if (typeof value !== 'string') throw fail(`${label} is ${quote(value)}, expected module:function`, 'type');
+	const parts = value.split(':');
+	if (parts.length === 2 && parts.every((part) => FUNCTION.test(part))) return value;
+	throw fail(`${label} is ${quote(value)}, expected module:function`, 'range');
 }
 
 /** Checks what a function may reach. */

@@ -16,6 +16,7 @@ import {
 	checkLimits,
 	checkMaxQueue,
 	checkNetwork,
+	checkWarmup,
 	type FunctionConfig,
 	optionError,
 } from './config.ts';
@@ -47,6 +48,7 @@ const deployOptions: ReadonlyArray<keyof DeployOptions> = [
 	'zygote',
 	'spares',
 	'ownZygote',
+	'warmup',
 	'network',
 ];
 const defaultConcurrency = 32;
@@ -155,6 +157,11 @@ export type DeployOptions = {
 	 * the module computes as it is loaded is the same in all sandboxes from then on.
 	 */
 	readonly ownZygote?: boolean;
+	/**
+	 * A function of its code, as `module:function`, that its own zygote calls once when the module is loaded, so that what is slow the
+	 * first time is done in no call. The function gets that zygote when it was called once.
+	 */
+	readonly warmup?: string;
 	/** What it may reach: `none`, the default, or rules. */
 	readonly network?: 'none' | NetworkOptions;
 };
@@ -170,6 +177,7 @@ export type ResolvedSettings = {
 	readonly entryFile: string;
 	readonly spares: number;
 	readonly ownZygote: boolean;
+	readonly warmup: string | undefined;
 	readonly network: 'none' | ResolvedNetwork;
 };
 
@@ -272,16 +280,23 @@ export function resolveSettings(options: DeployOptions, config: FunctionConfig):
 		check: (value: unknown, label: string, fail: typeof optionError) => T,
 		label: string,
 	) => (given === undefined ? undefined : check(given, label, optionError));
+	const zygote = pick(options.zygote, checkBoolean, 'zygote') ?? config.zygote ?? true;
+	const ownZygote = checkFlag(options.ownZygote, 'ownZygote', true);
+	const warmup = pick(options.warmup, checkWarmup, 'warmup') ?? config.warmup;
+	if (warmup !== undefined && !(zygote && ownZygote)) {
+		throw new RangeError('warmup: expected none without a zygote of the function’s own, which would do it');
+	}
 	return {
 		environment: {...config.environment, ...environment},
 		limits: {...defaultLimits, ...config.limits, ...own},
 		reuse: pick(options.reuse, checkBoolean, 'reuse') ?? config.reuse ?? true,
 		concurrency: pick(options.concurrency, checkConcurrency, 'concurrency') ?? config.concurrency ?? defaultConcurrency,
 		maxQueue: pick(options.maxQueue, checkMaxQueue, 'maxQueue') ?? config.maxQueue ?? defaultMaxQueue,
-		zygote: pick(options.zygote, checkBoolean, 'zygote') ?? config.zygote ?? true,
+		zygote,
 		entryFile: config.entryFile,
 		spares: checkSpares(options.spares),
-		ownZygote: checkFlag(options.ownZygote, 'ownZygote', true),
+		ownZygote,
+		warmup,
 		network: pick(options.network, checkNetwork, 'network') ?? config.network ?? 'none',
 	};
 }

@@ -66,6 +66,7 @@ export type FunctionDescription = {
 	readonly maxQueue: number;
 	readonly zygote: boolean;
 	readonly ownZygote: boolean;
+	readonly warmup: string | undefined;
 	readonly network: FunctionSettings['network'];
 	readonly limits: FunctionSettings['limits'];
 	/** Distributions that it can import, as `name==version`. */
@@ -294,6 +295,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			maxQueue: settings.maxQueue,
 			zygote: settings.zygote,
 			ownZygote: settings.ownZygote,
+			warmup: settings.warmup,
 			network: settings.network,
 			limits: settings.limits,
 			packages: settings.packages.distributions.map(({name, version}) => `${name}==${version}`),

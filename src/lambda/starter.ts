@@ -48,6 +48,8 @@ export type FunctionSettings = {
 	readonly spares: number;
 	/** Whether its module may be loaded in a zygote of its own. */
 	readonly ownZygote: boolean;
+	/** What its own zygote does ahead, as `module:function`. */
+	readonly warmup: string | undefined;
 	readonly network: 'none' | ResolvedNetwork;
 };
 
@@ -115,8 +117,8 @@ export class Starter {
 		this.#host = host;
 		const environment = network === undefined ? settings.environment : {...proxyVariables, ...settings.environment};
 		this.#environment = environment;
-		const {entryFile, limits, packages, spares} = settings;
-		const own = {entryFile, environment, code, packages, timeoutMs: limits.timeoutMs, hasSpares: spares > 0};
+		const {entryFile, limits, packages, spares, warmup} = settings;
+		const own = {entryFile, environment, code, packages, warmup, timeoutMs: limits.timeoutMs, hasSpares: spares > 0};
 		this.#module = settings.ownZygote ? {...own, limits: {...limits, swapMb: 0}} : undefined;
 	}
 

@@ -491,10 +491,10 @@ export class ImportCache {
 		for (;;) {
 			if (modulesOf(node).length === 0) throw new ImportTrouble();
 			const {zygote, modules} = await this.#fork(node, packages);
-			const {failed, threaded, importMs} = zygote.report;
-			for (const {module, traceback} of failed) {
-				this.#exclude(plan, module, 'failed');
-				this.#options.events.importFailed({packages: plan.set.key, module, traceback});
+			const {failed, warmUpsFailed, threaded, importMs} = zygote.report;
+			for (const {module} of failed) this.#exclude(plan, module, 'failed');
+			for (const each of [...failed, ...warmUpsFailed]) {
+				this.#options.events.importFailed({packages: plan.set.key, ...each});
 			}
 			for (const module of threaded) this.#exclude(plan, module, 'threaded');
 			if (failed.length === 0 && threaded.length === 0) {

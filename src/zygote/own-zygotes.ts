@@ -30,6 +30,8 @@ export type OwnModule = {
 	readonly environment: Readonly<Record<string, string>>;
 	readonly code: LockedFolder;
 	readonly limits: CgroupLimits;
+	/** What is done ahead when it is loaded, as `module:function`. With such a thing it gets a zygote as soon as it was called. */
+	readonly warmup: string | undefined;
 	/** How long it may take to load. */
 	readonly timeoutMs: number;
 	readonly packages: PackageSet;
@@ -147,7 +149,8 @@ export class OwnZygotes {
 		const own = this.#own(module);
 		own.loads += 1;
 		own.spentMs += own.eachMs ?? beyondTrivial(loadMs);
-		if (!isWorth(own) || own.live !== undefined || own.making !== undefined || this.#options.budget.isShort) return;
+		if (!isWorth(module, own) || own.live !== undefined || own.making !== undefined || this.#options.budget.isShort)
+			return;
 		own.making = this.#make(module, own)
 			.catch(() => {
 				own.deaths += 1;
@@ -229,7 +232,7 @@ export class OwnZygotes {
 		try {
 			const zygote = await this.#fork(module, own, parent);
 			this.#judge(module, own, zygote);
-			if (isWorth(own) && !own.gone.signal.aborted) this.#keep(module, own, parent, zygote);
+			if (isWorth(module, own) && !own.gone.signal.aborted) this.#keep(module, own, parent, zygote);
 			else zygote.kill();
 		} finally {
 			parent.leave();
@@ -272,13 +275,14 @@ export class OwnZygotes {
 
 	/** What the function may not do in a sandbox it may not do here: hence a group of its own. */
 	async #fork(module: OwnModule, own: Own, parent: Parent): Promise<Zygote> {
-		const {limits, code, entryFile, environment, timeoutMs} = module;
+		const {limits, code, entryFile, environment, warmup, timeoutMs} = module;
 		const group = await this.#options.cgroups.take(limits);
 		try {
 			const attached = parent.packages === undefined ? [] : [{folder: parent.packages, target: inside.packages}];
 			const mounts = [{folder: code, target: inside.handler}, ...attached];
 			const signal = AbortSignal.any([own.gone.signal, AbortSignal.timeout(timeoutMs)]);
-			const spec = {modules: [], own: {entry: entryFile, variables: encodeVariables(environment)}};
+			const stated = warmup === undefined ? {} : {warmup};
+			const spec = {modules: [], own: {entry: entryFile, variables: encodeVariables(environment), ...stated}};
 			const zygote = this.#options.track(
 				await parent.zygote.forkZygote(spec, mounts, 2 * maxSandboxes + 1, {group, signal}),
 			);
@@ -297,7 +301,7 @@ export class OwnZygotes {
 
 	/** Counts anew with what was measured now. */
 	#judge({packages, entryFile}: OwnModule, own: Own, zygote: Zygote): void {
-		const {failed, threaded, refused, loadMs} = zygote.report;
+		const {failed, warmUpsFailed, threaded, refused, loadMs} = zygote.report;
 		const reasons = [
 			...failed.map(({traceback}) => traceback),
 			...threaded.map(() => 'it leaves a thread behind'),
@@ -306,6 +310,7 @@ export class OwnZygotes {
 		for (const traceback of reasons) {
 			this.#options.onFailed({packages: packages.key, module: entryFile, traceback});
 		}
+		for (const each of warmUpsFailed) this.#options.onFailed({packages: packages.key, ...each});
 		own.mib = reasons.length > 0 ? Number.POSITIVE_INFINITY : zygote.ownMib();
 		own.eachMs = beyondTrivial(loadMs);
 		own.spentMs = own.loads * own.eachMs;
@@ -316,8 +321,9 @@ function beyondTrivial(loadMs: number): number {
 	return Math.max(0, loadMs - trivialMs);
 }
 
-function isWorth({spentMs, mib, deaths}: Own): boolean {
-	return deaths < maxDeaths && spentMs > spentMsPerMib * mib;
+function isWorth({warmup}: OwnModule, {spentMs, mib, deaths}: Own): boolean {
+	if (deaths >= maxDeaths || mib === Number.POSITIVE_INFINITY) return false;
+	return warmup !== undefined || spentMs > spentMsPerMib * mib;
 }
 
 /** Whatever its module may have left running ends with it. */

@@ -28,12 +28,19 @@ export type ZygoteSpec = {
 	readonly modules: readonly string[];
 	readonly warmUps?: false;
 	/** The module of the function that it is for alone; `variables` as `NAME=value`. */
-	readonly own?: {readonly entry: string; readonly variables: readonly string[]};
+	readonly own?: {
+		readonly entry: string;
+		readonly variables: readonly string[];
+		/** What it does ahead, as `module:function`. */
+		readonly warmup?: string;
+	};
 };
 
 /** How a zygote's imports went. */
 export type ZygoteReport = {
 	readonly failed: ReadonlyArray<{readonly module: string; readonly traceback: string}>;
+	/** Warm-ups that packages registered, and that raised. */
+	readonly warmUpsFailed: ReadonlyArray<{readonly module: string; readonly traceback: string}>;
 	/** Modules that left a thread behind: a process with threads can't be forked. */
 	readonly threaded: readonly string[];
 	/** Why the function's module can't be shared by its sandboxes; null when it can, or there is none. */
@@ -43,13 +50,18 @@ export type ZygoteReport = {
 	readonly importMs: number;
 };
 
+function isFailures(value: unknown): boolean {
+	if (!Array.isArray(value)) return false;
+	return value.every((each) => typeof each?.module === 'string' && typeof each.traceback === 'string');
+}
+
 function isReport(value: unknown): value is ZygoteReport {
 	const report = value as Partial<ZygoteReport> | null;
 	return (
 		typeof report === 'object' &&
 		report !== null &&
-		Array.isArray(report.failed) &&
-		report.failed.every((each) => typeof each?.module === 'string' && typeof each.traceback === 'string') &&
+		isFailures(report.failed) &&
+		isFailures(report.warmUpsFailed) &&
 		Array.isArray(report.threaded) &&
 		report.threaded.every((each) => typeof each === 'string') &&
 		(report.refused === null || typeof report.refused === 'string') &&

@@ -32,6 +32,19 @@ def rand():
 `,
 };
 
+/** Its generator of random numbers draws a seed when it is imported. */
+export const likeTorch: Readonly<Record<string, string>> = {
+	'torch.py': `
+import os
+class Generator:
+    def __init__(self):
+        self.seed()
+    def seed(self):
+        self.drawn = os.urandom(8).hex()
+default_generator = Generator()
+`,
+};
+
 /** Makes the wheels, each of version 1.0, for this process alone; they go with it. */
 export function provideWheels(wheels: Readonly<Record<string, Readonly<Record<string, string>>>>): void {
 	const folder = mkdtempSync(path.join(tmpdir(), 'forktree-test-wheels-'));

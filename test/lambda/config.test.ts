@@ -23,6 +23,7 @@ const defaults = {
 	concurrency: undefined,
 	maxQueue: undefined,
 	zygote: undefined,
+	warmup: undefined,
 	network: undefined,
 	entryFile: 'f.py',
 };
@@ -44,6 +45,7 @@ limits: {${limitNames.map((name, index) => `${name}: ${index + 1}`).join(', ')}}
 concurrency: 4
 max-queue: 0
 zygote: true
+warmup: lib.app:caches.fill
 network: {allow: ['a.example:1'], connections: 2}
 `;
 	t.deepEqual(parseConfig(text), {
@@ -53,6 +55,7 @@ network: {allow: ['a.example:1'], connections: 2}
 		concurrency: 4,
 		maxQueue: 0,
 		zygote: true,
+		warmup: 'lib.app:caches.fill',
 		network: {allow: ['a.example:1'], connections: 2, connectionsPerSecond: 64, transferMb: 1024},
 		entryFile: 'lib/app.py',
 	});
@@ -114,6 +117,10 @@ const bad: ReadonlyArray<readonly [label: string, text: string, message: RegExp]
 	['environment: a mapping as value', 'environment: {A: {b: c}}', /environment\.A is of type object/],
 	['reuse-sandbox: a word', 'reuse-sandbox: yes', /reuse-sandbox is "yes", expected true or false/],
 	['zygote: a number', 'zygote: 1', /zygote is 1, expected true or false/],
+	['warmup: no function', 'warmup: f', /warmup is "f", expected module:function/],
+	['warmup: a path', 'warmup: a/f:g', /warmup is "a\/f:g", expected module:function/],
+	['warmup: a number', 'warmup: 1', /warmup is 1, expected module:function/],
+	['warmup without zygotes', '{warmup: "f:g", zygote: false}', /warmup: expected none with zygote: false/],
 	['concurrency: zero', 'concurrency: 0', /concurrency is 0, expected a positive integer/],
 	['concurrency: a fraction', 'concurrency: 1.5', /concurrency is 1\.5/],
 	['concurrency: infinite', 'concurrency: .inf', /concurrency is Infinity/],
@@ -252,11 +259,12 @@ test('any JSON is a whole configuration, or the key that is wrong is named', (t)
 			concurrency: anyNumber,
 			'max-queue': anyNumber,
 			zygote: mostly(fc.boolean()),
+			warmup: mostly(fc.constantFrom('f:a', 'f')),
 		},
 		{requiredKeys: []},
 	);
 	const fault =
-		/environment|reuse-sandbox|triggers|limits|concurrency|max-queue|zygote|OL_ENTRY_FILE|the document|unknown key/;
+		/environment|reuse-sandbox|triggers|limits|concurrency|max-queue|zygote|warmup|OL_ENTRY_FILE|the document|unknown key/;
 	fc.assert(
 		fc.property(mostly(document), (given) => {
 			const config = parse(t, JSON.stringify(given), fault);

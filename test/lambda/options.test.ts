@@ -104,8 +104,20 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 });
 
 function isComplete(settings: ResolvedSettings): boolean {
-	const {environment, limits, reuse, concurrency, maxQueue, zygote, entryFile, spares, ownZygote, network, ...others} =
-		settings;
+	const {
+		environment,
+		limits,
+		reuse,
+		concurrency,
+		maxQueue,
+		zygote,
+		entryFile,
+		spares,
+		ownZygote,
+		warmup,
+		network,
+		...others
+	} = settings;
 	return (
 		(network === 'none' || network.allow.every((rule) => typeof rule === 'string')) &&
 		Object.keys(others).length === 0 &&
@@ -119,6 +131,7 @@ function isComplete(settings: ResolvedSettings): boolean {
 		maxQueue >= 0 &&
 		typeof zygote === 'boolean' &&
 		typeof ownZygote === 'boolean' &&
+		(warmup === undefined || (warmup.includes(':') && zygote && ownZygote)) &&
 		entryFile.endsWith('.py') &&
 		spares >= 0 &&
 		spares <= 64
@@ -144,13 +157,14 @@ test('any options of a function are resolved or refused by name', (t) => {
 		maxQueue: anyNumber,
 		zygote: mostly(fc.boolean()),
 		ownZygote: mostly(fc.boolean()),
+		warmup: fc.option(fc.constantFrom('f:a', 'a.b:c.d', 'f', 'f:', 'f:a:b', 3), {nil: undefined}),
 		spares: mostly(fc.integer({min: 0, max: 64})),
 		network: mostly(
 			fc.oneof(fc.constant('none'), anyOptions({allow: mostly(fc.constant(['a.example:1'])), connections: anyNumber})),
 		),
 	});
 	const names =
-		/^(deploy options|env|limits|requirements|reuse|concurrency|maxQueue|zygote|spares|ownZygote|network)\b|^unknown key "limits\./;
+		/^(deploy options|env|limits|requirements|reuse|concurrency|maxQueue|zygote|spares|ownZygote|warmup|network)\b|^unknown key "limits\./;
 	fc.assert(
 		fc.property(options, (given) => {
 			const entryFile = resolved(t, names, () => checkDeployOptions(given as never) ?? 'f.py');
@@ -177,6 +191,7 @@ test('what is left out comes from ol.yaml, and else from the defaults', (t) => {
 		maxQueue: 0,
 		spares: 4,
 		ownZygote: true,
+		warmup: undefined,
 		zygote: false,
 		network: 'none',
 		entryFile: 'f.py',

@@ -6,11 +6,12 @@ import {withDeadline} from '../../src/kernel/deadline.ts';
 import {serialKernelTest as kernelTest, rootTest} from '../helpers/kernel-test.ts';
 import {within} from '../helpers/pool.ts';
 import {makeRuntime, py, useRuntime, value} from '../helpers/runtime.ts';
-import {likeNumpy, provideWheels} from '../helpers/wheels.ts';
+import {likeNumpy, likeTorch, provideWheels} from '../helpers/wheels.ts';
 
 provideWheels({
 	own_lazy: {'own_lazy.py': 'import os\nIMPORTED_BY = os.getpid()\n'},
 	numpy: likeNumpy,
+	torch: likeTorch,
 });
 
 const fixture = useRuntime({promote: false});
@@ -33,7 +34,7 @@ async function callUntilTold(
 	const told = withDeadline(
 		new Promise<Told>((resolve) => {
 			runtime.on('zygoteCreated', (event) => event.modules[0] === 'f.py' && resolve(event));
-			runtime.on('importFailed', (event) => event.module === 'f.py' && resolve(event));
+			runtime.on('importFailed', (event) => ['f.py', own.warmup].includes(event.module) && resolve(event));
 		}),
 		20_000,
 		() => new Error('expected word of its zygote'),
@@ -79,16 +80,16 @@ kernelTest('so are packages that the module imports, if its node has not', async
 
 kernelTest('no two sandboxes of such a zygote draw the same random numbers', async (t) => {
 	const code = `${slow}${py`
-		import numpy.random, random, secrets, ssl, uuid
+		import numpy.random, random, secrets, ssl, torch, uuid
 		random.random(), numpy.random.rand(), ssl.RAND_bytes(1)
 		def f(event):
-			return [random.random(), numpy.random.rand(), secrets.token_hex(), str(uuid.uuid4()), ssl.RAND_bytes(8).hex(), THERE]
+			return [random.random(), numpy.random.rand(), secrets.token_hex(), str(uuid.uuid4()), ssl.RAND_bytes(8).hex(), torch.default_generator.drawn, THERE]
 	`}`;
-	const [name] = await callUntilTold(t, code, {requirements: ['numpy']}, 4); // what takes more memory has to be worth more
+	const [name] = await callUntilTold(t, code, {requirements: ['numpy', 'torch']}, 4); // what takes more memory has to be worth more
 	const answers = [];
 	for (let i = 0; i < 4; i += 1) answers.push((await call(t, name)) as unknown[]);
 	t.true(answers.every((answer) => answer.pop() === true));
-	for (const column of [0, 1, 2, 3, 4]) t.is(new Set(answers.map((answer) => answer[column])).size, 4);
+	for (const column of [0, 1, 2, 3, 4, 5]) t.is(new Set(answers.map((answer) => answer[column])).size, 4);
 });
 
 kernelTest('a module may have its sandboxes open again what it had closed', async (t) => {
@@ -114,6 +115,52 @@ kernelTest('a module may have its sandboxes open again what it had closed', asyn
 	t.false('traceback' in told);
 	t.deepEqual(await call(t, name), ['before', 'after']);
 });
+
+kernelTest(
+	'what a function does ahead is done once, in its own zygote, which it gets when it was called once',
+	async (t) => {
+		const code = py`
+		import forktree, os
+		done = []
+		THERE = os.getpid() != 1
+		class Cache:
+			def fill():
+				done.append('stated')
+		@forktree.warmup
+		def registered():
+			done.append('registered')
+		def f(event):
+			return [THERE, done]
+	`;
+		const [name, told] = await callUntilTold(t, code, {warmup: 'f:Cache.fill'});
+		t.false('traceback' in told);
+		for (let i = 0; i < 2; i += 1) t.deepEqual(await call(t, name), [true, ['stated', 'registered']]);
+		t.is(
+			fixture()
+				.runtime.list()
+				.find((each) => each.name === name)?.warmup,
+			'f:Cache.fill',
+		);
+	},
+);
+
+kernelTest(
+	'where what is stated fails there is no such zygote, and where what is registered fails there is',
+	async (t) => {
+		const failing = 'import os\nTHERE = os.getpid() != 1\ndef ahead():\n\traise ValueError("why")\n';
+		const [stated, refusal] = await callUntilTold(t, `${failing}def f(event):\n\treturn THERE\n`, {warmup: 'f:ahead'});
+		t.regex('traceback' in refusal ? refusal.traceback : '', /ValueError: why/);
+		t.false(await call(t, stated));
+		const {runtime} = fixture();
+		const registers = `${failing}import forktree\nforktree.warmup(ahead)\ndef f(event):\n\treturn THERE\ndef nothing():\n\tpass\n`;
+		const failed = once(runtime, 'importFailed') as Promise<RuntimeEvents['importFailed']>;
+		const [registered] = await callUntilTold(t, registers, {warmup: 'f:nothing'});
+		const [{module, traceback}] = await failed;
+		t.is(module, 'forktree.warmup: ahead');
+		t.regex(traceback, /ValueError: why/);
+		t.true(await call(t, registered));
+	},
+);
 
 kernelTest('a function can have its module loaded in each sandbox', async (t) => {
 	const name = await fixture().deploy(`${slow}def f(event):\n\treturn LOADED_BY == os.getpid()\n`, {

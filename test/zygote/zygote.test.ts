@@ -37,6 +37,9 @@ provideWheels({
 				stop.set()
 				thread.join()
 				done.append('before')
+			@forktree.warmup
+			def warm():
+				done.append('warm')
 			@forktree.after_fork
 			def reopen():
 				done.append(['after', os.getpid(), os.getuid() != 0])
@@ -50,6 +53,14 @@ provideWheels({
 			@forktree.before_fork
 			def fail():
 				raise RuntimeError('before any fork')
+		`,
+	},
+	forktree_fixture_bad_warmup: {
+		'forktree_fixture_bad_warmup.py': py`
+			import forktree
+			@forktree.warmup
+			def fail():
+				raise RuntimeError('too cold')
 		`,
 	},
 	forktree_fixture_exits: {'forktree_fixture_exits.py': 'import sys\nsys.exit(3)\n'},
@@ -291,7 +302,7 @@ kernelTest(
 		const name = await fixture().deploy(text, {requirements, reuse: false});
 		for (let i = 0; i < 4; i += 1) {
 			const outcome = await fixture().runtime.invoke(name, null);
-			const once = ['before', ['after', 1, true]];
+			const once = ['before', 'warm', ['after', 1, true]];
 			t.deepEqual(value(t, outcome), [once, once]);
 			t.deepEqual(outcome.preloaded, ['forktree-fixture-hooks==1.0']);
 		}
@@ -300,6 +311,17 @@ kernelTest(
 		t.deepEqual([error.code, error.type, error.message], ['ImportFailed', 'ValueError', 'from a hook']);
 	},
 );
+
+kernelTest('a warm-up of a package that raises is told, and the zygote serves all the same', async (t) => {
+	const failed = next('importFailed');
+	const requirements = ['forktree_fixture_bad_warmup'];
+	const name = await fixture().deploy('import forktree_fixture_bad_warmup\ndef f(event):\n\tpass\n', {requirements});
+	const {preloaded} = await fixture().runtime.invoke(name, null);
+	t.deepEqual(preloaded, ['forktree-fixture-bad-warmup==1.0']);
+	const {module, traceback} = await failed;
+	t.is(module, 'forktree.warmup: fail');
+	t.regex(traceback, /RuntimeError: too cold/);
+});
 
 kernelTest('a hook that raises in the zygote is told, and calls are served without that zygote', async (t) => {
 	const failed = next('importFailed');
