@@ -11,6 +11,10 @@ export const inside = {handler: '/handler', packages: '/packages', scratch: '/sc
 /** With merged-/usr these are links on the host, and then inside as well; else they are folders. */
 const systemFolders = ['bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32'];
 
+const ownBin = '/forktree/bin';
+/** site.py looks below for packages, after the standard library's folders; see `site.getusersitepackages()`. */
+const userBase = '/forktree/user';
+
 const passwd = 'root:x:0:0:root:/:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n';
 const group = 'root:x:0:\nnogroup:x:65534:\n';
 const hosts = '127.0.0.1 localhost sandbox\n::1 localhost\n';
@@ -27,6 +31,13 @@ export const baseEnvironment: Readonly<Record<string, string>> = {
 	MKL_NUM_THREADS: '1',
 	NUMEXPR_NUM_THREADS: '1',
 	VECLIB_MAXIMUM_THREADS: '1',
+};
+
+/** Of zygotes, and of what handlers start: programs of packages are found, and an interpreter finds modules as the handler does. */
+const packagesEnvironment: Readonly<Record<string, string>> = {
+	...baseEnvironment,
+	PATH: `${inside.packages}/bin:${ownBin}:${baseEnvironment.PATH}`,
+	PYTHONUSERBASE: userBase,
 };
 
 function isBelow(folder: string, parent: string): boolean {
@@ -87,12 +98,15 @@ export function planRoot(interpreter: Interpreter, spec: unknown, packagesDirect
 		['link', '/tmp', inside.scratch],
 		...planDevices(defaultDevices),
 	);
+	for (const name of ['python', 'python3']) operations.push(['link', interpreter.executable, `${ownBin}/${name}`]);
+	const [major, minor] = interpreter.version.split('.');
+	operations.push(['link', inside.packages, `${userBase}/lib/python${major}.${minor}/site-packages`]);
 	if (packagesDirectory === undefined) operations.push(['dir', '', inside.packages]);
 	else operations.push(['bind', packagesDirectory, inside.packages]);
 	return {
 		operations,
 		argv: zygoteArgv(interpreter, spec),
-		environment: baseEnvironment,
+		environment: packagesEnvironment,
 		sharedNetwork: false,
 		writable: undefined,
 	};
