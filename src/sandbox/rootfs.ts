@@ -24,6 +24,8 @@ const nsswitch = 'passwd: files\ngroup: files\nhosts: files dns\n';
 export const baseEnvironment: Readonly<Record<string, string>> = {
 	PATH: '/usr/local/bin:/usr/bin:/bin',
 	HOME: inside.scratch,
+	USER: 'sandbox',
+	LOGNAME: 'sandbox', // whoever asks for the name of the user by its id is told that there is none
 	TMPDIR: '/tmp',
 	LANG: 'C.UTF-8',
 	OPENBLAS_NUM_THREADS: '1',
@@ -31,6 +33,7 @@ export const baseEnvironment: Readonly<Record<string, string>> = {
 	MKL_NUM_THREADS: '1',
 	NUMEXPR_NUM_THREADS: '1',
 	VECLIB_MAXIMUM_THREADS: '1',
+	JE_ARROW_MALLOC_CONF: 'background_thread:false', // of jemalloc in pyarrow, which gives memory back as it allocates, then
 };
 
 /** Of zygotes, and of what handlers start: programs of packages are found, and an interpreter finds modules as the handler does. */

@@ -1,7 +1,7 @@
 /**
  * Tries what many people install: `npm run compatibility [-- NAME…]`. Each package is installed, imported in a zygote where it can be,
  * and does something real in two sandboxes with default settings: no network, a read-only root, the default filter. `--write` puts the
- * table of all of them into docs/compatibility.md. Ends with 0 when all of those asked for work.
+ * table of all of them into docs/compatibility.md; `--packages DIR` keeps what was installed. Ends with 0 when all of those asked for work.
  */
 import {once} from 'node:events';
 import {readdirSync, readFileSync, writeFileSync} from 'node:fs';
@@ -19,7 +19,7 @@ const document = path.join(import.meta.dirname, '..', '..', 'docs', 'compatibili
 /** Longer than measuring one package may take. */
 const measureDeadlineMs = 6 * 60_000;
 
-/** The handler of every probe: what its module does, and random numbers of each kind that is loaded then. */
+/** The handler of every probe: what its module does, random numbers of each kind that is loaded then, and which warm-ups fail. */
 const handler = `
 import os, random, secrets, ssl, sys, uuid
 import probe
@@ -32,31 +32,36 @@ def f(event):
 	drawn = [random.random(), os.urandom(8).hex(), uuid.uuid4().hex, secrets.token_hex(), ssl.RAND_bytes(8).hex()]
 	if 'numpy' in sys.modules:
 		drawn.append(sys.modules['numpy'].random.random())
-	return {'did': did, 'drawn': drawn}
+	if 'torch' in sys.modules:
+		drawn.append(sys.modules['torch'].rand(1).item())
+	if 'cryptography' in sys.modules:
+		from cryptography.hazmat.primitives.asymmetric import ec
+		drawn.append(str(ec.generate_private_key(ec.SECP256R1()).private_numbers().private_value))
+	return {'did': did, 'drawn': drawn, 'failedWarmUps': sys.modules['forktree_guest.warmups'].run()}
 `;
 
-type Answer = {readonly did: string; readonly drawn: readonly unknown[]};
+type Answer = {readonly did: string; readonly drawn: readonly unknown[]; readonly failedWarmUps: readonly string[]};
 
 async function main(): Promise<void> {
 	const {values, positionals} = parseArgs({
 		allowPositionals: true,
-		options: {write: {type: 'boolean', default: false}},
+		options: {write: {type: 'boolean', default: false}, packages: {type: 'string'}},
 	});
 	const all = readdirSync(probesFolder)
 		.map((file) => path.basename(file, '.py'))
 		.sort();
 	const unknown = positionals.filter((name) => !all.includes(name));
 	if (unknown.length > 0) throw new Error(`expected names of ${all.join(', ')}; got ${unknown.join(', ')}`);
-	const rows = await tryAll(positionals.length > 0 ? positionals : all, values.write);
+	const rows = await tryAll(positionals.length > 0 ? positionals : all, values.packages, values.write);
 	if (values.write) writeFileSync(document, renderDocument(readFileSync(document, 'utf8'), rows));
 	const failed = rows.filter(({trouble}) => trouble !== undefined);
 	if (failed.length > 0)
 		throw new Error(`${failed.length} of ${rows.length}: ${failed.map(({name}) => name).join(', ')}`);
 }
 
-async function tryAll(names: readonly string[], measure: boolean): Promise<Row[]> {
+async function tryAll(names: readonly string[], packagesDir: string | undefined, measure: boolean): Promise<Row[]> {
 	const stateDir = await mkdtemp(path.join(tmpdir(), 'forktree-test-compatibility-'));
-	const runtime = await createRuntime({stateDir, spares: 0});
+	const runtime = await createRuntime({stateDir, spares: 0, ...(packagesDir === undefined ? {} : {packagesDir})});
 	try {
 		const rows: Row[] = [];
 		for (const name of names) {
@@ -95,6 +100,8 @@ async function tryOne(runtime: Runtime, name: string, measure: boolean): Promise
 		const described = runtime.list().find((each) => each.name === name);
 		inSandbox = Object.entries(described?.importedInSandbox ?? {}).map(([module, reason]) => `${module} ${reason}`);
 		checkFresh(outcomes, answers);
+		const failedWarmUps = answers.flatMap((each) => each.failedWarmUps);
+		if (failedWarmUps.length > 0) throw new Error(`warm-ups failed: ${failedWarmUps.join(', ')}`);
 		const packages = measure ? await measured(runtime, report.packages) : [];
 		const own = packages.find((each) => each.name === name);
 		return {
