@@ -120,13 +120,13 @@ def load_own(own: dict) -> dict[str, object]:
     return report
 
 
-def warm_up() -> dict[str, object]:
+def warm_up(imported: list[str]) -> dict[str, object]:
     """Answers which module's warm-up has left a thread behind: then it must not be imported here; and which of others' failed."""
     threaded: list[str] = []
 
     def check(module: str) -> bool:
         if hygiene.thread_count() > 1:
-            threaded.append(module.partition('.')[0])
+            threaded.append(next((each for each in imported if f'{module}.'.startswith(f'{each}.')), module.partition('.')[0]))
         return not threaded
 
     failed = hooks.run_warm_ups()
@@ -149,7 +149,7 @@ def become(spec: dict) -> None:
         report = {**report, **load_own(own)}
     leaf.flush()  # else what an import printed would be printed again by every child
     if not report['failed'] and not report['threaded'] and own is None and spec.get('warmUps', True):
-        report = {**report, **warm_up()}
+        report = {**report, **warm_up(spec['modules'])}
     if not report['failed'] and not report['threaded']:
         hygiene.draw_fresh_randomness()  # what was imported now sets itself up here, not in each leaf
         hygiene.find_numpy_state()

@@ -436,7 +436,10 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			const {requirements, statedBy, ignoredSources} = staged.packages;
 			const digests = {source: staged.digest, requirements: requirements.digest};
 			const known = await this.#knownLock(name, digests);
-			const provided = await packages.provide(requirements, {folder: staging, signal: this.#installing.signal, known});
+			const {signal} = this.#installing;
+			// Who deploys a function again may have published a package for it.
+			const mayBeRecent = !this.#functions.has(name);
+			const provided = await packages.provide(requirements, {folder: staging, signal, known, mayBeRecent});
 			undo.push(() => provided.release());
 			const installed = performance.now();
 			const code = await this.#compile(staging, staged);

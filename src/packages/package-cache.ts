@@ -27,6 +27,7 @@ import {
 	PackageStore,
 	type VerifyReport,
 } from './package-store.ts';
+import {RecentLocks} from './recent-locks.ts';
 import {type IndexOptions, normaliseName, parseRequirements, type Requirements} from './requirements.ts';
 import {findResolver, type Resolver} from './resolver.ts';
 import {Slots} from './slots.ts';
@@ -105,6 +106,8 @@ export type ProvidedPackages = HeldSet & {readonly lock: Lock; readonly report: 
 type ProvideOptions = {
 	readonly signal?: AbortSignal | undefined;
 	readonly known?: Lock | undefined;
+	/** Whether what they were resolved to within the last minute will do. */
+	readonly mayBeRecent?: boolean;
 	/** The function's folder, where the archives are that requirements name there. */
 	readonly folder?: string;
 };
@@ -127,6 +130,7 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	/** Where archives are kept, when nothing else may be asked. */
 	readonly #offline: {readonly archives: string} | undefined;
 	readonly #undo: Undo;
+	readonly #recent = new RecentLocks();
 	readonly #closing = new AbortController();
 	#resolver: Promise<Resolver> | undefined;
 	/** Measurements, one after the other: they are not to disturb each other, nor much else. */
@@ -306,11 +310,15 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 		return this.#run(() => indexes.run(requirements.index, () => this.#provide(requirements, options)));
 	}
 
-	async #provide(requirements: Requirements, {signal, known, folder}: ProvideOptions): Promise<ProvidedPackages> {
+	async #provide(
+		requirements: Requirements,
+		{signal, known, mayBeRecent, folder}: ProvideOptions,
+	): Promise<ProvidedPackages> {
 		const step = {signal: this.#orClosing(signal)};
 		const began = performance.now();
-		const found = known ?? this.#knownLock(requirements);
+		const found = known ?? this.#knownLock(requirements) ?? (mayBeRecent ? this.#recent.find(requirements) : undefined);
 		const lock = found ?? (await this.#resolve(requirements, step, folder));
+		if (found === undefined) this.#recent.note(requirements, lock);
 		const resolved = performance.now();
 		const held = await this.#hold(lock, step);
 		const report = {

@@ -138,11 +138,15 @@ function checkFresh(outcomes: readonly Outcome[], answers: readonly Answer[]): v
 /** What is known of packages, when importing them has been measured; of those that can't be it is not known what that takes. */
 async function measured(runtime: Runtime, packages: readonly string[]): Promise<PackageInfo[]> {
 	for (;;) {
-		const next = once(runtime.packages, 'measured');
+		const seen = new AbortController();
+		const next = once(runtime.packages, 'measured', {signal: seen.signal});
 		const found = (await runtime.packages.list()).filter(({name, version}) => packages.includes(`${name}==${version}`));
-		if (found.every(({cost, modules}) => cost !== undefined || modules.length === 0)) return found;
-		const isDone = await withDeadline(next, measureDeadlineMs, () => new Error('not measured')).catch(() => undefined);
-		if (isDone === undefined) return found;
+		const isKnown = found.every(({cost, modules}) => cost !== undefined || modules.length === 0);
+		const wait = isKnown ? undefined : withDeadline(next, measureDeadlineMs, () => new Error('not measured'));
+		const event = await wait?.catch(() => undefined);
+		seen.abort();
+		await next.catch(() => undefined);
+		if (event === undefined) return found;
 	}
 }
 

@@ -124,6 +124,9 @@ serialKernelTest('changed code resolves anew; two versions at once; what can’t
 		seen('2.0'),
 		seen('1.0'),
 	]);
+	const second = await deploy(runtime, 'second', index, ['lib'], `${code}# second\n`);
+	t.deepEqual([second.packages, second.resolver], [changed.packages, undefined], 'as it was resolved just now');
+	await runtime.remove('second');
 	const lone = await deploy(runtime, 'lone', index, ['helper'], code.replace(', lib', '').replace('lib.VERSION', '0'));
 	t.deepEqual([lone.packages, lone.installed], [['helper==1.0'], []]);
 	t.deepEqual(await call(t, runtime, 'lone'), [0, ['helper.py']]);

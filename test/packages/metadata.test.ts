@@ -41,7 +41,7 @@ const wrong: Readonly<Record<string, unknown>> = {
 	'a list': [good],
 	'another name': {...good, name: 'other'},
 	'another version': {...good, version: '1.0.0'},
-	'modules that are no names': {...good, modules: ['a.b']},
+	'modules that are no names': {...good, modules: ['a..b']},
 	'modules that are private': {...good, modules: ['_a']},
 	'modules twice': {...good, modules: ['a', 'a']},
 	'modules that are no list': {...good, modules: 'pkg'},

@@ -5,7 +5,6 @@ import torch
 
 
 def f(event):
-    torch.manual_seed(1)
     model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4)).eval()
     with torch.inference_mode():
         answer = model(torch.ones(2, 16)).softmax(1)
