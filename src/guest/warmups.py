@@ -349,11 +349,6 @@ def client_request(httpx: Any) -> None:
     httpx.Request('POST', 'http://example.com/a', params={'b': 'c'}, json={'d': 1}).read()
 
 
-@warm_up('boto3', again=False)
-def cloud_modules(_boto3: Any) -> None:
-    import botocore.args, botocore.signers  # noqa: F401  (a client itself keeps nothing that the next one would not make again)
-
-
 @warm_up('bs4', again=False)
 def soup(bs4: Any) -> None:
     bs4.BeautifulSoup('<ul><li class="a">one</li></ul>', 'html.parser').select('li.a')

@@ -63,6 +63,12 @@ provideWheels({
 				raise RuntimeError('too cold')
 		`,
 	},
+	forktree_fixture_child: {
+		'forktree_fixture_child.py': 'WORD = "found"\n',
+		'forktree_fixture_child.pth': 'import sys; sys.path_file = "read"\n',
+		'forktree_fixture_child-1.0.data/scripts/forktree-fixture':
+			'#!python\nimport forktree_fixture_child\nprint(forktree_fixture_child.WORD)\n',
+	},
 	forktree_fixture_exits: {'forktree_fixture_exits.py': 'import sys\nsys.exit(3)\n'},
 	forktree_fixture_kills: {'forktree_fixture_kills.py': 'import os\nos._exit(3)\n'},
 });
@@ -311,6 +317,19 @@ kernelTest(
 		t.deepEqual([error.code, error.type, error.message], ['ImportFailed', 'ValueError', 'from a hook']);
 	},
 );
+
+kernelTest('an interpreter that a handler starts is the same one, and finds the same packages', async (t) => {
+	const code = py`
+		import subprocess, sys
+		def f(event):
+			def run(*argv):
+				return subprocess.run(argv, capture_output=True, text=True).stdout.split()
+			program = 'import forktree_fixture_child as m, sys; print(m.WORD, sys.path_file, sys.version_info[:2] == (%d, %d))' % sys.version_info[:2]
+			return [run('python3', '-c', program), run('forktree-fixture')]
+	`;
+	const name = await fixture().deploy(code, {requirements: ['forktree_fixture_child']});
+	t.deepEqual(value(t, await fixture().runtime.invoke(name, null)), [['found', 'read', 'True'], ['found']]);
+});
 
 kernelTest('a warm-up of a package that raises is told, and the zygote serves all the same', async (t) => {
 	const failed = next('importFailed');
