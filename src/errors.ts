@@ -34,6 +34,8 @@ export const errorCodes = {
 	RuntimeClosed: 'the runtime or the pool was closed',
 	SandboxDead: 'the sandbox has ended; the message says why',
 	StateDirInUse: 'another live process owns the state folder',
+	StoreNotWritable:
+		'the disk of the package store is full or read-only, or what is there is not ours; the message names the file',
 	Syscall: 'the kernel refused a step',
 	TransferFailed: 'an archive of packages could not be written, or not be read',
 	UnknownFunction: 'no function of that name is deployed',

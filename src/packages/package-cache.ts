@@ -6,7 +6,7 @@ import {open, rename, rm} from 'node:fs/promises';
 import {availableParallelism} from 'node:os';
 import path from 'node:path';
 import type {Readable, Writable} from 'node:stream';
-import {ForktreeError} from '../errors.ts';
+import {ForktreeError, SyscallError} from '../errors.ts';
 import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
 import {Undo} from '../undo.ts';
 import {createBuild} from './build.ts';
@@ -41,6 +41,8 @@ export type {DamagedPackage, ExportReport, GarbageReport, ImportReport, PackageD
 const maxBuilds = 8;
 /** A build that the running code serves: of which packages, the outermost first, and what it holds until it ends. */
 type Build = {readonly names: readonly string[]; readonly held: HeldSet[]};
+/** Errors of system calls that a full, read-only or foreign disk causes. */
+const diskFaults = new Set(['ENOSPC', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM', 'EIO', 'ENOTDIR']);
 /** How much of an archive is read at once, in bytes. */
 const chunkBytes = 1024 * 1024;
 const builds = new AsyncLocalStorage<Build>();
@@ -190,7 +192,7 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 			return cache;
 		} catch (error) {
 			await undo.run();
-			throw error;
+			return throwWhereNotWritable(error);
 		}
 	}
 
@@ -404,7 +406,7 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	/** What {@link close} waits for. */
 	async #run<T>(work: () => Promise<T>): Promise<T> {
 		this.#checkOpen();
-		const running = (async () => work())();
+		const running = (async () => work())().catch(throwWhereNotWritable);
 		this.#running.add(running);
 		try {
 			return await running;
@@ -496,6 +498,19 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 			this.emit('measured', {name, version});
 		}
 	}
+}
+
+/** What the disk refuses is not for whoever asked for a package to make sense of. */
+function throwWhereNotWritable(error: unknown): never {
+	const code = error instanceof SyscallError ? error.errnoName : (error as NodeJS.ErrnoException).code;
+	// So Node calls EROFS where several folders are to be made.
+	const isUnmade = code === 'ENOENT' && (error as NodeJS.ErrnoException).syscall === 'mkdir';
+	if (!isUnmade && !diskFaults.has(code ?? '')) throw error;
+	throw new ForktreeError(
+		'StoreNotWritable',
+		`expected a package store with room that we can write to: ${(error as Error).message}`,
+		{cause: error},
+	);
 }
 
 /** As many at once as there are processors. Who has a slot waits for nobody: a build has none while it waits for what it requires. */

@@ -363,9 +363,10 @@ kernelTest('nothing of the host’s environment is inside', async (t) => {
 	t.is(environment.GIVEN, 'yes');
 	t.false(JSON.stringify([environment, block]).includes('FORKTREE_TEST_SECRET'));
 	t.false(JSON.stringify([environment, block]).includes('of the host'));
-	t.is(environment.PATH, '/usr/local/bin:/usr/bin:/bin');
+	t.is(environment.PATH, '/packages/bin:/forktree/bin:/usr/local/bin:/usr/bin:/bin');
+	t.deepEqual([environment.USER, environment.LOGNAME], ['sandbox', 'sandbox']);
 	for (const name of Object.keys(process.env)) {
-		if (['PATH', 'HOME', 'LANG', 'TMPDIR', 'LC_CTYPE'].includes(name)) continue;
+		if (['PATH', 'HOME', 'LANG', 'TMPDIR', 'LC_CTYPE', 'USER', 'LOGNAME'].includes(name)) continue;
 		t.false(name in environment, name);
 	}
 });

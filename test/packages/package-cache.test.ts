@@ -3,6 +3,7 @@ import {rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
 import test, {type ExecutionContext} from 'ava';
+import {execa} from 'execa';
 import {ForktreeError} from '../../src/errors.ts';
 import {openPackages, type PackageCache, type PackagesOptions} from '../../src/packages/package-cache.ts';
 import {parseRequirements} from '../../src/packages/requirements.ts';
@@ -372,7 +373,7 @@ serialKernelTest('what is not an option is TypeError or RangeError', async (t) =
 	for (const packagesGb of [-1, Number.NaN]) {
 		await t.throwsAsync(packages.gc({packagesGb}), {instanceOf: RangeError, message: /packagesGb/});
 	}
-	await t.throwsAsync(openPackages({dir: '/etc/passwd/packages'}), {code: 'ENOTDIR'});
+	await t.throwsAsync(openPackages({dir: '/etc/passwd/packages'}), {code: 'StoreNotWritable'});
 	// A relative one is meant from where the process is now.
 	await using index = await PackageIndex.start([one]);
 	const relative = await open(t, {dir: path.relative(process.cwd(), await folder(t))});
@@ -499,3 +500,28 @@ for (const place of ['addresses of the environment', 'variables of a named index
 		},
 	);
 }
+
+serialKernelTest('a store on a full or read-only disk is StoreNotWritable', async (t) => {
+	const home = await folder(t);
+	const code = `
+		import {openPackages} from '${new URL('../../src/packages/package-cache.ts', import.meta.url).href}';
+		const [, home, is] = process.argv;
+		try {
+			const packages = await openPackages({dir: home + '/store'});
+			if (is === 'made') console.log(is);
+			else await packages.add(['six']).finally(() => packages.close());
+		} catch (error) {
+			console.log(error.code, /ENOSPC|EROFS/.exec(error.message)?.[0]);
+		}
+	`;
+	// In a mount namespace of its own, so that no mount of ours is seen or left.
+	const script = `
+		mount -t tmpfs none ${home} && "$@" ${home} made
+		mount -o remount,ro ${home} && "$@" ${home} read-only
+		umount ${home} && mount -t tmpfs -o size=1m none ${home} && "$@" ${home} full
+		umount ${home} && mount -t tmpfs -o ro none ${home} && "$@" ${home} absent
+	`;
+	const argv = [process.execPath, '--import=tsx', '--input-type=module', '-e', code, '--'];
+	const {stdout} = await execa('unshare', ['--mount', 'sh', '-ec', script, 'sh', ...argv], {timeout: 100_000});
+	t.regex(stdout, /^made\nStoreNotWritable EROFS\nStoreNotWritable ENOSPC\nStoreNotWritable /);
+});
