@@ -110,10 +110,10 @@ def send(kind: int, body: bytes = b'') -> None:
         written = os.write(CHANNEL, data)
 
 
-def load(entry: str, *variables: str) -> Callable[[Any], Any]:
+def load(entry: str, *preparation: str) -> Callable[[Any], Any]:
     """Imports the entry module and answers its handler. Whatever is not done here is not paid for by each start."""
     if loaded is None:
-        prepare(variables)
+        prepare(preparation)
     else:
         gc.enable()
     try:
@@ -127,12 +127,16 @@ def load(entry: str, *variables: str) -> Callable[[Any], Any]:
     return handler
 
 
-def prepare(variables: Sequence[str]) -> None:
+def prepare(preparation: Sequence[str]) -> None:
+    """Sets variables, ``NAME=value``, and has imports look in folders of the code, ``=folder``, of which the last comes first."""
     gc.enable()
     sys.path.insert(0, HANDLER)
-    for variable in variables:
-        name, _, value = variable.partition('=')
-        os.environ[name] = value
+    for each in preparation:
+        name, _, value = each.partition('=')
+        if name:
+            os.environ[name] = value
+        else:
+            sys.path.insert(1, f'{HANDLER}/{value}')
 
 
 def find_handler(module: ModuleType) -> Callable[[Any], Any]:

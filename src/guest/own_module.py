@@ -17,7 +17,7 @@ from . import hooks, leaf
 SCRATCH = '/tmp'
 
 
-def load(entry: str, variables: list[str], warmup: Optional[str]) -> dict[str, object]:
+def load(entry: str, preparation: list[str], warmup: Optional[str]) -> dict[str, object]:
     """Leaves the handler for :func:`leaf.load` to find. Says how that failed, or why it is refused.
 
     With what the function does ahead: `warmup` names it as ``module:function``.
@@ -25,7 +25,7 @@ def load(entry: str, variables: list[str], warmup: Optional[str]) -> dict[str, o
     files, shared, printed = open_files(), shared_mappings(), io.StringIO()
     started = busy_time()
     os.chdir(leaf.HANDLER)
-    leaf.prepare(variables)
+    leaf.prepare(preparation)
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             handler = leaf.find_handler(leaf.usual_module if entry == leaf.USUAL_ENTRY else leaf.make_module(entry))

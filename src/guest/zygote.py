@@ -109,7 +109,7 @@ def import_modules(names: list[str]) -> dict[str, object]:
 
 
 def load_own(own: dict) -> dict[str, object]:
-    report = own_module.load(own['entry'], own['variables'], own.get('warmup'))
+    report = own_module.load(own['entry'], own['preparation'], own.get('warmup'))
     if 'failed' in report:
         return report
     hooked = import_modules([])  # for the hooks that it has registered

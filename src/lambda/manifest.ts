@@ -28,11 +28,12 @@ export function manifestFile(home: string): string {
 export async function readManifest(home: string): Promise<Manifest | undefined> {
 	try {
 		const manifest = JSON.parse(await readFile(manifestFile(home), 'utf8')) as Manifest;
-		// One that was written before there were networks has none.
+		const {settings} = manifest;
+		// One that was written before there were networks, or folders of the path, has none.
 		return {
 			...manifest,
 			lock: readLock(manifest.lock),
-			settings: {...manifest.settings, network: manifest.settings.network ?? 'none'},
+			settings: {...settings, network: settings.network ?? 'none', path: settings.path ?? []},
 		};
 	} catch {
 		return undefined;

@@ -131,6 +131,8 @@ export type DeployReport = PackagesReport & {
 	readonly statedBy: string | undefined;
 	/** Files of the function that state packages as well, and were passed over; docs/packages.md has the order. */
 	readonly ignoredSources: readonly string[];
+	/** Folders of the function, relative to it, that imports look in after its own and before packages; in that order. */
+	readonly path: readonly string[];
 	/** Reading, unpacking and checking the code. */
 	readonly stageMs: number;
 	/** Compiling it. */
@@ -431,7 +433,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			const staging = state.path('staging', randomBytes(8).toString('hex'));
 			const staged = await stageSource(source, staging, interpreter, {entryFile, requirements: options.requirements});
 			undo.push(() => rm(staging, {recursive: true, force: true}));
-			const settings = resolveSettings(options, staged.config);
+			const settings = {...resolveSettings(options, staged.config), path: staged.path};
 			const stageMs = performance.now() - began;
 			const {requirements, statedBy, ignoredSources} = staged.packages;
 			const digests = {source: staged.digest, requirements: requirements.digest};
@@ -459,7 +461,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			undo.release();
 			this.#tellInstalled(provided);
 			this.emit('deployed', {function: name, version});
-			return {version, statedBy, ignoredSources, ...provided.report, stageMs, compileMs};
+			return {version, statedBy, ignoredSources, path: staged.path, ...provided.report, stageMs, compileMs};
 		} catch (error) {
 			await undo.run();
 			throw error;

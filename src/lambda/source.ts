@@ -22,6 +22,7 @@ import {type ErrorCode, ForktreeError, SyscallError} from '../errors.ts';
 import {type CodeFiles, readStated, type StatedFor, type StatedPackages} from '../packages/stated.ts';
 import {Undo} from '../undo.ts';
 import {checkEntryFile, configFile, type FunctionConfig, maxConfigBytes, optionError, parseConfig} from './config.ts';
+import {importPath} from './import-path.ts';
 import {pathFault, quote} from './name.ts';
 
 /**
@@ -42,6 +43,8 @@ export type StagedSource = {
 	readonly digest: string;
 	/** Relative paths of the `.py` files, sorted. */
 	readonly pythonFiles: readonly string[];
+	/** What {@link importPath} answers. */
+	readonly path: readonly string[];
 };
 
 export type SourceLimits = {
@@ -172,6 +175,7 @@ async function describe(
 		packages: await readStated(filesOf(tree), {entryFile: entry, interpreter}, lines),
 		digest: tree.digest(),
 		pythonFiles: paths.filter((path) => path.endsWith('.py')),
+		path: importPath(paths),
 	};
 }
 

@@ -12,6 +12,7 @@ import type {NetworkEvents, TellNetwork} from '../sandbox/network/gateway.ts';
 import {proxyVariables} from '../sandbox/network/layout.ts';
 import type {SandboxNetwork} from '../sandbox/network/sandbox-network.ts';
 import type {ResolvedNetwork} from '../sandbox/network/settings.ts';
+import {inside} from '../sandbox/rootfs.ts';
 import type {ForkPlace} from '../zygote/fork-point.ts';
 import type {ImportCache} from '../zygote/import-cache.ts';
 import type {NodeSpare} from '../zygote/node-spares.ts';
@@ -34,6 +35,8 @@ export type FunctionSettings = {
 	readonly version: string;
 	readonly entryFile: string;
 	readonly environment: Readonly<Record<string, string>>;
+	/** Folders of its code, relative to it, that imports look in after the code's own; in that order. */
+	readonly path: readonly string[];
 	readonly limits: Limits;
 	/** Whether an instance serves more than one call. */
 	readonly reuse: boolean;
@@ -115,10 +118,15 @@ export class Starter {
 		this.#code = code;
 		this.#network = network;
 		this.#host = host;
-		const environment = network === undefined ? settings.environment : {...proxyVariables, ...settings.environment};
+		const {entryFile, path, limits, packages, spares, warmup} = settings;
+		const environment = {
+			...(network === undefined ? {} : proxyVariables),
+			...pathVariables(path),
+			...settings.environment,
+		};
 		this.#environment = environment;
-		const {entryFile, limits, packages, spares, warmup} = settings;
-		const own = {entryFile, environment, code, packages, warmup, timeoutMs: limits.timeoutMs, hasSpares: spares > 0};
+		const {timeoutMs} = limits;
+		const own = {entryFile, environment, path, code, packages, warmup, timeoutMs, hasSpares: spares > 0};
 		this.#module = settings.ownZygote ? {...own, limits: {...limits, swapMb: 0}} : undefined;
 	}
 
@@ -198,8 +206,8 @@ export class Starter {
 		zygoteMs: number,
 		{call, limit, event, release}: Start,
 	): Promise<Started> {
-		const {name, limits, entryFile} = this.#settings;
-		const load = encodeLoad(entryFile, this.#environment);
+		const {name, limits, entryFile, path} = this.#settings;
+		const load = encodeLoad(entryFile, this.#environment, path);
 		const groupLimits = {...limits, swapMb: 0};
 		const spec = {
 			...pythonLeaf(origin.isLoaded ? undefined : this.#code, packages, this.#network),
@@ -250,4 +258,9 @@ export class Starter {
 		const noteFirstCall = (durationMs: number) => taken?.noteFirstCall(isolateMs + loadMs + durationMs);
 		return {instance, start: kind, phases, loading, answer, spare, noteFirstCall};
 	}
+}
+
+/** Interpreters that a handler starts look in the same folders. */
+function pathVariables(path: readonly string[]): Readonly<Record<string, string>> {
+	return path.length === 0 ? {} : {PYTHONPATH: path.map((folder) => `${inside.handler}/${folder}`).join(':')};
 }

@@ -8,7 +8,7 @@ import type {LockedFolder} from '../sandbox/mounts.ts';
 import {inside} from '../sandbox/rootfs.ts';
 import {type ForkPlace, ForkPoint} from './fork-point.ts';
 import type {PlanNode} from './plan.ts';
-import {encodeVariables} from './protocol.ts';
+import {encodePreparation} from './protocol.ts';
 import type {Zygote} from './zygote.ts';
 
 /** What loading a module may take without being worth a zygote. */
@@ -28,6 +28,8 @@ const mibPerSandbox = 2;
 export type OwnModule = {
 	readonly entryFile: string;
 	readonly environment: Readonly<Record<string, string>>;
+	/** Folders of the code that imports look in as well, relative to it. */
+	readonly path: readonly string[];
 	readonly code: LockedFolder;
 	readonly limits: CgroupLimits;
 	/** What is done ahead when it is loaded, as `module:function`. With such a thing it gets a zygote as soon as it was called. */
@@ -275,14 +277,15 @@ export class OwnZygotes {
 
 	/** What the function may not do in a sandbox it may not do here: hence a group of its own. */
 	async #fork(module: OwnModule, own: Own, parent: Parent): Promise<Zygote> {
-		const {limits, code, entryFile, environment, warmup, timeoutMs} = module;
+		const {limits, code, entryFile, environment, path, warmup, timeoutMs} = module;
 		const group = await this.#options.cgroups.take(limits);
 		try {
 			const attached = parent.packages === undefined ? [] : [{folder: parent.packages, target: inside.packages}];
 			const mounts = [{folder: code, target: inside.handler}, ...attached];
 			const signal = AbortSignal.any([own.gone.signal, AbortSignal.timeout(timeoutMs)]);
 			const stated = warmup === undefined ? {} : {warmup};
-			const spec = {modules: [], own: {entry: entryFile, variables: encodeVariables(environment), ...stated}};
+			const preparation = encodePreparation(environment, path);
+			const spec = {modules: [], own: {entry: entryFile, preparation, ...stated}};
 			const zygote = this.#options.track(
 				await parent.zygote.forkZygote(spec, mounts, 2 * maxSandboxes + 1, {group, signal}),
 			);

@@ -27,10 +27,10 @@ export const frameType = {
 export type ZygoteSpec = {
 	readonly modules: readonly string[];
 	readonly warmUps?: false;
-	/** The module of the function that it is for alone; `variables` as `NAME=value`. */
+	/** The module of the function that it is for alone; `preparation` as {@link encodePreparation} answers it. */
 	readonly own?: {
 		readonly entry: string;
-		readonly variables: readonly string[];
+		readonly preparation: readonly string[];
 		/** What it does ahead, as `module:function`. */
 		readonly warmup?: string;
 	};
@@ -80,12 +80,17 @@ export function decodeReport(text: string): ZygoteReport | undefined {
 	}
 }
 
-/** What a leaf needs to load its handler: its entry file and variables, as NUL-separated words. */
-export function encodeLoad(entryFile: string, environment: Readonly<Record<string, string>>): Buffer {
-	return Buffer.from([entryFile, ...encodeVariables(environment)].join('\0'));
+/** What a leaf needs to load its handler: its entry file and what is set before, as NUL-separated words. */
+export function encodeLoad(
+	entryFile: string,
+	environment: Readonly<Record<string, string>>,
+	path: readonly string[] = [],
+): Buffer {
+	return Buffer.from([entryFile, ...encodePreparation(environment, path)].join('\0'));
 }
 
-/** As `NAME=value`. */
-export function encodeVariables(environment: Readonly<Record<string, string>>): string[] {
-	return Object.entries(environment).map(([name, value]) => `${name}=${value}`);
+/** Variables as `NAME=value`; folders of the path as `=folder`, the last one first, since each is put before the others. */
+export function encodePreparation(environment: Readonly<Record<string, string>>, path: readonly string[]): string[] {
+	const variables = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
+	return [...variables, ...path.map((folder) => `=${folder}`).reverse()];
 }
