@@ -169,13 +169,14 @@ async function describe(
 			`the code has no file ${quote(entry)}; expected it, or another one named by OL_ENTRY_FILE in ol.yaml’s environment`,
 		);
 	}
+	const packages = await readStated(filesOf(tree), {entryFile: entry, interpreter}, lines);
 	return {
 		dir: tree.dir,
 		config: {...config, entryFile: entry},
-		packages: await readStated(filesOf(tree), {entryFile: entry, interpreter}, lines),
+		packages,
 		digest: tree.digest(),
 		pythonFiles: paths.filter((path) => path.endsWith('.py')),
-		path: importPath(paths),
+		path: importPath(paths, packages.requirements.editables),
 	};
 }
 

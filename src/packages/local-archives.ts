@@ -57,7 +57,7 @@ export function readLocalRequirement({content, place}: LogicalLine, files: Local
 	const path = byPath ?? byName;
 	if (path === undefined) return undefined;
 	const archive = findArchive(resolveInside(path, place), files);
-	if (archive === undefined) throw invalidRequirements(place, 'an archive in the folder of the function', path);
+	if (archive === undefined) throw invalidRequirements(place, expectedArchive(path, place, files), path);
 	if (named !== undefined && normaliseName(named) !== archive.name) {
 		throw invalidRequirements(place, `an archive of ${named}`, path);
 	}
@@ -99,7 +99,14 @@ function findArchive(path: string, files: LocalFiles): LocalArchive | undefined 
 	return {name, version: spelledVersion, kind: found.kind, path, sha256, isRequired: false};
 }
 
-function resolveInside(path: string, place: Place): string {
+function expectedArchive(path: string, place: Place, files: LocalFiles): string {
+	const inside = `${resolveInside(path, place).replace(/\/$/, '')}/`;
+	const isFolder = files.paths().some((each) => each.startsWith(inside));
+	return `an archive in the folder of the function${isFolder ? ', or -e before a folder of sources' : ''}`;
+}
+
+/** @throws {ForktreeError} `InvalidRequirements` for a path that leads outside */
+export function resolveInside(path: string, place: Place): string {
 	const resolved = posix.normalize(path);
 	if (resolved !== '..' && !resolved.startsWith('../')) return resolved;
 	throw invalidRequirements(place, 'a path inside the folder of the function', path);

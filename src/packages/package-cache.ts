@@ -11,6 +11,7 @@ import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
 import {Undo} from '../undo.ts';
 import {createBuild} from './build.ts';
 import {Credentials} from './credentials.ts';
+import {checkApart} from './editable.ts';
 import {Fetcher} from './fetch.ts';
 import type {Workshop} from './guest-script.ts';
 import {abiOf, createLock, type Lock, type LockedDistribution} from './lock.ts';
@@ -430,7 +431,10 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 		});
 		this.emit('progress', {phase: 'resolving'});
 		const resolver = await this.#resolver;
-		return resolver.resolve(requirements, {...step, folder, offline: this.#offline, buildSdist: this.#steps.build});
+		const options = {...step, folder, offline: this.#offline, buildSdist: this.#steps.build};
+		const lock = await resolver.resolve(requirements, options);
+		checkApart(requirements.editables, lock);
+		return lock;
 	}
 
 	/** The folders of what a build needs, for as long as it takes. */

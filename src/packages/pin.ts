@@ -2,6 +2,7 @@
 import {satisfies} from '@renovatebot/pep440';
 import {ForktreeError} from '../errors.ts';
 import type {Interpreter} from '../sandbox/interpreter.ts';
+import type {EditableReference} from './editable.ts';
 import {holds, type MarkerEnvironment} from './marker.ts';
 import {normaliseName, parseRequirement} from './requirement.ts';
 import {invalidRequirements, type LogicalLine, type Place, placeText} from './requirement-lines.ts';
@@ -18,6 +19,13 @@ export type Pin = {
 	/** Those of its files that this machine could use, at least one. */
 	readonly files: readonly PinnedFile[];
 	readonly place: Place;
+};
+
+/** What a lock file comes to. */
+export type LockedPackages = {
+	readonly pins: readonly Pin[];
+	/** Packages that lie in the function's folder. */
+	readonly editables: readonly EditableReference[];
 };
 
 /**
@@ -84,7 +92,7 @@ export function checkEnvironments(
  */
 export function checkAgreement(
 	dependencies: readonly LogicalLine[],
-	pins: readonly Pin[],
+	pins: ReadonlyArray<Pick<Pin, 'name' | 'version'>>,
 	lock: string,
 	environment: MarkerEnvironment,
 ): void {

@@ -1,21 +1,31 @@
 /** Reads the lock file `pylock.toml`, see PEP 751. */
+import {posix} from 'node:path';
 import type {Interpreter} from '../sandbox/interpreter.ts';
+import type {EditableReference} from './editable.ts';
 import {holds, type MarkerEnvironment, markerEnvironment} from './marker.ts';
-import {checkEnvironments, fileNameOf, type Pin, type PinnedFile, requiredText, usableFiles} from './pin.ts';
+import {
+	checkEnvironments,
+	fileNameOf,
+	type LockedPackages,
+	type Pin,
+	type PinnedFile,
+	requiredText,
+	usableFiles,
+} from './pin.ts';
 import {checkPython} from './python-version.ts';
 import {invalidRequirements} from './requirement-lines.ts';
 import {parseToml, type TomlTable} from './toml.ts';
 
 export const pylockFile = 'pylock.toml';
 
-/** What a package can come from besides an index. */
-const OTHER_SOURCES = ['vcs', 'directory', 'archive'] as const;
+/** What a package can come from besides an index and a folder. */
+const OTHER_SOURCES = ['vcs', 'archive'] as const;
 
 /**
  * Answers the packages that a lock has for an interpreter, without extras and with the default groups.
- * @throws {ForktreeError} `InvalidRequirements`, also for packages from elsewhere than an index; `InterpreterMismatch`
+ * @throws {ForktreeError} `InvalidRequirements`, also for packages from elsewhere than an index or a folder; `InterpreterMismatch`
  */
-export function readPylock(text: string, interpreter: Pick<Interpreter, 'version'>): Pin[] {
+export function readPylock(text: string, interpreter: Pick<Interpreter, 'version'>): LockedPackages {
 	const lock = parseToml(text, pylockFile);
 	const version = requiredText(lock, 'lock-version');
 	if (!/^1\.\d{1,9}$/.test(version)) throw invalidRequirements(lock.placeOf('lock-version'), '1.0', version);
@@ -23,9 +33,14 @@ export function readPylock(text: string, interpreter: Pick<Interpreter, 'version
 	const groups = lock.texts('default-groups')?.map(({content}) => content);
 	const environment = markerEnvironment(interpreter, groups);
 	checkEnvironments(lock, 'environments', environment, interpreter);
-	return (lock.tables('packages') ?? [])
-		.filter((table) => isWanted(table, environment))
-		.map((table) => pinOf(table, interpreter));
+	const pins: Pin[] = [];
+	const editables: EditableReference[] = [];
+	for (const table of (lock.tables('packages') ?? []).filter((each) => isWanted(each, environment))) {
+		const directory = table.table('directory');
+		if (directory === undefined) pins.push(pinOf(table, interpreter));
+		else editables.push(editableOf(requiredText(table, 'name'), directory));
+	}
+	return {pins, editables};
 }
 
 function isWanted(table: TomlTable, environment: MarkerEnvironment): boolean {
@@ -33,6 +48,11 @@ function isWanted(table: TomlTable, environment: MarkerEnvironment): boolean {
 	if (marker !== undefined && !holds({content: marker, place: table.placeOf('marker')}, environment)) return false;
 	// The function itself, whose code is there.
 	return !['.', './'].includes(table.table('directory')?.text('path') ?? '');
+}
+
+function editableOf(name: string, directory: TomlTable): EditableReference {
+	const path = posix.join(requiredText(directory, 'path'), directory.text('subdirectory') ?? '');
+	return {name, path, extras: [], place: directory.placeOf('path')};
 }
 
 function pinOf(table: TomlTable, interpreter: Pick<Interpreter, 'version'>): Pin {

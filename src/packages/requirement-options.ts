@@ -5,7 +5,7 @@ import {invalidRequirements, type Place} from './requirement-lines.ts';
 
 /** An option with what it was given. */
 export type Option =
-	| {readonly kind: 'requirement' | 'constraint'; readonly path: string}
+	| {readonly kind: 'requirement' | 'constraint' | 'editable'; readonly path: string}
 	| {readonly kind: 'index-url' | 'extra-index-url' | 'find-links'; readonly url: string}
 	| {readonly kind: 'find-folder'; readonly folder: string}
 	| {readonly kind: 'no-binary' | 'only-binary'; readonly names: readonly string[]}
@@ -19,12 +19,8 @@ const SHORT: ReadonlyMap<string, string> = new Map([
 	['-f', '--find-links'],
 	['-e', '--editable'],
 ]);
-const REFUSED: ReadonlyMap<string, string> = new Map([
-	['--editable', 'a requirement; -e and --editable stand for a folder or URL, which is not allowed'],
-	['--trusted-host', 'another option; --trusted-host would leave off the check of certificates'],
-]);
 const EXPECTED_OPTION =
-	'one of -r, -c, -i, --extra-index-url, -f, --no-index, --pre, --no-binary, --only-binary, --prefer-binary, --require-hashes, and --hash after a requirement';
+	'one of -r, -c, -e, -i, --extra-index-url, -f, --no-index, --pre, --no-binary, --only-binary, --prefer-binary, --require-hashes, and --hash after a requirement';
 const EXPECTED_URL = 'a URL that starts with https:// or http://';
 const WORD = /(?:[^ \t'"\\]|'[^']*'|"[^"\\]*")+/y;
 
@@ -78,8 +74,6 @@ type Fail = (expected: string, found?: string) => ForktreeError;
 
 /** @param rest the words that follow, of which the option takes its value when it has none yet. */
 function createOption(name: string, given: string | undefined, rest: string[], fail: Fail): Option {
-	const refusal = REFUSED.get(name);
-	if (refusal !== undefined) throw fail(refusal);
 	const value = () => {
 		const found = given ?? rest.shift();
 		if (found === undefined || found === '') throw fail(`a value after ${name}`);
@@ -90,6 +84,8 @@ function createOption(name: string, given: string | undefined, rest: string[], f
 			return {kind: 'requirement', path: value()};
 		case '--constraint':
 			return {kind: 'constraint', path: value()};
+		case '--editable':
+			return {kind: 'editable', path: value()};
 		case '--index-url':
 			return {kind: 'index-url', url: checkUrl(value(), name, fail)};
 		case '--extra-index-url':
@@ -108,6 +104,8 @@ function createOption(name: string, given: string | undefined, rest: string[], f
 		case '--require-hashes':
 			if (given !== undefined) throw fail(`${name} without a value`);
 			return {kind: name.slice(2) as 'no-index' | 'pre' | 'prefer-binary' | 'require-hashes'};
+		case '--trusted-host':
+			throw fail('another option; --trusted-host would leave off the check of certificates');
 		default:
 			throw fail(name.startsWith('-') ? EXPECTED_OPTION : 'an option, or the end of the line');
 	}

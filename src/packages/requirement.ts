@@ -66,6 +66,17 @@ export function parseRequirement(content: string, place: Place): Omit<Requiremen
 }
 
 /**
+ * Reads the name of a package alone.
+ * @returns it, normalised
+ * @throws {ForktreeError} `InvalidRequirements` as {@link parseRequirement}, and for more than a name
+ */
+export function parseName(content: string, place: Place): string {
+	const requirement = parseRequirement(content, place);
+	if (formatRequirement(requirement) === requirement.name) return requirement.name;
+	throw invalidRequirements(place, 'the name of a package alone', content);
+}
+
+/**
  * Reads the versions that something allows, as `requires-python` has them.
  * @returns clauses as {@link Requirement} has them
  * @throws {ForktreeError} `InvalidRequirements` as {@link parseRequirement}

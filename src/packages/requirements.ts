@@ -1,8 +1,10 @@
 /** Reads requirements.txt: requirements, what other files add to it, and the options that say where to find things. */
 import {createHash} from 'node:crypto';
 import {posix} from 'node:path';
+import {type EditableFiles, type EditablePackage, Editables, readEditableOption} from './editable.ts';
 import {type LocalArchive, type LocalFiles, readLocalRequirement, wheelsIn} from './local-archives.ts';
-import type {Pin} from './pin.ts';
+import {holds, type MarkerEnvironment} from './marker.ts';
+import {checkAgreement, type Pin} from './pin.ts';
 import {formatRequirement, isPinned, normaliseName, parseRequirement, type Requirement} from './requirement.ts';
 import {
 	invalidRequirements,
@@ -58,10 +60,15 @@ export type Requirements = {
 	readonly constraintsText: string;
 	/** SHA-256 in hex over all of the above. */
 	readonly digest: string;
+	/** Packages of the function's folder that are used as they lie there, as they are named; the requirements have what they require. */
+	readonly editables: readonly EditablePackage[];
 };
 
 /** Answers a file's text by its path relative to the function's folder; `undefined` when it is not there. */
 export type ReadText = (path: string) => Promise<string | undefined>;
+
+/** What a file of a function can name. */
+export type FolderFiles = LocalFiles & EditableFiles;
 
 const MAX_FILES = 50;
 const MAX_DEPTH = 10;
@@ -70,12 +77,12 @@ const MAX_DEPTH = 10;
  * Reads a requirements file and those that it includes with `-r` and `-c`. What a file of constraints includes are
  * constraints.
  * @param file its path relative to the function's folder; no file is no requirements.
- * @param files where the archives are that it may name; without it none may be
+ * @param files where the archives and packages are that it may name; without it none may be
  * @throws {ForktreeError} `InvalidRequirements` naming the file, the line and what was expected there: for URLs, other paths,
  * direct references (`name @ …`) to elsewhere, other options, variables of the environment, files outside the folder or in a
- * circle, archives that are not in the folder, more than {@link requirementsLimits} or 50 files, and contradictions.
+ * circle, archives and packages that are not in the folder, more than {@link requirementsLimits} or 50 files, and contradictions.
  */
-export async function readRequirements(file: string, read: ReadText, files?: LocalFiles): Promise<Requirements> {
+export async function readRequirements(file: string, read: ReadText, files?: FolderFiles): Promise<Requirements> {
 	const text = await read(file);
 	if (text === undefined) return noRequirements;
 	const collection = new Collection(files);
@@ -90,9 +97,9 @@ export async function readRequirements(file: string, read: ReadText, files?: Loc
 export function parseRequirements(text: string): Requirements {
 	const collection = new Collection();
 	for (const line of logicalLines(text, undefined)) {
-		const include = collection.add(line, 'requirement');
-		if (include !== undefined) {
-			throw invalidRequirements(line.place, 'no -r and -c, which need the folder of a function', line.content);
+		const reference = collection.add(line, 'requirement');
+		if (reference !== undefined) {
+			throw invalidRequirements(line.place, 'no -r, -c and -e, which need the folder of a function', line.content);
 		}
 	}
 	return collection.finish();
@@ -110,11 +117,12 @@ export function requirementsOf(stated: readonly LogicalLine[]): Requirements {
 
 /**
  * Makes requirements of what a lock names, which is all that there is to install.
+ * @param editables that it names besides
  * @throws {ForktreeError} `InvalidRequirements` for names, versions and hashes that are not usable, and a name that is there twice.
  */
-export function requirementsOfLock(pins: readonly Pin[]): Requirements {
-	const collection = new Collection();
-	const names = new Set<string>();
+export function requirementsOfLock(pins: readonly Pin[], editables: Editables): Requirements {
+	const collection = new Collection(undefined, editables);
+	const names = new Set(editables.list().map(({name}) => name));
 	for (const {name, version, files, place} of pins) {
 		if (names.has(normaliseName(name))) throw invalidRequirements(place, 'each package once', name);
 		names.add(normaliseName(name));
@@ -128,7 +136,8 @@ export function requirementsOfLock(pins: readonly Pin[]): Requirements {
 }
 
 type Kind = 'requirement' | 'constraint';
-type Include = Extract<Option, {readonly path: string}>;
+/** A line that has something else read. */
+type Reference = Extract<Option, {readonly path: string}>;
 
 /** Follows includes, within bounds. */
 class FileReader {
@@ -143,15 +152,23 @@ class FileReader {
 	}
 
 	/** @param above the files that led here. */
-	async add(text: string, {kind, path}: Include, above: readonly string[]): Promise<void> {
+	async add(
+		text: string,
+		{kind, path}: {readonly kind: Kind; readonly path: string},
+		above: readonly string[],
+	): Promise<void> {
 		this.#count(text, path);
 		for (const line of logicalLines(text, path)) {
-			const include = this.#collection.add(line, kind);
-			if (include === undefined) continue;
-			const found = resolveInclude(include, line, [...above, path]);
+			const reference = this.#collection.add(line, kind);
+			if (reference === undefined) continue;
+			if (reference.kind === 'editable') {
+				await this.#collection.addEditable(reference.path, line.place, kind);
+				continue;
+			}
+			const found = resolveInclude(reference, line, [...above, path]);
 			const included = await this.#read(found);
 			if (included === undefined) throw invalidRequirements(line.place, 'a file in the folder of the function', found);
-			await this.add(included, {kind: kind === 'constraint' ? kind : include.kind, path: found}, [...above, path]);
+			await this.add(included, {kind: kind === 'constraint' ? kind : reference.kind, path: found}, [...above, path]);
 		}
 	}
 
@@ -169,7 +186,7 @@ class FileReader {
 }
 
 /** Answers the path of an included file; its folder holds no links, so what the path says is where it leads. */
-function resolveInclude({path}: Include, {place}: LogicalLine, above: readonly string[]): string {
+function resolveInclude({path}: Reference, {place}: LogicalLine, above: readonly string[]): string {
 	if (/^[~/\\]|\\|^[A-Za-z][A-Za-z0-9+.-]*:/.test(path)) {
 		throw invalidRequirements(place, 'a path relative to this file; absolute ones and URLs are not allowed', path);
 	}
@@ -190,19 +207,24 @@ class Collection {
 	readonly #extraIndexUrls = new Set<string>();
 	readonly #findLinks = new Set<string>();
 	readonly #flags = new Set<string>();
-	readonly #files: LocalFiles | undefined;
+	readonly #files: FolderFiles | undefined;
+	readonly #editables: Editables | undefined;
 	readonly #local = new Map<string, LocalArchive>();
 	#noBinary = new Set<string>();
 	#onlyBinary = new Set<string>();
 	#indexUrl: string | undefined;
 
-	/** @param files where archives may be that lines name */
-	constructor(files?: LocalFiles) {
+	/**
+	 * @param files where archives and packages may be that lines name
+	 * @param editables that are named elsewhere
+	 */
+	constructor(files?: FolderFiles, editables = files && new Editables(files)) {
 		this.#files = files;
+		this.#editables = editables;
 	}
 
-	/** Takes a line in, unless it is one to include a file: that is answered. */
-	add({content, place}: LogicalLine, kind: Kind): Include | undefined {
+	/** Takes a line in, unless it is one that has something else read: that is answered. */
+	add({content, place}: LogicalLine, kind: Kind): Reference | undefined {
 		// Where pip splits as well, even within a marker's quotes.
 		const split = content.search(/(?:^|[ \t])-/);
 		const options = split === -1 ? [] : parseOptions(content.slice(split), place);
@@ -210,13 +232,22 @@ class Collection {
 			this.#addRequirement(split === -1 ? content : content.slice(0, split).trimEnd(), options, place, kind);
 			return undefined;
 		}
-		const include = options.find((option) => 'path' in option);
-		if (include === undefined) {
+		const reference = options.find((option) => 'path' in option);
+		if (reference === undefined) {
 			for (const option of options) this.#apply(option, place);
 		} else if (options.length > 1) {
-			throw invalidRequirements(place, '-r or -c alone in a line', content);
+			throw invalidRequirements(place, '-r, -c or -e alone in a line', content);
 		}
-		return include;
+		return reference;
+	}
+
+	/** Takes a package in that is used as it lies in the folder. */
+	async addEditable(stated: string, place: Place, kind: Kind): Promise<void> {
+		if (this.#editables === undefined) {
+			throw invalidRequirements(place, 'no -e, which needs the folder of a function', stated);
+		}
+		if (kind === 'constraint') throw invalidRequirements(place, 'no -e among constraints', stated);
+		await this.#editables.add(readEditableOption(stated, place));
 	}
 
 	/** Takes a requirement in that has no options. */
@@ -241,6 +272,7 @@ class Collection {
 	finish({isComplete = false}: {readonly isComplete?: boolean} = {}): Requirements {
 		const {requirement: requirements, constraint: constraints} = this.#sets;
 		const requireHashes = this.#flags.has('require-hashes') || requirements.haveHashes || constraints.haveHashes;
+		if (this.#editables !== undefined && !isComplete) this.#addRequired(this.#editables, requireHashes);
 		const local = [...this.#local.values()].sort((left, right) => (left.path < right.path ? -1 : 1));
 		if (requireHashes) requirements.checkHashes(constraints, local);
 		const noIndex = this.#flags.has('no-index');
@@ -266,7 +298,31 @@ class Collection {
 			text: format(parts.requirements),
 			constraintsText: format(parts.constraints),
 			digest: createHash('sha256').update(JSON.stringify(parts)).digest('hex'),
+			editables: this.#editables?.list() ?? [],
 		};
+	}
+
+	/** What they are themselves is not to be installed, what they require is; where hashes are required, it is to be in the list. */
+	#addRequired(editables: Editables, requireHashes: boolean): void {
+		const {requirement: requirements} = this.#sets;
+		for (const {name, place: named} of editables.list()) {
+			const archive = [...this.#local.values()].find((each) => each.isRequired && each.name === name);
+			if (archive !== undefined) throw invalidRequirements(named, `one source of ${name}`, archive.path);
+			for (const {requirement, place} of requirements.take(name)) {
+				const [hash] = requirement.hashes;
+				if (hash !== undefined) throw invalidRequirements(place, 'no hash of a package that -e names', hash);
+				editables.meets(requirement, place);
+			}
+		}
+		const required = editables.required();
+		if (requireHashes) {
+			const {environment} = editables;
+			checkAgreement(required, requirements.pinned(environment), 'the list with hashes', environment);
+			return;
+		}
+		for (const {content, place} of required) {
+			requirements.add({...parseRequirement(content, place), hashes: []}, place);
+		}
 	}
 
 	#addRequirement(content: string, options: readonly Option[], place: Place, kind: Kind): void {
@@ -386,6 +442,23 @@ class RequirementSet {
 			throw invalidRequirements(place, `a hash that line ${before.place.line} has for the same requirement`, key);
 		}
 		this.#entries.set(key, {requirement: {...requirement, hashes}, place: before.place});
+	}
+
+	/** Takes those of a name out. */
+	take(name: string): ReadonlyArray<{readonly requirement: Requirement; readonly place: Place}> {
+		const found = [...this.#entries].filter(([, {requirement}]) => requirement.name === name);
+		for (const [key] of found) this.#entries.delete(key);
+		return found.map(([, entry]) => entry);
+	}
+
+	/** Those that allow one version only, and are meant for an environment. */
+	pinned(environment: MarkerEnvironment): ReadonlyArray<Pick<Pin, 'name' | 'version'>> {
+		return [...this.#entries.values()]
+			.filter(({requirement}) => isPinned(requirement))
+			.filter(({requirement: {marker}, place}) => {
+				return marker === undefined || holds({content: marker, place}, environment);
+			})
+			.map(({requirement: {name, specifier}}) => ({name, version: specifier.replace(/^=+/, '')}));
 	}
 
 	/** Refuses what cannot be installed when everything must have a hash. */

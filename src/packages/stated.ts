@@ -1,12 +1,12 @@
 /** Where a function's files state its packages, and what they say. */
 import type {Interpreter} from '../sandbox/interpreter.ts';
+import {type EditableFiles, Editables} from './editable.ts';
 import {readInlineMetadata} from './inline-metadata.ts';
-import {markerEnvironment} from './marker.ts';
-import {checkAgreement} from './pin.ts';
+import {checkAgreement, type LockedPackages} from './pin.ts';
 import {pylockFile, readPylock} from './pylock.ts';
-import {checkStatic, pyprojectFile, readProject} from './pyproject.ts';
+import {checkStatic, maxPyprojectBytes, pyprojectFile, readProject} from './pyproject.ts';
 import {checkPython} from './python-version.ts';
-import {invalidRequirements, requirementsLimits} from './requirement-lines.ts';
+import {invalidRequirements, type LogicalLine, requirementsLimits} from './requirement-lines.ts';
 import {
 	noRequirements,
 	parseRequirements,
@@ -59,18 +59,20 @@ type Stated = {
 type Way = (files: CodeFiles, whom: StatedFor) => Promise<Stated | undefined>;
 
 const requirementsFile = 'requirements.txt';
-/** Of what a person writes. */
-const maxPyprojectBytes = 1024 * 1024;
 /** How much of a file is looked through for inline metadata, which belongs to its beginning. */
 const maxInlineBytes = 1024 * 1024;
 
 const ofPylock: Way = async (files, {interpreter}) => {
 	if (!files.has(pylockFile)) return undefined;
 	const read = async () => {
-		const pins = readPylock(await readLockFile(files, pylockFile), interpreter);
+		const locked = readPylock(await readLockFile(files, pylockFile), interpreter);
 		const project = await findProject(files);
-		checkAgreement(project?.texts('dependencies') ?? [], pins, pylockFile, markerEnvironment(interpreter));
-		return requirementsOfLock(pins);
+		return requirementsOfLocked(
+			locked,
+			project?.texts('dependencies') ?? [],
+			pylockFile,
+			editableFiles(files, interpreter),
+		);
 	};
 	return {file: pylockFile, comparedWith: pyprojectFile, read};
 };
@@ -88,16 +90,15 @@ const ofUvLock: Way = async (files, {interpreter}) => {
 		}
 		checkStatic(project);
 		const dependencies = project.texts('dependencies') ?? [];
-		const pins = readUvLock(await readLockFile(files, uvLockFile), dependencies, interpreter);
-		checkAgreement(dependencies, pins, uvLockFile, markerEnvironment(interpreter));
-		return requirementsOfLock(pins);
+		const locked = readUvLock(await readLockFile(files, uvLockFile), dependencies, interpreter);
+		return requirementsOfLocked(locked, dependencies, uvLockFile, editableFiles(files, interpreter));
 	};
 	return {file: uvLockFile, comparedWith: pyprojectFile, read};
 };
 
 const ofRequirementsFile: Way = async (files, {interpreter}) => {
 	const readText = (path: string) => files.readText(path, requirementsLimits.sizeBytes);
-	const local = {paths: () => files.paths(), sha256Of: (path: string) => files.sha256Of(path), interpreter};
+	const local = {...editableFiles(files, interpreter), sha256Of: (path: string) => files.sha256Of(path)};
 	const read = () => readRequirements(requirementsFile, readText, local);
 	return files.has(requirementsFile) ? {file: requirementsFile, read} : undefined;
 };
@@ -137,10 +138,35 @@ export async function readStated(
 		if (stated !== undefined) found.push(stated);
 	}
 	const [first, ...others] = found;
+	const requirements = (await first?.read()) ?? noRequirements;
+	const isOwn = requirements.editables.some(({folder}) => folder === '');
+	const read = [first?.comparedWith, isOwn ? pyprojectFile : undefined];
 	return {
-		requirements: (await first?.read()) ?? noRequirements,
+		requirements,
 		statedBy: first?.file,
-		ignoredSources: others.map(({file}) => file).filter((file) => file !== first?.comparedWith),
+		ignoredSources: others.map(({file}) => file).filter((file) => !read.includes(file)),
+	};
+}
+
+/** @param dependencies of the function's project, which the lock is compared with */
+async function requirementsOfLocked(
+	{pins, editables: references}: LockedPackages,
+	dependencies: readonly LogicalLine[],
+	lock: string,
+	files: EditableFiles,
+): Promise<Requirements> {
+	const editables = new Editables(files);
+	for (const reference of references) await editables.add(reference);
+	const stated = [...editables.without(dependencies), ...editables.required()];
+	checkAgreement(stated, pins, lock, editables.environment);
+	return requirementsOfLock(pins, editables);
+}
+
+function editableFiles(files: CodeFiles, interpreter: StatedFor['interpreter']): EditableFiles {
+	return {
+		paths: () => files.paths(),
+		readText: (path, maxBytes) => files.readText(path, maxBytes),
+		interpreter,
 	};
 }
 

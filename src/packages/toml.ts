@@ -48,6 +48,11 @@ export class TomlTable {
 		return Object.hasOwn(this.#fields, name);
 	}
 
+	/** Of its fields. */
+	names(): readonly string[] {
+		return Object.keys(this.#fields);
+	}
+
 	/** The place of a field. */
 	placeOf(name: string): Place {
 		const {file, line, field} = this.place;

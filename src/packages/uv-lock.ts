@@ -1,7 +1,8 @@
 /** Reads `uv.lock`, uv's lock file of a project, in the form of version 1. */
 import type {Interpreter} from '../sandbox/interpreter.ts';
+import type {EditableReference} from './editable.ts';
 import {holds, type MarkerEnvironment, markerEnvironment} from './marker.ts';
-import {checkEnvironments, fileNameOf, type Pin, requiredText, usableFiles} from './pin.ts';
+import {checkEnvironments, fileNameOf, type LockedPackages, type Pin, requiredText, usableFiles} from './pin.ts';
 import {checkPython} from './python-version.ts';
 import {normaliseName, parseRequirement} from './requirement.ts';
 import {invalidRequirements, type LogicalLine} from './requirement-lines.ts';
@@ -17,10 +18,10 @@ type Python = Pick<Interpreter, 'version'>;
 /**
  * Answers the packages that a lock has for its project, without extras and groups, for an interpreter.
  * @param dependencies those that the project states, of which the lock must know
- * @throws {ForktreeError} `InvalidRequirements`, also for packages from elsewhere than an index, and when the lock was made of other
- * dependencies; `InterpreterMismatch`
+ * @throws {ForktreeError} `InvalidRequirements`, also for packages from elsewhere than an index or a folder, and when the lock was made
+ * of other dependencies; `InterpreterMismatch`
  */
-export function readUvLock(text: string, dependencies: readonly LogicalLine[], interpreter: Python): Pin[] {
+export function readUvLock(text: string, dependencies: readonly LogicalLine[], interpreter: Python): LockedPackages {
 	const lock = parseToml(text, uvLockFile);
 	const version = lock.number('version');
 	if (version !== 1) throw invalidRequirements(lock.placeOf('version'), '1', `${version ?? 'nothing'}`);
@@ -30,7 +31,14 @@ export function readUvLock(text: string, dependencies: readonly LogicalLine[], i
 	checkEnvironments(lock, 'supported-markers', environment, interpreter);
 	const graph = new Graph(lock, environment);
 	checkDependencies(graph.root, dependencies);
-	return graph.reachable().map((table) => pinOf(table, interpreter));
+	const pins: Pin[] = [];
+	const editables: EditableReference[] = [];
+	for (const [table, extras] of graph.reachable()) {
+		const editable = editableOf(table, extras);
+		if (editable === undefined) pins.push(pinOf(table, interpreter));
+		else editables.push(editable);
+	}
+	return {pins, editables};
 }
 
 /** What a lock holds, and who requires whom. */
@@ -62,8 +70,8 @@ class Graph {
 		this.root = root;
 	}
 
-	/** The packages that the root requires, and those that they require. */
-	reachable(): readonly TomlTable[] {
+	/** The packages that the root requires, and those that they require, each with the extras that are wanted of it. */
+	reachable(): ReadonlyMap<TomlTable, ReadonlySet<string>> {
 		const seen = new Map<TomlTable, Set<string>>();
 		const queue = this.#wanted(this.root.tables('dependencies'));
 		for (let next = queue.pop(); next !== undefined; next = queue.pop()) {
@@ -81,7 +89,7 @@ class Graph {
 			for (const list of lists) for (const each of this.#wanted(list)) queue.push(each);
 		}
 		seen.delete(this.root);
-		return [...seen.keys()];
+		return seen;
 	}
 
 	#wanted(dependencies: readonly TomlTable[] = []): TomlTable[] {
@@ -95,13 +103,13 @@ class Graph {
 	#find(dependency: TomlTable): TomlTable {
 		const name = requiredText(dependency, 'name');
 		const version = dependency.text('version');
-		const registry = dependency.table('source')?.text('registry');
-		const key = JSON.stringify([name, version, registry]);
+		const source = sourceOf(dependency);
+		const key = JSON.stringify([name, version, source]);
 		const known = this.#found.get(key);
 		if (known !== undefined) return known;
 		const found = (this.#packages.get(name) ?? []).filter((table) => {
 			const isVersion = version === undefined || table.text('version') === version;
-			return isVersion && (registry === undefined || table.table('source')?.text('registry') === registry);
+			return isVersion && (source === undefined || sourceOf(table) === source);
 		});
 		const [first, ...others] = found.length > 1 ? found.filter((table) => this.#isOfFork(table)) : found;
 		if (first === undefined || others.length > 0) {
@@ -116,6 +124,21 @@ class Graph {
 		const markers = table.texts('resolution-markers');
 		return markers === undefined || markers.some((marker) => holds(marker, this.#environment));
 	}
+}
+
+/** Undefined when it is not from a folder. */
+function editableOf(table: TomlTable, extras: ReadonlySet<string>): EditableReference | undefined {
+	const source = table.table('source');
+	const path = source?.text('editable') ?? source?.text('directory');
+	if (source === undefined || path === undefined) return undefined;
+	const place = source.placeOf(source.has('editable') ? 'editable' : 'directory');
+	return {name: requiredText(table, 'name'), path, extras: [...extras].map(normaliseName), place};
+}
+
+/** Where it is from, if it says so and it is an index or a folder. */
+function sourceOf(table: TomlTable): string | undefined {
+	const source = table.table('source');
+	return source?.text('registry') ?? source?.text('editable') ?? source?.text('directory');
 }
 
 function pinOf(table: TomlTable, interpreter: Python): Pin {

@@ -187,6 +187,54 @@ test('Python files are sorted whatever the order of an object', async (t) => {
 	t.deepEqual(staged.pythonFiles, ['a.py', 'a/b.py', 'f.py', 'z.py']);
 });
 
+test('folders of the path: by links within as well, in folders that hold files, and not by a file or a link to one', async (t) => {
+	const area = await makeArea(t);
+	await writeTree(area.source, {
+		'f.py': '',
+		'real/a.py': '',
+		'real/pyproject.toml': '[project]\nname = "a"',
+		'one.py': '',
+	});
+	await writeTree(area.source, {'requirements.txt': '-e ./linked'});
+	await symlink('real', join(area.source, 'vendor'));
+	await symlink('real', join(area.source, 'linked'));
+	await symlink('one.py', join(area.source, 'packages'));
+	const {path, pythonFiles} = await stageSource(area.source, area.target);
+	t.deepEqual(path, ['vendor', 'linked']);
+	t.deepEqual(pythonFiles, ['f.py', 'linked/a.py', 'one.py', 'real/a.py', 'vendor/a.py']);
+	await rm(join(area.source, 'vendor'));
+	await mkdir(join(area.source, 'vendor'));
+	await writeTree(area.source, {'requirements.txt': ''});
+	t.deepEqual(
+		(await stageSource(area.source, `${area.target}-2`)).path,
+		[],
+		'an empty folder is not part of the digest',
+	);
+});
+
+test('folders of the path that are links which lead elsewhere are refused', async (t) => {
+	const area = await makeArea(t);
+	await writeTree(area.source, {'f.py': '', 'vendor/a.py': ''});
+	await symlink('..', join(area.source, 'vendor', 'out'));
+	await refused(t, area, area.source, {
+		code: 'InvalidSource',
+		message: /"vendor\/out" leads to a folder that holds it/,
+	});
+	await rm(join(area.source, 'vendor'), {recursive: true});
+	await symlink(area.parent, join(area.source, 'vendor'));
+	await refused(t, area, area.source, {code: 'InvalidSource', message: /the link "vendor" leads outside/});
+});
+
+test('what packages of the folder hold is part of the digest', async (t) => {
+	const area = await makeArea(t);
+	const files = {'f.py': '', 'requirements.txt': '-e libs/a', 'libs/a/pyproject.toml': '[project]\nname = "a"'};
+	const [one, other] = await Promise.all(
+		['1', '2'].map((text) => stageSource({...files, 'libs/a/a.py': text}, `${area.target}-${text}`)),
+	);
+	t.deepEqual([one?.path, other?.path], [['libs/a'], ['libs/a']]);
+	t.not(one?.digest, other?.digest);
+});
+
 test('a script becomes f.py', async (t) => {
 	const area = await makeArea(t);
 	await writeTree(area.source, {'hello.py': 'pass', 'ol.yaml': 'unknown: 1'});
@@ -408,6 +456,21 @@ const badCode: ReadonlyArray<readonly [label: string, files: Record<string, stri
 			code: 'InterpreterMismatch',
 			message: /^f\.py, requires-python: is for Python >=3\.12; the interpreter is Python 3\.11\.2$/,
 		},
+	],
+	[
+		'a huge project of a package',
+		{'f.py': '', 'requirements.txt': '-e a', 'a/a.py': '', 'a/pyproject.toml': '#'.repeat(2 ** 20 + 1)},
+		{code: 'InvalidRequirements', message: /^a\/pyproject\.toml: is larger than 1048576 bytes/},
+	],
+	[
+		'a folder as the project of a package',
+		{'f.py': '', 'requirements.txt': '-e a', 'a/a.py': '', 'a/pyproject.toml/b': ''},
+		{code: 'InvalidRequirements', message: /^a\/pyproject\.toml: is a folder/},
+	],
+	[
+		'a package outside',
+		{'f.py': '', 'requirements.txt': '-e ../a', 'a/a.py': '', 'a/pyproject.toml': '[project]\nname = "a"'},
+		{code: 'InvalidRequirements', message: /^requirements\.txt, line 1: expected a path inside the folder/},
 	],
 	['huge requirements', {'f.py': '', 'requirements.txt': '#'.repeat(2 ** 22 + 1)}, {code: 'InvalidRequirements'}],
 ];

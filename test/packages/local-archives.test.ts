@@ -86,7 +86,12 @@ for (const [title, lines, code, message] of [
 		/line 2: expected an archive in the folder/,
 	],
 	['no archive', './wheels/readme.txt', 'InvalidRequirements', /expected an archive in the folder/],
-	['a project', './wheels', 'InvalidRequirements', /expected an archive in the folder/],
+	[
+		'a project',
+		'./wheels',
+		'InvalidRequirements',
+		/expected an archive in the folder of the function, or -e before a folder of sources; found "\.\/wheels"$/,
+	],
 	[
 		'of another name',
 		'six @ file:wheels/my_lib-1.0-py3-none-any.whl',
@@ -102,7 +107,12 @@ for (const [title, lines, code, message] of [
 	['absolute', '/wheels/my_lib-1.0-py3-none-any.whl', 'InvalidRequirements', /URLs and paths are not allowed/],
 	['an absolute address', 'my_lib @ file:///wheels/my_lib-1.0-py3-none-any.whl', 'InvalidRequirements', /not allowed/],
 	['an address', 'my_lib @ https://h/my_lib-1.0-py3-none-any.whl', 'InvalidRequirements', /not allowed/],
-	['editable', '-e ./wheels', 'InvalidRequirements', /-e and --editable stand for a folder or URL/],
+	[
+		'an editable archive',
+		'-e ./wheels/my_lib-1.0-py3-none-any.whl',
+		'InvalidRequirements',
+		/expected a folder of the function; found "\.\/wheels\/my_lib/,
+	],
 	[
 		'another hash',
 		`./wheels/my_lib-1.0-py3-none-any.whl --hash=sha256:${'0'.repeat(64)}`,

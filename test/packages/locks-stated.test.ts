@@ -84,7 +84,7 @@ test('of the files of a package those are taken that could fit', (t) => {
 		'a-1.0-cp311-cp311-musllinux_1_1_x86_64.whl',
 	];
 	const text = pylock(packages('a', '', files.map((file) => wheel(file.replaceAll('x86_64', os.machine()))).join()));
-	const [pin] = readPylock(text, {version: '3.11.2'});
+	const [pin] = readPylock(text, {version: '3.11.2'}).pins;
 	t.deepEqual(
 		pin?.files.map(({file}) => file.replaceAll(os.machine(), 'x86_64')),
 		[files[0], files[2]],

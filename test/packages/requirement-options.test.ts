@@ -13,6 +13,10 @@ const accepted: ReadonlyArray<readonly [text: string, options: readonly Option[]
 	["--requirement 'my file.txt'", [{kind: 'requirement', path: 'my file.txt'}]],
 	['-c "my "\'file\'.txt', [{kind: 'constraint', path: 'my file.txt'}]],
 	['--constraint=c.txt', [{kind: 'constraint', path: 'c.txt'}]],
+	['-e ./libs/a[x]', [{kind: 'editable', path: './libs/a[x]'}]],
+	['-e.', [{kind: 'editable', path: '.'}]],
+	["--editable 'my lib'", [{kind: 'editable', path: 'my lib'}]],
+	['--editable=a', [{kind: 'editable', path: 'a'}]],
 	['-i https://example.org/simple', [{kind: 'index-url', url: 'https://example.org/simple'}]],
 	['--index-url=HTTP://Example.org', [{kind: 'index-url', url: 'http://example.org/'}]],
 	[
@@ -50,9 +54,8 @@ for (const [text, options] of accepted) {
 }
 
 const refused: ReadonlyArray<readonly [text: string, message: RegExp]> = [
-	['-e .', /expected a requirement; -e and --editable stand for a folder or URL, which is not allowed; found "-e"$/],
-	['-e.', /--editable/],
-	['--editable=git+https://example.org/a', /--editable/],
+	['-e', /expected a value after --editable; found "-e"$/],
+	['--editable=', /expected a value after --editable/],
 	['--trusted-host example.org', /--trusted-host would leave off the check of certificates/],
 	['--trusted-host=example.org', /check of certificates/],
 	['--use-feature=x', /expected one of -r, -c, .*found "--use-feature=x"/],

@@ -240,3 +240,58 @@ pipTest('what is accepted of nearly such files means the same to pip', async (t)
 		t.deepEqual(after, before, JSON.stringify(pair));
 	}
 });
+
+const library = (folder: string) => ({
+	[`${folder}/pyproject.toml`]: `[project]\nname = "${folder.replaceAll(/[/ ]/g, '-')}"\n[project.optional-dependencies]\nx = ["x-of-${folder.replaceAll(/[/ ]/g, '-')}"]\nY_z = ["y-z-of-${folder.replaceAll(/[/ ]/g, '-')}"]\n`,
+	[`${folder}/a.py`]: '',
+});
+const libraries = ['a', 'libs/b', 'libs/b/c', 'my lib'];
+const editableLine = fc
+	.tuple(
+		fc.constantFrom('-e ', '-e', '--editable ', '--editable=', '-e\t', '--editable  '),
+		fc.constantFrom('', '', './', './/', 'a/../', 'libs/../'),
+		fc.constantFrom(...libraries),
+		fc.constantFrom('', '', '/', '//', '/.'),
+		fc.constantFrom('', '', '[x]', '[Y.z]', '[x,y_Z]'),
+		comment,
+	)
+	.map(([option, before, folder, after, wanted, end]) => {
+		const value = `${before}${folder}${after}${wanted}`;
+		return `${option}${value.includes(' ') ? `'${value}'` : value}${end}`;
+	});
+
+pipTest('-e names the folder and the extras that it names for pip', async (t) => {
+	const files = Object.assign({}, ...libraries.map(library)) as Files;
+	const inputs = fc
+		.sample(fc.array(editableLine, {minLength: 1, maxLength: 4}), cases)
+		.map((lines) => ({...files, 'requirements.txt': lines.join('\n')}));
+	const said = await readWithPip(inputs);
+	for (const [index, input] of inputs.entries()) {
+		const texts = (path: string) =>
+			Promise.resolve(Object.hasOwn(input, path) ? input[path as keyof typeof input] : undefined);
+		const folder = {
+			paths: () => Object.keys(input),
+			sha256Of: () => undefined,
+			readText: texts,
+			interpreter: {version: '3.11.2'},
+		};
+		const found = await readRequirements('requirements.txt', texts, folder);
+		const all = ((said[index]?.requirements ?? []) as string[]).map(
+			(text) => JSON.parse(text) as {readonly editable: string; readonly extras: readonly string[]},
+		);
+		const told = JSON.stringify([input['requirements.txt'], said[index]]);
+		t.deepEqual(
+			found.editables.map((each) => each.folder).sort(),
+			[...new Set(all.map(({editable}) => editable))].sort(),
+			told,
+		);
+		const wanted = all.flatMap(({editable, extras: names}) =>
+			names.map((name) => `${name}-of-${editable.replaceAll(/[/ ]/g, '-')}`),
+		);
+		t.deepEqual(
+			found.requirements.map((each) => each.name),
+			[...new Set(wanted)].sort(),
+			told,
+		);
+	}
+});

@@ -52,9 +52,9 @@ for (const [text, normalised] of accepted) {
 }
 
 const refused: ReadonlyArray<readonly [text: string, message: RegExp]> = [
-	['a\n-e .', /^requirements, line 2: expected a requirement; -e and --editable/],
-	['\\\n-r other.txt', /line 1: expected no -r and -c, which need the folder of a function; found "-r other\.txt"/],
-	['--constraint=other.txt', /no -r and -c/],
+	['a\n-e .', /^requirements, line 2: expected no -r, -c and -e, which need the folder of a function; found "-e \."$/],
+	['\\\n-r other.txt', /line 1: expected no -r, -c and -e, which need the folder of a function; found "-r other\.txt"/],
+	['--constraint=other.txt', /no -r, -c and -e/],
 	['a==1 --hash=sha256:0', /line 1: expected --hash=sha256: and 64/],
 	['a==1 --pre', /expected --hash=sha256:… or the end of the line after a requirement; found "--pre"/],
 	['a==1 -r b', /expected --hash=.*found "--requirement"/],
@@ -101,6 +101,7 @@ test('no requirements have nothing', async (t) => {
 		prereleases: false,
 		isComplete: false,
 		local: [],
+		editables: [],
 		preferBinary: false,
 		noBinary: [],
 		onlyBinary: [],
@@ -237,8 +238,8 @@ const refusedFiles: ReadonlyArray<readonly [label: string, files: Record<string,
 		{'requirements.txt': '-r a.txt\n'.repeat(5), 'a.txt': `${'#'.repeat(1023)}\n`.repeat(1024)},
 		/^a\.txt: expected at most 4194304 bytes in all files together/,
 	],
-	['two files in a line', {'requirements.txt': '-r a.txt -r b.txt'}, /expected -r or -c alone in a line/],
-	['an option beside a file', {'requirements.txt': '-r a.txt --pre'}, /expected -r or -c alone/],
+	['two files in a line', {'requirements.txt': '-r a.txt -r b.txt'}, /expected -r, -c or -e alone in a line/],
+	['an option beside a file', {'requirements.txt': '-r a.txt --pre'}, /expected -r, -c or -e alone/],
 	[
 		'extras in a constraint',
 		{'requirements.txt': '-c c.txt', 'c.txt': 'a[b]'},

@@ -135,6 +135,7 @@ for (const resolver of resolvers) {
 			const files = {
 				paths: () => [fileName(lib)],
 				sha256Of: (file: string) => (file === fileName(lib) ? sha256Of(wheel) : undefined),
+				readText: async () => undefined,
 				interpreter,
 			};
 			const resolve = async (text: string) => {
