@@ -1,6 +1,7 @@
 /** A lambda function: one deployed version of a handler, its instances, and the calls that wait for one. */
 import {performance} from 'node:perf_hooks';
 import {ForktreeError} from '../errors.ts';
+import {countStart} from '../sandbox/awaited-starts.ts';
 import type {LockedFolder} from '../sandbox/mounts.ts';
 import type {SandboxNetwork} from '../sandbox/network/sandbox-network.ts';
 import {Spares} from '../sandbox/spares.ts';
@@ -142,7 +143,7 @@ export class LambdaFunction {
 		const work = this.#pace.beginStart(performance.now());
 		let started: Started | undefined;
 		try {
-			started = (await this.#takeSpare(event, call, limit)) ?? (await this.#start(event, call, limit));
+			started = await countStart(this.#takeOrStart(event, call, limit));
 			const {instance, start, loading, phases, spare} = started;
 			record.begin(instance, start, loading.atMs, {phases, spare});
 			limit.checkAborted();
@@ -224,6 +225,10 @@ export class LambdaFunction {
 			spare: 'function',
 			noteFirstCall: (durationMs) => this.#workingSet.noteFirstCall(instance.leaf, durationMs),
 		};
+	}
+
+	async #takeOrStart(event: EncodedEvent, call: Call, limit: CallLimit): Promise<Started> {
+		return (await this.#takeSpare(event, call, limit)) ?? this.#start(event, call, limit);
 	}
 
 	async #start(event: EncodedEvent, call: Call, limit: CallLimit): Promise<Started> {

@@ -1,5 +1,6 @@
 /** Things that were made ahead for starts of one kind and wait to be taken, as many as there is demand for. */
 import {performance} from 'node:perf_hooks';
+import {areProcessorsTaken} from './awaited-starts.ts';
 import {coolMs, Demand} from './demand.ts';
 
 export type SparesOptions<T> = {
@@ -73,7 +74,7 @@ export class Spares<T> {
 
 	/** Makes what is wanting. To be called when a start is over. */
 	refill(): void {
-		const wanted = this.#closed ? 0 : this.#demand.wanted(performance.now());
+		const wanted = this.#closed || areProcessorsTaken() ? 0 : this.#demand.wanted(performance.now());
 		while (this.#spares.length < wanted) {
 			const release = this.#options.reserve();
 			if (release === undefined) return;

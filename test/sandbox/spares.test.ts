@@ -1,5 +1,7 @@
+import {availableParallelism} from 'node:os';
 import {performance} from 'node:perf_hooks';
 import test from 'ava';
+import {countStart} from '../../src/sandbox/awaited-starts.ts';
 import {Spares} from '../../src/sandbox/spares.ts';
 
 let nowMs = 0;
@@ -81,4 +83,24 @@ test.serial('what can’t be made is tried less and less', async (t) => {
 	t.is(tries, 4);
 	t.is(numbers.reserved, 0);
 	await numbers.spares.close();
+});
+
+test.serial('while a start is awaited for each processor none is made', async (t) => {
+	const numbers = new Numbers();
+	const ends: Array<() => void> = [];
+	const starts = Array.from({length: availableParallelism()}, () =>
+		countStart(
+			new Promise<void>((resolve) => {
+				ends.push(resolve);
+			}),
+		),
+	);
+	await numbers.start(3);
+	t.is(numbers.spares.size, 0);
+	ends[0]?.();
+	await starts[0];
+	await numbers.start(1);
+	t.is(numbers.spares.size, 1);
+	for (const end of ends) end();
+	await Promise.all(starts);
 });
