@@ -16,6 +16,12 @@ function collect<T>(parse: (text: string) => T): (text: string, before: readonly
 	return (text, before) => [...before, parse(text)];
 }
 
+function sharedOption(): Option {
+	return new Option('--shared <dir>', 'packages that are used rather than installed, see docs/packages.md; repeatable')
+		.argParser(collect(String))
+		.default([]);
+}
+
 function parsePair(text: string): readonly [string, string] {
 	const equals = text.indexOf('=');
 	if (equals < 1) throw new InvalidArgumentError('Expected NAME=VALUE.');
@@ -100,6 +106,7 @@ Options of -o:
   instance_pause_ms  after which idle instances are paused; 1000 by default
   instance_idle_ms   after which idle instances are ended; 600000 by default
   zygote_idle_ms     after which zygotes are ended that nothing was forked from; 3600000 by default
+  shared_packages    folders of packages that are used rather than installed, with colons between them
   packages_gb        GiB that packages may take; beyond, those that nothing needs are removed. By default none is
   packages_idle_ms   after which packages are removed that nothing needs and nobody used
 
@@ -126,6 +133,7 @@ function buildProgram(finish: (code: number) => void): Command {
 		)
 		.option('--env <name=value>', 'a variable of the handler’s environment; repeatable', collect(parsePair), [])
 		.option('--timeout <ms>', 'the call’s deadline', parseTimeout)
+		.addOption(sharedOption())
 		.option('--python <path>', 'the interpreter, CPython 3.9 or later')
 		.option('--best-effort', 'run without the limits that this machine can’t hold for you; forktree doctor says which')
 		.option('--json', 'print the whole outcome as one JSON document; bytes as {"$base64": "…"}')
@@ -193,6 +201,7 @@ function addPackages(program: Command, finish: (code: number) => void): void {
 			.command(usage)
 			.description(description)
 			.option('--dir <dir>', 'where packages are kept')
+			.addOption(sharedOption())
 			.option('--python <path>', 'the interpreter, CPython 3.9 or later')
 			.option(
 				'--best-effort',

@@ -16,6 +16,7 @@ import {exitCodes, Interrupts, print} from './terminal.ts';
 /** What every one of its commands takes. */
 export type PackagesFlags = {
 	readonly dir?: string;
+	readonly shared: readonly string[];
 	readonly python?: string;
 	readonly offline?: boolean;
 	readonly bestEffort?: boolean;
@@ -60,6 +61,7 @@ export async function list(flags: PackagesFlags): Promise<number> {
 			await print(process.stdout, `${JSON.stringify(found)}\n`);
 			return exitCodes.ok;
 		}
+		const isShared = found.some(({shared}) => shared !== undefined);
 		const rows = found.map((each) => [
 			each.name,
 			each.version,
@@ -67,8 +69,10 @@ export async function list(flags: PackagesFlags): Promise<number> {
 			each.cost === undefined ? '-' : `${each.cost.exclusiveMs.toFixed(1)} ms`,
 			each.lastUsed.toISOString().slice(0, 10),
 			each.users.length === 0 ? '-' : String(each.users.length),
+			...(isShared ? [each.shared ?? '-'] : []),
 		]);
-		await print(process.stdout, table([['package', 'version', 'size', 'importing', 'used', 'functions'], ...rows]));
+		const titles = ['package', 'version', 'size', 'importing', 'used', 'functions', ...(isShared ? ['shared'] : [])];
+		await print(process.stdout, table([titles, ...rows]));
 		return exitCodes.ok;
 	});
 }
@@ -90,11 +94,12 @@ export async function verify(names: readonly string[], flags: PackagesFlags): Pr
 		const report = await packages.verify({signal, ...(names.length === 0 ? {} : {names})});
 		if (flags.json === true) await print(process.stdout, `${JSON.stringify(report, replaceErrors)}\n`);
 		else {
-			const lines = report.damaged.map(({id, damage, remedy, error}) => {
+			const lines = report.damaged.map(({id, shared, damage, remedy, error}) => {
 				const first = damage[0];
 				const what = first === undefined ? 'damaged' : `${first.problem}: ${first.path || 'its records'}`;
 				const more = damage.length > 1 ? ` and ${damage.length - 1} more` : '';
-				return `${id.name}==${id.version}: ${what}${more}; ${remedy}${error === undefined ? '' : `: ${error.message}`}\n`;
+				const where = shared === undefined ? '' : ` in ${shared}`;
+				return `${id.name}==${id.version}${where}: ${what}${more}; ${remedy}${error === undefined ? '' : `: ${error.message}`}\n`;
 			});
 			const foreign = report.foreign.map((each) => `not of the store: ${each}\n`);
 			await print(process.stdout, [...lines, ...foreign, `${report.checked} checked\n`].join(''));
@@ -144,12 +149,12 @@ export async function importFrom(file: string, flags: PackagesFlags): Promise<nu
 }
 
 async function withPackages(
-	{dir = packagesFolder(), python, offline = false, bestEffort = false}: PackagesFlags,
+	{dir = packagesFolder(), shared, python, offline = false, bestEffort = false}: PackagesFlags,
 	work: (packages: PackageCache, signal: AbortSignal) => Promise<number>,
 ): Promise<number> {
 	const interrupts = new Interrupts();
 	try {
-		const packages = await openPackages({dir, offline, bestEffort, ...(python === undefined ? {} : {python})});
+		const packages = await openPackages({dir, shared, offline, bestEffort, ...(python === undefined ? {} : {python})});
 		try {
 			return await work(packages, interrupts.signal);
 		} finally {
@@ -213,7 +218,7 @@ function describe(found: PackageDetails): string {
 		['native', `${found.nativeLibraries.length} libraries`],
 		['importing', describeCost(found)],
 		['last used', found.lastUsed.toISOString()],
-		['functions', String(found.users.length)],
+		...(found.shared === undefined ? [['functions', String(found.users.length)]] : [['shared', found.shared]]),
 	];
 	return table(rows);
 }

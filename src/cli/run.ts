@@ -13,6 +13,7 @@ export type RunOptions = {
 	readonly env: readonly (readonly [string, string])[];
 	readonly json?: boolean;
 	readonly timeout?: number;
+	readonly shared: readonly string[];
 	readonly python?: string;
 	readonly bestEffort?: boolean;
 };
@@ -48,9 +49,9 @@ export async function run(source: string, options: RunOptions): Promise<number> 
 }
 
 async function call(source: string, event: JsonValue, options: RunOptions, signal: AbortSignal): Promise<Outcome> {
-	const {requirement, env, timeout, python, bestEffort = false} = options;
+	const {requirement, env, timeout, shared, python, bestEffort = false} = options;
 	const own = python === undefined ? {} : {python};
-	const runtime = await createRuntime({packagesDir: packagesFolder(), bestEffort, ...own});
+	const runtime = await createRuntime({packagesDir: packagesFolder(), sharedPackages: shared, bestEffort, ...own});
 	// Ends an installation; whatever it fails with is reported by the close below.
 	const giveUp = () => void runtime.close().catch(() => undefined);
 	try {

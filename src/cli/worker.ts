@@ -20,6 +20,7 @@ const known: Readonly<Record<string, (value: string) => Settings>> = {
 	instance_pause_ms: (value) => ({instancePauseMs: parseInteger('instance_pause_ms', value, 1, maxMs)}),
 	instance_idle_ms: (value) => ({instanceIdleMs: parseInteger('instance_idle_ms', value, 1, maxMs)}),
 	zygote_idle_ms: (value) => ({zygoteIdleMs: parseInteger('zygote_idle_ms', value, 1, maxMs)}),
+	shared_packages: (value) => ({sharedPackages: parseFolders('shared_packages', value)}),
 	packages_gb: (value) => ({packagesGb: parseInteger('packages_gb', value, 0, Number.MAX_SAFE_INTEGER)}),
 	packages_idle_ms: (value) => ({
 		packagesIdleMs: parseInteger('packages_idle_ms', value, 0, Number.MAX_SAFE_INTEGER),
@@ -35,6 +36,12 @@ function parseInteger(key: string, value: string, minimum: number, maximum: numb
 function parseFlag(key: string, value: string): boolean {
 	if (value === 'true' || value === 'false') return value === 'true';
 	throw new RangeError(`${key}: expected true or false, got ${JSON.stringify(value)}`);
+}
+
+function parseFolders(key: string, value: string): readonly string[] {
+	const folders = value.split(':');
+	if (folders.every((folder) => folder !== '')) return folders;
+	throw new RangeError(`${key}: expected folders with colons between them, got ${JSON.stringify(value)}`);
 }
 
 function parseHost(value: string): string {

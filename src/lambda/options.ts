@@ -2,7 +2,7 @@
 import {readFileSync} from 'node:fs';
 import {totalmem} from 'node:os';
 import {ForktreeError} from '../errors.ts';
-import {checkGcOptions, type GcOptions} from '../packages/package-cache.ts';
+import {checkFolders, checkGcOptions, type GcOptions} from '../packages/package-cache.ts';
 import {defaultLimits, type Limits} from '../sandbox/limits.ts';
 import type {Lookup} from '../sandbox/network/dial.ts';
 import type {NetworkOptions, ResolvedNetwork} from '../sandbox/network/settings.ts';
@@ -24,6 +24,7 @@ import {
 const runtimeOptions: ReadonlyArray<keyof RuntimeOptions> = [
 	'stateDir',
 	'packagesDir',
+	'sharedPackages',
 	'packagesGb',
 	'packagesIdleMs',
 	'offline',
@@ -64,6 +65,11 @@ export type RuntimeOptions = {
 	readonly stateDir?: string;
 	/** The install cache, which several runtimes may share. By default `packages` in the state folder. */
 	readonly packagesDir?: string;
+	/**
+	 * Folders of install caches whose packages are used rather than installed in `packagesDir`, such as those of an image; the first
+	 * that has one counts. They are only read, and must not change meanwhile.
+	 */
+	readonly sharedPackages?: readonly string[];
 	/**
 	 * How large the install cache may be, in GiB: what nothing needs is removed beyond that, once an hour and what was used longest ago
 	 * first. By default nothing is.
@@ -117,6 +123,7 @@ export type PeriodicGc = GcOptions & {readonly everyMs: number};
 export type ResolvedRuntimeOptions = {
 	readonly stateDir: string | undefined;
 	readonly packagesDir: string | undefined;
+	readonly sharedPackages: readonly string[];
 	/** Undefined: nothing is removed. */
 	readonly gc: PeriodicGc | undefined;
 	readonly offline: boolean;
@@ -256,6 +263,7 @@ export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeO
 	return {
 		stateDir: checkText(options.stateDir, 'stateDir'),
 		packagesDir: checkText(options.packagesDir, 'packagesDir'),
+		sharedPackages: checkFolders(options.sharedPackages, 'sharedPackages'),
 		gc: resolveGc(options),
 		offline: checkFlag(options.offline, 'offline', false),
 		python: checkText(options.python, 'python'),

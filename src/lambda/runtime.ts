@@ -643,8 +643,8 @@ async function buildParts(
 		{stateDir, memoryBudgetMb, bestEffort, groups: 'pausable', countsLaunchers: true},
 		undo,
 	);
-	const {packagesDir: dir = host.state.path('packages'), offline} = options;
-	const packages = await PackageCache.open({dir, offline, bestEffort}, interpreter);
+	const {packagesDir: dir = host.state.path('packages'), sharedPackages: shared, offline} = options;
+	const packages = await PackageCache.open({dir, shared, offline, bestEffort}, interpreter);
 	undo.push(() => packages.close());
 	const ageing = new Ageing();
 	const workload = new Workload((folder) => packages.describe(folder));

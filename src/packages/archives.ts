@@ -13,20 +13,26 @@ import {withHashes} from './hashes.ts';
 import {isFileName, isSha256, type Layout} from './layout.ts';
 import type {Archive} from './lock.ts';
 
-/** The archives of one store. */
+/** The archives of one store, and those that shared ones have besides. */
 export class Archives {
 	readonly #layout: Layout;
 	readonly #abi: string;
+	readonly #shared: readonly string[];
 
-	constructor(layout: Layout, abi: string) {
+	/** @param shared folders of archives that are read alone */
+	constructor(layout: Layout, abi: string, shared: readonly string[] = []) {
 		this.#layout = layout;
 		this.#abi = abi;
+		this.#shared = shared;
 	}
 
 	/** The path of a download that is kept and whole. */
 	async find({sha256, file}: Archive, signal: AbortSignal): Promise<string | undefined> {
-		const path = join(this.#folder(sha256), file);
-		return (await hasHash(path, sha256, signal)) ? path : undefined;
+		for (const folder of this.#folders(sha256)) {
+			const path = join(folder, file);
+			if (await hasHash(path, sha256, signal)) return path;
+		}
+		return undefined;
 	}
 
 	/** Keeps a download, whose folder holds nothing else. Answers its path. */
@@ -42,11 +48,12 @@ export class Archives {
 
 	/** The path of a wheel that was built from an archive for this interpreter, and is whole. */
 	async findBuilt({sha256}: Archive, signal: AbortSignal): Promise<string | undefined> {
-		const folder = this.#builtFolder(sha256);
-		for (const hash of namesIn(folder).filter(isSha256)) {
-			for (const file of namesIn(join(folder, hash)).filter(isFileName)) {
-				const path = join(folder, hash, file);
-				if (await hasHash(path, hash, signal)) return path;
+		for (const folder of this.#folders(sha256).map((each) => join(each, this.#abi))) {
+			for (const hash of namesIn(folder).filter(isSha256)) {
+				for (const file of namesIn(join(folder, hash)).filter(isFileName)) {
+					const path = join(folder, hash, file);
+					if (await hasHash(path, hash, signal)) return path;
+				}
 			}
 		}
 		return undefined;
@@ -55,10 +62,10 @@ export class Archives {
 	/** Keeps a wheel, whose folder holds nothing else. Answers its path. */
 	async keepBuilt({sha256}: Archive, wheel: string, folder: string, signal: AbortSignal): Promise<string> {
 		const {files} = await withHashes((hash) => hash(wheel, signal));
-		const built = this.#builtFolder(sha256);
+		const built = join(this.#folder(sha256), this.#abi);
 		const kept = join(built, files.get('')?.[0] ?? '');
 		await removeTree(built);
-		await mkdir(built, {mode: 0o755});
+		await mkdir(built, {mode: 0o755, recursive: true}); // what it was built from may be in a shared store
 		await rename(folder, kept);
 		return join(kept, basename(wheel));
 	}
@@ -67,8 +74,9 @@ export class Archives {
 		return this.#layout.folder('archives', sha256);
 	}
 
-	#builtFolder(sha256: string): string {
-		return join(this.#folder(sha256), this.#abi);
+	/** Wherever an archive may be. */
+	#folders(sha256: string): readonly string[] {
+		return [...this.#shared.map((folder) => join(folder, sha256)), this.#folder(sha256)];
 	}
 }
 

@@ -4,9 +4,9 @@ import {lstat, open, readdir, rm, writeFile} from 'node:fs/promises';
 import {join} from 'node:path';
 import {execa} from 'execa';
 
-/** Writes a new file and waits until it is on the disk. */
+/** Writes a new file, which everybody may read, and waits until it is on the disk. */
 export async function writeSynced(path: string, text: string): Promise<void> {
-	const file = await open(path, 'wx', 0o600);
+	const file = await open(path, 'wx', 0o644);
 	try {
 		await writeFile(file, text);
 		await file.sync();

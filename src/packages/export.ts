@@ -7,10 +7,10 @@ import {create} from 'tar';
 import {ForktreeError} from '../errors.ts';
 import type {Archives} from './archives.ts';
 import {type HashedTree, withHashes} from './hashes.ts';
-import {type Installed, isUsable, names, readContentsOf, readCostOf, readInstalled, readStore} from './installed.ts';
+import {isUsable, names, readContentsOf, readCostOf, readInstalled, readStore, type Usable} from './installed.ts';
 import type {Layout, PackageId} from './layout.ts';
 import type {StoreLocks} from './locks.ts';
-import {type PackageSummary, writeSummary} from './records.ts';
+import {writeSummary} from './records.ts';
 import {withScratch} from './scratch.ts';
 import {type BuiltWheel, type ListedPackage, listName, writeList} from './transfer-format.ts';
 import {examine, throwIfAborted} from './verification.ts';
@@ -34,7 +34,6 @@ export type ExportContext = {
 
 /** What is to be written: the names of entries by paths relative to the store, in order. */
 type Entries = Map<string, string>;
-type Whole = Installed & {readonly summary: PackageSummary};
 
 /**
  * Writes all packages of an interpreter, which no process removes meanwhile. Every file is hashed before.
@@ -51,7 +50,7 @@ export async function exportPackages(
 	output.on('error', () => undefined); // it is told when something is written
 	try {
 		const {packages} = await readStore(layout);
-		const whole: Whole[] = [];
+		const whole: Usable[] = [];
 		for (const {id} of packages.filter((each) => each.id.abi === abi)) {
 			const release = await locks.holdVersion(id, false, signal);
 			if (release === undefined) continue; // removed meanwhile
@@ -72,7 +71,7 @@ export async function exportPackages(
 
 async function writeAll(
 	context: ExportContext,
-	packages: readonly Whole[],
+	packages: readonly Usable[],
 	scratch: string,
 	output: Writable,
 	signal: AbortSignal,
@@ -84,7 +83,7 @@ async function writeAll(
 	await withHashes(async (hash) => {
 		for (const [number, each] of packages.entries()) {
 			throwIfAborted(signal);
-			await checkWhole(layout, each, (path) => hash(path, signal));
+			await checkWhole(each, (path) => hash(path, signal));
 			const own = join(scratch, `${number}`);
 			await mkdir(own);
 			listed.push(await addPackage(context, each, own, entries, signal));
@@ -110,25 +109,21 @@ async function writeAll(
 	};
 }
 
-async function checkWhole(
-	layout: Layout,
-	installed: Whole,
-	hash: (path: string) => Promise<HashedTree>,
-): Promise<void> {
-	const [first] = await examine(layout, installed, hash);
+async function checkWhole(installed: Usable, hash: (path: string) => Promise<HashedTree>): Promise<void> {
+	const [first] = await examine(installed, hash);
 	if (first !== undefined) throw damaged(installed.id, `${first.problem}: ${first.path || 'its records'}`);
 }
 
 /** @param own a folder for what is not in the store in that form */
 async function addPackage(
 	{layout, locks, archives, abi}: ExportContext,
-	installed: Whole,
+	installed: Usable,
 	own: string,
 	entries: Entries,
 	signal: AbortSignal,
 ): Promise<ListedPackage> {
 	const {id, summary} = installed;
-	const contents = readContentsOf(layout, installed);
+	const contents = readContentsOf(installed);
 	if (contents === undefined) throw damaged(id, 'its records can not be read');
 	const at = layout.relative(id);
 	const add = (path: string, name: string): unknown => entries.set(relative(layout.dir, path), name);
@@ -137,7 +132,7 @@ async function addPackage(
 		writeSummary({...summary, archive: {...summary.archive, url: plain(summary.archive.url)}}),
 	);
 	add(join(own, names.summary), join(at, names.summary));
-	const hasCost = readCostOf(layout, id) !== undefined;
+	const hasCost = readCostOf(installed) !== undefined;
 	const others = [
 		names.contents,
 		...(hasCost ? [names.cost] : []),

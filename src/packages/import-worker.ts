@@ -137,7 +137,7 @@ function readRecords(
 }
 
 function writeRecord(records: string, name: string, text: string): void {
-	writeFileSync(join(records, name), text, {flag: 'wx', mode: 0o600});
+	writeFileSync(join(records, name), text, {flag: 'wx', mode: 0o644});
 }
 
 function makeFolder(path: string): void {

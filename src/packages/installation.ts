@@ -4,7 +4,7 @@ import {availableParallelism} from 'node:os';
 import {basename, dirname, join} from 'node:path';
 import {ForktreeError} from '../errors.ts';
 import {type SealedTree, sealTree} from '../native.ts';
-import {Archives} from './archives.ts';
+import type {Archives} from './archives.ts';
 import {statusOf, syncFolder, writeSynced} from './disk.ts';
 import {isUsable, names, readInstalled, sha256} from './installed.ts';
 import {type Layout, type PackageId, packageIdOf} from './layout.ts';
@@ -21,6 +21,7 @@ export type InstallationOptions = {
 	readonly layout: Layout;
 	readonly locks: StoreLocks;
 	readonly abi: string;
+	readonly archives: Archives;
 	readonly steps: InstallSteps;
 	/** Whether nothing may be downloaded. */
 	readonly offline: boolean;
@@ -45,13 +46,13 @@ export class Installation {
 	readonly #downloads = new Slots(MAX_DOWNLOADS);
 	readonly #processors = new Slots(availableParallelism());
 
-	constructor({layout, locks, abi, steps, offline}: InstallationOptions) {
+	constructor({layout, locks, abi, archives, steps, offline}: InstallationOptions) {
 		this.#layout = layout;
 		this.#locks = locks;
 		this.#abi = abi;
 		this.#steps = steps;
 		this.#offline = offline;
-		this.#archives = new Archives(layout, abi);
+		this.#archives = archives;
 	}
 
 	/**

@@ -25,6 +25,8 @@ export const names = {
 
 /** A package's folder. */
 export type Installed = {
+	/** Of the store that it is in. */
+	readonly layout: Layout;
 	readonly id: PackageId;
 	/** Undefined when it can't be read: then the package is not usable. */
 	readonly summary: PackageSummary | undefined;
@@ -34,6 +36,9 @@ export type Installed = {
 	/** Tells it from one that replaced it. */
 	readonly inode: number;
 };
+
+/** A package that may be given to somebody. */
+export type Usable = Installed & {readonly summary: PackageSummary};
 
 /** What a look through the store's folder found. */
 export type StoreContent = {
@@ -60,6 +65,7 @@ export function readInstalled(layout: Layout, id: PackageId): Installed | undefi
 	const text = whole ?? damaged;
 	const summary = text === undefined ? undefined : readSummary(text, id);
 	return {
+		layout,
 		id,
 		summary: summary?.archive.sha256.startsWith(id.hash) && isSha256(summary.archive.sha256) ? summary : undefined,
 		isMarkedDamaged: damaged !== undefined,
@@ -69,7 +75,7 @@ export function readInstalled(layout: Layout, id: PackageId): Installed | undefi
 }
 
 /** Whether a package may be given to somebody. */
-export function isUsable(installed: Installed | undefined): installed is Installed & {summary: PackageSummary} {
+export function isUsable(installed: Installed | undefined): installed is Usable {
 	return installed?.summary !== undefined && !installed.isMarkedDamaged;
 }
 
@@ -85,14 +91,14 @@ export function stampUse(layout: Layout, id: PackageId, before = 0): void {
 }
 
 /** The list of a package's files; undefined when it can't be read or is not the one of its summary. */
-export function readContentsOf(layout: Layout, {id, summary}: Installed): PackageContents | undefined {
+export function readContentsOf({layout, id, summary}: Installed): PackageContents | undefined {
 	const text = readSmall(join(layout.package(id), names.contents), maxRecordBytes.contents);
 	if (text === undefined || sha256(text) !== summary?.contentsSha256) return undefined;
 	return readContents(text);
 }
 
 /** What importing a package was measured to take, if it was. */
-export function readCostOf(layout: Layout, id: PackageId): MeasuredCost | undefined {
+export function readCostOf({layout, id}: Installed): MeasuredCost | undefined {
 	const path = join(layout.package(id), names.cost);
 	// Most have none, and this is quicker than to try.
 	const text = statusOf(path) === undefined ? undefined : readSmall(path, maxRecordBytes.cost);

@@ -54,6 +54,11 @@ const indexes = new AsyncLocalStorage<IndexOptions>();
 export type PackagesOptions = {
 	/** The folder; made when missing. On one machine it may be shared by any number of processes. */
 	readonly dir: string;
+	/**
+	 * Folders of stores whose packages are used rather than installed in `dir`; the first that has one counts. They are only read, and
+	 * must not change meanwhile.
+	 */
+	readonly shared?: readonly string[];
 	/** The interpreter: a path or a command name; CPython 3.9 or later. By default `python3` from `PATH`. */
 	readonly python?: string;
 	/** Whether nothing may be downloaded: what is not there already is `Offline`. */
@@ -120,7 +125,7 @@ type Parts = {
 	readonly store: PackageStore;
 	readonly steps: InstallSteps;
 	readonly findResolver: () => Promise<Resolver>;
-	readonly offline: {readonly archives: string} | undefined;
+	readonly offline: boolean;
 	readonly undo: Undo;
 };
 
@@ -130,8 +135,7 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	readonly #store: PackageStore;
 	readonly #steps: InstallSteps;
 	readonly #findResolver: () => Promise<Resolver>;
-	/** Where archives are kept, when nothing else may be asked. */
-	readonly #offline: {readonly archives: string} | undefined;
+	readonly #offline: boolean;
 	readonly #undo: Undo;
 	readonly #recent = new RecentLocks();
 	readonly #closing = new AbortController();
@@ -154,7 +158,7 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 
 	/** Used by {@link openPackages} and by runtimes. */
 	static async open(
-		{dir: given, offline = false, bestEffort = false}: Omit<PackagesOptions, 'python'>,
+		{dir: given, shared = [], offline = false, bestEffort = false}: Omit<PackagesOptions, 'python'>,
 		interpreter: Interpreter,
 	): Promise<PackageCache> {
 		const undo = new Undo();
@@ -181,14 +185,14 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 				unpack: createUnpack(workshop),
 				measure: createMeasure(workshop),
 			};
-			const store = await PackageStore.open({dir, interpreter, steps, offline});
+			const store = await PackageStore.open({dir, shared, interpreter, steps, offline});
 			cache = new PackageCache({
 				interpreter,
 				store,
 				steps,
 				undo,
 				findResolver: () => findResolver({interpreter, tools, fetcher, cacheDir}),
-				offline: offline ? {archives: path.join(dir, 'archives')} : undefined,
+				offline,
 			});
 			return cache;
 		} catch (error) {
@@ -431,7 +435,8 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 		});
 		this.emit('progress', {phase: 'resolving'});
 		const resolver = await this.#resolver;
-		const options = {...step, folder, offline: this.#offline, buildSdist: this.#steps.build};
+		const offline = this.#offline ? {archives: this.#store.archives} : undefined;
+		const options = {...step, folder, offline, buildSdist: this.#steps.build};
 		const lock = await resolver.resolve(requirements, options);
 		checkApart(requirements.editables, lock);
 		return lock;
@@ -571,6 +576,13 @@ function checkTexts(value: unknown, label: string): void {
 	}
 }
 
+/** @throws {TypeError} naming the option */
+export function checkFolders(value: unknown, label: string): readonly string[] {
+	if (value === undefined) return [];
+	if (Array.isArray(value) && value.every((each) => typeof each === 'string' && each !== '')) return value;
+	throw new TypeError(`${label}: expected a list of folders`);
+}
+
 /** @throws {TypeError} or {RangeError} naming the option */
 export function checkGcOptions({packagesGb, packagesIdleMs}: GcOptions): GcOptions {
 	for (const [name, value, unit] of [
@@ -585,18 +597,19 @@ export function checkGcOptions({packagesGb, packagesIdleMs}: GcOptions): GcOptio
 }
 
 function checkOptions(options: PackagesOptions): PackagesOptions {
-	const known = ['dir', 'python', 'offline', 'bestEffort'];
+	const known = ['dir', 'shared', 'python', 'offline', 'bestEffort'];
 	if (typeof options !== 'object' || options === null) throw new TypeError('openPackages options: expected an object');
 	for (const key of Object.keys(options)) {
 		if (!known.includes(key)) {
 			throw new TypeError(`openPackages options: expected ${known.join(', ')}, got ${JSON.stringify(key)}`);
 		}
 	}
-	const {dir, python, offline, bestEffort} = options;
+	const {dir, shared, python, offline, bestEffort} = options;
 	if (typeof dir !== 'string' || dir === '') throw new TypeError('dir: expected a non-empty string');
 	if (python !== undefined && (typeof python !== 'string' || python === '')) {
 		throw new TypeError('python: expected a non-empty string');
 	}
+	checkFolders(shared, 'shared');
 	for (const [name, flag] of Object.entries({offline, bestEffort})) {
 		if (flag !== undefined && typeof flag !== 'boolean') throw new TypeError(`${name}: expected true or false`);
 	}
@@ -605,7 +618,7 @@ function checkOptions(options: PackagesOptions): PackagesOptions {
 
 /**
  * Opens an install cache by itself. What is to be installed is made in sandboxes, for which docs/levels.md says what they need.
- * @throws {TypeError} for a wrong option; {ForktreeError} `PythonNotFound` or `InstallFailed`
+ * @throws {TypeError} for a wrong option; {ForktreeError} `PythonNotFound`, `InvalidStore` or `InstallFailed`
  * @example
  * const packages = await openPackages({dir: '/var/lib/forktree/packages'});
  * const {installed} = await packages.add(['pandas>=2', 'pyarrow']);

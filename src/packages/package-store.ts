@@ -23,6 +23,7 @@ import {
 	readStore,
 	type StoreContent,
 	stampUse,
+	type Usable,
 } from './installed.ts';
 import {hashLength, Layout, type PackageId, packageIdOf, readPackageId, storeFolders} from './layout.ts';
 import {abiOf, type Lock, type LockedDistribution} from './lock.ts';
@@ -31,6 +32,7 @@ import type {ImportCost} from './metadata.ts';
 import {distributionOf, type MeasuredCost, type PackageContents, type PackageSummary, writeCost} from './records.ts';
 import {replaceFile, sweepScratch} from './scratch.ts';
 import {SharedJobs} from './shared-jobs.ts';
+import {SharedStores} from './shared-stores.ts';
 import type {InstallPhase, InstallSteps} from './steps.ts';
 import {checkFormat, stampFormat} from './store-format.ts';
 import {Users} from './users.ts';
@@ -79,6 +81,8 @@ export type PackageStoreOptions = {
 	 * one file system. Nobody but root may write to it.
 	 */
 	readonly dir: string;
+	/** Folders of stores whose packages are used rather than installed in this one, the first that has one first. Nothing is written there. */
+	readonly shared?: readonly string[];
 	readonly interpreter: Interpreter;
 	readonly steps: InstallSteps;
 	/** Whether nothing may be downloaded: what is neither installed nor kept as an archive is `Offline`. */
@@ -100,10 +104,12 @@ export type PackageInfo = Omit<PackageSummary, 'contentsSha256'> & {
 	readonly folder: string;
 	/** What importing it takes, if that was measured. */
 	readonly cost: MeasuredCost | undefined;
-	/** When it was last given to somebody, to the minute. */
+	/** When it was last given to somebody, to the minute; in a shared store as that has it. */
 	readonly lastUsed: Date;
-	/** Ids of the deployed functions that need it. */
+	/** Ids of the deployed functions that need it; none for a shared store's, which nobody removes. */
 	readonly users: readonly string[];
+	/** The shared store that it is in, if it is in one. */
+	readonly shared?: string;
 };
 
 /** What can be told without looking at anything else. */
@@ -122,6 +128,8 @@ export type VerifyOptions = {
 /** A package that was not as it was installed. */
 export type DamagedPackage = {
 	readonly id: PackageId;
+	/** The shared store that it is in, if it is in one. */
+	readonly shared?: string;
 	readonly damage: readonly Damage[];
 	readonly remedy: Remedy;
 	/** Why it could not be made anew, if it could not. */
@@ -142,11 +150,15 @@ const NO_PACKAGES: PackageSet = {key: 'none', folders: [], distributions: []};
  * Installs packages, each once, and answers sets of them. A package is a folder that is made elsewhere and renamed to its
  * place when it is complete and on the disk, so after a crash at any moment it is there or it is not. The packages of
  * several interpreters are side by side; a store is of one of them. See locks.ts for what several processes may do at once.
+ *
+ * What a shared store has is taken from there, whatever this one has: so a package has the same place for all who share it and at any
+ * time, whatever is installed meanwhile, and its files are in memory once.
  */
 export class PackageStore {
 	readonly #layout: Layout;
 	readonly #locks: StoreLocks;
 	readonly #users: Users;
+	readonly #shared: SharedStores;
 	readonly #abi: string;
 	readonly #build: string;
 	readonly #installation: Installation;
@@ -155,31 +167,43 @@ export class PackageStore {
 	readonly #watchers = new Map<string, Set<OnProgress>>();
 	readonly #onProgress: OnProgress | undefined;
 
-	private constructor({interpreter, steps, offline = false, onProgress}: PackageStoreOptions, layout: Layout) {
+	private constructor(
+		{interpreter, steps, offline = false, onProgress}: PackageStoreOptions,
+		layout: Layout,
+		shared: SharedStores,
+	) {
 		this.#layout = layout;
+		this.#shared = shared;
 		this.#locks = new StoreLocks(layout);
 		this.#users = new Users(layout, this.#locks);
 		this.#abi = abiOf(interpreter);
 		this.#build = interpreter.build;
-		this.#installation = new Installation({layout, locks: this.#locks, abi: this.#abi, steps, offline});
+		const archives = new Archives(layout, this.#abi, shared.archives);
+		this.#installation = new Installation({layout, locks: this.#locks, abi: this.#abi, archives, steps, offline});
 		this.#onProgress = onProgress;
 	}
 
 	/**
 	 * Makes the store's folder and removes what dead processes left in it.
 	 * @throws {ForktreeError} `InstallFailed` when something else is where one of its folders belongs; `InvalidStore` for one of a
-	 * format that we do not know
+	 * format that we do not know, or a shared one that is none
 	 */
 	static async open(options: PackageStoreOptions): Promise<PackageStore> {
+		const shared = await SharedStores.open(options.shared ?? [], options.dir);
 		await mkdir(options.dir, {recursive: true, mode: 0o755});
 		const layout = new Layout(await realpath(resolve(options.dir)));
 		const isStamped = checkFormat(layout);
-		const store = new PackageStore(options, layout);
+		const store = new PackageStore(options, layout, shared);
 		await store.#makeFolders();
 		if (!isStamped) await stampFormat(layout);
 		await sweepScratch(store.#layout);
 		for (const id of emptyVersions(store.#layout)) await store.#locks.withFreeVersion(id, async () => undefined);
 		return store;
+	}
+
+	/** Folders in which archives are kept that packages can be made from, as `<sha256>/<file>`. */
+	get archives(): readonly string[] {
+		return [...this.#shared.archives, this.#layout.folder('archives')];
 	}
 
 	/**
@@ -206,10 +230,11 @@ export class PackageStore {
 		const holds: Array<() => void> = [];
 		try {
 			for (const id of ids) {
+				if (this.#shared.find(id) !== undefined) continue; // nobody takes it away
 				const release = await this.#hold(id, true, options.signal);
 				if (release !== undefined) holds.push(release);
 			}
-			const missing = lock.distributions.filter((_, index) => !this.#isUsable(ids[index]));
+			const missing = lock.distributions.filter((each) => this.#find(packageIdOf(this.#abi, each)) === undefined);
 			if (missing.length > 0) await this.#installAll(missing, options);
 			return {set: this.#setOf(lock.key, ids), release: () => releaseAll(holds)};
 		} catch (error) {
@@ -228,10 +253,11 @@ export class PackageStore {
 		const holds: Array<() => void> = [];
 		try {
 			for (const folder of set.folders) {
-				const id = this.#idOf(folder);
-				const release = await this.#hold(id, false, options.signal);
+				const {layout, id} = this.#placeOf(folder);
+				const isOwn = layout === this.#layout;
+				const release = isOwn ? await this.#hold(id, false, options.signal) : undefined;
 				if (release !== undefined) holds.push(release);
-				if (!this.#isUsable(id)) {
+				if (!isUsable(readInstalled(layout, id))) {
 					throw new ForktreeError('PackageDamaged', `${id.name} ${id.version} is no longer in the store, or damaged`);
 				}
 			}
@@ -247,8 +273,12 @@ export class PackageStore {
 	 * its manifest is gone. The set must be held until the manifest is there.
 	 */
 	async setUser(id: string, manifestPath: string, set: PackageSet): Promise<void> {
-		const packages = set.folders.map((folder) => this.#layout.relative(this.#idOf(folder)));
-		await this.#users.set(id, manifestPath, packages);
+		const own = set.folders.map((folder) => this.#placeOf(folder)).filter(({layout}) => layout === this.#layout);
+		await this.#users.set(
+			id,
+			manifestPath,
+			own.map((each) => this.#layout.relative(each.id)),
+		);
 	}
 
 	/** Forgets what a function needs; one that is not known is passed over. */
@@ -256,56 +286,56 @@ export class PackageStore {
 		await this.#users.remove(id);
 	}
 
-	/** Lists the packages that are installed for this interpreter, sorted by name. Damaged ones are left out. */
+	/** Lists the packages that are installed for this interpreter, sorted by name, each as it is given out. Damaged ones are left out. */
 	async list(): Promise<PackageInfo[]> {
-		const {packages} = await this.#read();
+		const packages = await this.#readUsable();
 		const users = this.#users.byPackage();
-		return packages.filter(isUsable).map((each) => this.#infoOf(each, users));
+		return packages.map((each) => this.#infoOf(each, users));
 	}
 
 	/** A version that is installed for this interpreter from an archive with that hash; looks at nothing else. */
 	find(name: string, version: string, sha256: string): FoundPackage | undefined {
 		const id = readPackageId(this.#abi, `${name}==${version}`, sha256.slice(0, hashLength));
-		const found = id === undefined ? undefined : readInstalled(this.#layout, id);
-		if (id === undefined || !isUsable(found) || found.summary.archive.sha256 !== sha256) return undefined;
+		const found = id === undefined ? undefined : this.#find(id);
+		if (found?.summary.archive.sha256 !== sha256) return undefined;
 		const {archive, requires, modules} = found.summary;
-		return {name, version, archive, requires, modules, cost: readCostOf(this.#layout, id)};
+		return {name, version, archive, requires, modules, cost: this.#costOf(found)};
 	}
 
 	/** What is known of a folder of a set; undefined when it is there no more. */
 	describe(folder: string): Pick<PackageInfo, 'requires' | 'cost'> | undefined {
-		const id = this.#idOf(folder);
-		const found = readInstalled(this.#layout, id);
-		return isUsable(found) ? {requires: found.summary.requires, cost: readCostOf(this.#layout, id)} : undefined;
+		const {layout, id} = this.#placeOf(folder);
+		const found = readInstalled(layout, id);
+		return isUsable(found) ? {requires: found.summary.requires, cost: this.#costOf(found)} : undefined;
 	}
 
 	/** All that is known of a distribution's versions, or of one. Several archives of a version are several. */
 	async info(name: string, version?: string): Promise<PackageDetails[]> {
-		const {packages} = await this.#read();
+		const packages = await this.#readUsable();
 		const users = this.#users.byPackage();
 		return packages
-			.filter(isUsable)
 			.filter(({id}) => id.name === name && (version === undefined || id.version === version))
 			.flatMap((each) => {
-				const contents = readContentsOf(this.#layout, each);
+				const contents = readContentsOf(each);
 				return contents === undefined ? [] : [{...this.#infoOf(each, users), ...contents}];
 			});
 	}
 
 	/**
-	 * Notes what importing a package takes, with this interpreter.
+	 * Notes what importing a package takes, with this interpreter; of a shared store's for as long as this store is open.
 	 * @throws {ForktreeError} `PackageDamaged` when it is not installed
 	 */
 	async setCost(distribution: LockedDistribution, cost: ImportCost): Promise<void> {
 		const id = packageIdOf(this.#abi, distribution);
+		const measured = {...cost, interpreter: this.#build};
+		const shared = this.#shared.find(id);
+		if (shared !== undefined) {
+			this.#shared.setCost(shared, measured);
+			return;
+		}
 		const release = await this.hold({key: '', folders: [this.#layout.files(id)], distributions: []});
 		try {
-			await replaceFile(
-				this.#layout,
-				this.#layout.package(id),
-				names.cost,
-				writeCost({...cost, interpreter: this.#build}),
-			);
+			await replaceFile(this.#layout, this.#layout.package(id), names.cost, writeCost(measured));
 		} finally {
 			release();
 		}
@@ -314,12 +344,13 @@ export class PackageStore {
 	/**
 	 * Hashes every file of the packages for this interpreter, on a thread of its own, and replaces those in which one is
 	 * changed, missing or added, from the archive that is kept, or else the network. What was mounted from a damaged
-	 * package before stays as it was; what is mounted afterwards is the new one.
+	 * package before stays as it was; what is mounted afterwards is the new one. Damage in a shared store is told, and left.
 	 * @throws {ForktreeError} `Aborted`
 	 */
 	async verify({names: wanted, signal, onProgress}: VerifyOptions = {}): Promise<VerifyReport> {
 		const {packages, foreign} = await this.#read();
-		const chosen = packages.filter(({id}) => wanted === undefined || wanted.includes(id.name));
+		const all = [...packages, ...(await this.#shared.read(this.#abi))];
+		const chosen = all.filter(({id}) => wanted === undefined || wanted.includes(id.name));
 		const damaged: DamagedPackage[] = [];
 		const abort = signal ?? new AbortController().signal;
 		await withHashes(async (hash) => {
@@ -380,8 +411,16 @@ export class PackageStore {
 		}
 	}
 
-	#isUsable(id: PackageId | undefined): boolean {
-		return id !== undefined && isUsable(readInstalled(this.#layout, id));
+	/** A package that can be given to somebody, where it is given from. */
+	#find(id: PackageId): Usable | undefined {
+		const shared = this.#shared.find(id);
+		if (shared !== undefined) return shared;
+		const own = readInstalled(this.#layout, id);
+		return isUsable(own) ? own : undefined;
+	}
+
+	#costOf(installed: Usable): MeasuredCost | undefined {
+		return installed.layout === this.#layout ? readCostOf(installed) : this.#shared.costOf(installed, this.#build);
 	}
 
 	/** As {@link StoreLocks.holdVersion}; that the package was used is noted when it is given back. */
@@ -395,13 +434,17 @@ export class PackageStore {
 	}
 
 	#setOf(key: string, ids: readonly PackageId[]): PackageSet {
-		const distributions = ids.map((id) => {
-			const installed = readInstalled(this.#layout, id);
-			if (!isUsable(installed)) throw failed(`${id.name} ${id.version} was removed from the store just now`);
-			stampUse(this.#layout, id, installed.usedMs);
-			return {name: id.name, version: id.version, modules: installed.summary.modules};
+		const found = ids.map((id) => {
+			const installed = this.#find(id);
+			if (installed === undefined) throw failed(`${id.name} ${id.version} was removed from the store just now`);
+			if (installed.layout === this.#layout) stampUse(this.#layout, id, installed.usedMs);
+			return installed;
 		});
-		return {key, folders: ids.map((id) => this.#layout.files(id)), distributions};
+		return {
+			key,
+			folders: found.map(({layout, id}) => layout.files(id)),
+			distributions: found.map(({id, summary}) => ({name: id.name, version: id.version, modules: summary.modules})),
+		};
 	}
 
 	/** The first failure ends the others, and is thrown when they have ended. */
@@ -464,11 +507,16 @@ export class PackageStore {
 		hash: (path: string) => Promise<HashedTree>,
 		signal: AbortSignal,
 	): Promise<DamagedPackage | undefined> {
-		const {id} = installed;
+		const {layout, id} = installed;
+		if (layout !== this.#layout) {
+			const damage = await examine(installed, hash);
+			throwIfAborted(signal);
+			return damage.length === 0 ? undefined : {id, shared: layout.dir, damage, remedy: 'left'};
+		}
 		const release = await this.#locks.holdVersion(id, false, signal);
 		if (release === undefined) return undefined; // removed meanwhile
 		try {
-			const damage = await examine(this.#layout, installed, hash);
+			const damage = await examine(installed, hash);
 			throwIfAborted(signal);
 			const isThere = readInstalled(this.#layout, id)?.inode === installed.inode;
 			if (damage.length === 0 || !isThere) return undefined;
@@ -493,34 +541,47 @@ export class PackageStore {
 		}
 	}
 
-	#infoOf(
-		{id, summary: {contentsSha256: _, ...known}, usedMs}: Installed & {summary: PackageSummary},
-		users: ReadonlyMap<string, readonly string[]>,
-	): PackageInfo {
+	#infoOf(installed: Usable, users: ReadonlyMap<string, readonly string[]>): PackageInfo {
+		const {layout, id, usedMs} = installed;
+		const {contentsSha256: _, ...known} = installed.summary;
+		const isShared = layout !== this.#layout;
 		return {
 			...known,
 			id,
-			folder: this.#layout.files(id),
-			cost: readCostOf(this.#layout, id),
+			folder: layout.files(id),
+			cost: this.#costOf(installed),
 			lastUsed: new Date(usedMs),
-			users: users.get(this.#layout.relative(id)) ?? [],
+			users: isShared ? [] : (users.get(layout.relative(id)) ?? []),
+			...(isShared ? {shared: layout.dir} : {}),
 		};
 	}
 
-	/** What is there for this interpreter. */
+	/** What can be given to somebody for this interpreter, each package once, sorted by name. */
+	async #readUsable(): Promise<Usable[]> {
+		const shared = await this.#shared.read(this.#abi);
+		const {packages: own} = await this.#read();
+		const byKey = new Map<string, Usable>();
+		for (const each of [...shared, ...own].filter(isUsable)) {
+			const key = `${each.id.name}==${each.id.version}\0${each.id.hash}`;
+			if (!byKey.has(key)) byKey.set(key, each);
+		}
+		return [...byKey].sort(([one], [other]) => (one < other ? -1 : 1)).map(([, each]) => each);
+	}
+
+	/** What the store itself has for this interpreter. */
 	async #read(): Promise<StoreContent> {
 		const content = await readStore(this.#layout);
 		return {...content, packages: content.packages.filter(({id}) => id.abi === this.#abi)};
 	}
 
 	/** @throws {TypeError} for what is no folder of a set of this store */
-	#idOf(folder: string): PackageId {
-		const [abi = '', version = '', hash = ''] = relative(this.#layout.dir, dirname(folder)).split(sep);
-		const id = readPackageId(abi, version, hash);
-		if (id === undefined || this.#layout.files(id) !== folder) {
-			throw new TypeError(`expected a folder of a package of this store, got ${folder}`);
+	#placeOf(folder: string): {readonly layout: Layout; readonly id: PackageId} {
+		for (const layout of [this.#layout, ...this.#shared.layouts]) {
+			const [abi = '', version = '', hash = ''] = relative(layout.dir, dirname(folder)).split(sep);
+			const id = readPackageId(abi, version, hash);
+			if (id !== undefined && layout.files(id) === folder) return {layout, id};
 		}
-		return id;
+		throw new TypeError(`expected a folder of a package of this store, got ${folder}`);
 	}
 }
 

@@ -55,7 +55,7 @@ export class Resolution {
 	readonly #local = new Map<string, LockedDistribution>();
 	/** Where the resolver finds those that are required themselves, by the names of their packages. */
 	readonly #paths = new Map<string, string>();
-	/** Archives of a store that is used offline, by name. */
+	/** Archives of stores that are used offline, by name. */
 	readonly #archives = new Map<string, Archive>();
 
 	constructor(context: ResolutionContext, requirements: Requirements, options: ResolveOptions) {
@@ -69,7 +69,7 @@ export class Resolution {
 	/** @throws {ForktreeError} see `Resolver.resolve()` */
 	async run(): Promise<LockedDistribution[]> {
 		const settings = await this.#settings();
-		if (this.#options.offline !== undefined) await this.#linkArchives(this.#options.offline.archives);
+		for (const [index, folder] of this.#archiveFolders.entries()) await this.#linkArchives(folder, archivesAt(index));
 		await this.#addLocal();
 		const found = await this.#resolve(settings);
 		const distributions: LockedDistribution[] = [];
@@ -147,7 +147,7 @@ export class Resolution {
 			...(this.#hasBuilt ? [{source: join(folder, 'built'), target: inSandbox.built}] : []),
 			...(this.#sources.size > 0 ? [{source: join(folder, 'stubs'), target: inSandbox.stubs}] : []),
 			...(this.#local.size > 0 ? [{source: join(folder, 'local'), target: inSandbox.local}] : []),
-			...(this.#options.offline ? [{source: this.#options.offline.archives, target: inSandbox.archives}] : []),
+			...this.#archiveFolders.map((source, index) => ({source, target: archivesAt(index)})),
 		];
 		const {signal} = this.#options;
 		return tools.run(argv, {
@@ -161,6 +161,11 @@ export class Resolution {
 			cpuPercent: 400,
 			signal,
 		});
+	}
+
+	/** Those that a store is used by without a network. */
+	get #archiveFolders(): readonly string[] {
+		return this.#options.offline?.archives ?? [];
 	}
 
 	get #hasBuilt(): boolean {
@@ -395,8 +400,11 @@ export class Resolution {
 		return distribution;
 	}
 
-	/** Makes one folder of the wheels of a store: that is what resolvers look into. */
-	async #linkArchives(folder: string): Promise<void> {
+	/**
+	 * Puts the wheels of a store into the folder that resolvers look into.
+	 * @param seenAt where they see the store's archives
+	 */
+	async #linkArchives(folder: string, seenAt: string): Promise<void> {
 		for (const sha256 of (await readdir(folder)).sort()) {
 			const files = await readdir(join(folder, sha256)).catch(() => []);
 			const sdist = files.find((file) => !WHEEL.test(file));
@@ -411,7 +419,7 @@ export class Resolution {
 					sha256,
 					sizeBytes: undefined,
 				});
-				await symlink(join(inSandbox.archives, sha256, wheel), join(this.#context.folder, 'built', wheel));
+				await symlink(join(seenAt, sha256, wheel), join(this.#context.folder, 'built', wheel));
 			}
 		}
 	}
@@ -451,6 +459,10 @@ export class Resolution {
 	#mask(text: string): string {
 		return this.#context.fetcher.credentials.mask(text);
 	}
+}
+
+function archivesAt(index: number): string {
+	return `${inSandbox.archives}/${index}`;
 }
 
 function readSources(stdout: string): Source[] | undefined {

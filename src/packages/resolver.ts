@@ -20,8 +20,8 @@ import type {StepOptions} from './steps.ts';
 import type {ToolSandboxes} from './tool-sandboxes.ts';
 
 export type ResolveOptions = StepOptions & {
-	/** Use nothing but the archives in this folder: `<archives>/<sha256>/<file name>`. */
-	readonly offline?: {readonly archives: string} | undefined;
+	/** Use nothing but the archives in these folders: `<archives>/<sha256>/<file name>`; of one name the first. */
+	readonly offline?: {readonly archives: readonly string[]} | undefined;
 	/** Where the archives are that requirements name by paths. */
 	readonly folder?: string | undefined;
 	/** Makes a wheel in `folder`, without the network; answers its path. */

@@ -18,25 +18,24 @@ export type Damage = {
 };
 
 /**
- * What became of a damaged package: made anew; moved to `quarantine`, as it could not be; or marked, as it could not be
- * and some process needs it, to be made anew before it is given to anybody else.
+ * What became of a damaged package: made anew; moved to `quarantine`, as it could not be; marked, as it could not be
+ * and some process needs it, to be made anew before it is given to anybody else; or left, as it is in a shared store.
  */
-export type Remedy = 'reinstalled' | 'quarantined' | 'marked';
+export type Remedy = 'reinstalled' | 'quarantined' | 'marked' | 'left';
 
 /** So many files of a package are named. */
 const MAX_NAMED = 100;
 
 /** Looks for damage of a package. */
 export async function examine(
-	layout: Layout,
 	installed: Installed,
 	hash: (path: string) => Promise<HashedTree>,
 ): Promise<readonly Damage[]> {
-	const contents = readContentsOf(layout, installed);
+	const contents = readContentsOf(installed);
 	if (contents === undefined) return [{path: '', problem: 'unreadable'}];
 	if (installed.isMarkedDamaged) return [{path: '', problem: 'changed'}];
 	try {
-		return compare(contents, await hash(layout.files(installed.id))).slice(0, MAX_NAMED);
+		return compare(contents, await hash(installed.layout.files(installed.id))).slice(0, MAX_NAMED);
 	} catch {
 		return [{path: '', problem: 'unreadable'}];
 	}

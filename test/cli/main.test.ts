@@ -40,7 +40,14 @@ for (const [args, words] of [
 		[
 			'$ forktree worker up -p .',
 			...['worker_port', 'worker_url', 'mem_pool_mb', 'import_cache_tree', 'best_effort', 'promote', 'spares'],
-			...['instance_pause_ms', 'instance_idle_ms', 'zygote_idle_ms', 'packages_gb', 'packages_idle_ms'],
+			...[
+				'instance_pause_ms',
+				'instance_idle_ms',
+				'zygote_idle_ms',
+				'shared_packages',
+				'packages_gb',
+				'packages_idle_ms',
+			],
 		],
 	],
 ] as const) {
@@ -112,7 +119,7 @@ test('an event that is not UTF-8 is refused', async (t) => {
 });
 
 const settings =
-	'worker_port, worker_url, mem_pool_mb, import_cache_tree, best_effort, promote, spares, instance_pause_ms, instance_idle_ms, zygote_idle_ms, packages_gb, packages_idle_ms';
+	'worker_port, worker_url, mem_pool_mb, import_cache_tree, best_effort, promote, spares, instance_pause_ms, instance_idle_ms, zygote_idle_ms, shared_packages, packages_gb, packages_idle_ms';
 
 for (const [pair, message] of [
 	['port=1', `forktree: -o: expected ${settings}, got "port"\n`],
@@ -121,6 +128,7 @@ for (const [pair, message] of [
 	['mem_pool_mb=', `forktree: mem_pool_mb: expected a whole number from 1 to ${Number.MAX_SAFE_INTEGER}, got ""\n`],
 	['promote=yes', 'forktree: promote: expected true or false, got "yes"\n'],
 	['spares=65', 'forktree: spares: expected a whole number from 0 to 64, got "65"\n'],
+	['shared_packages=/a:', 'forktree: shared_packages: expected folders with colons between them, got "/a:"\n'],
 	['zygote_idle_ms=0', `forktree: zygote_idle_ms: expected a whole number from 1 to ${2 ** 31 - 1}, got "0"\n`],
 	['worker_url=http://x/', 'forktree: worker_url: expected a host name or address to listen on, got "http://x/"\n'],
 ] as const) {

@@ -152,6 +152,31 @@ serialKernelTest('packages: the same as JSON documents, and nothing besides', as
 	t.is(collected.sizeBytes, 0);
 });
 
+serialKernelTest('packages: --shared names stores that are used, marked, and left as they are', async (t) => {
+	t.timeout(180_000);
+	await using index = await PackageIndex.start([one, two], {json: true});
+	const image = await makeStore(t, index);
+	t.is((await image.run('add', 'one')).exitCode, 0);
+	const module = readdirSync(image.dir, {recursive: true, encoding: 'utf8'}).find((name) => name.endsWith('/one.py'));
+	const {run} = await makeStore(t, index);
+	const shared = ['--shared', image.dir];
+	const added = await run('add', 'two', ...shared);
+	t.deepEqual([added.exitCode, added.stdout], [0, 'one==1.0 (was there)\ntwo==2.0\n'], added.stderr);
+	const listed = succeeded(t, await run('list', ...shared)).split('\n');
+	t.regex(listed[0] ?? '', /^package .* functions +shared$/);
+	t.regex(listed[1] ?? '', new RegExp(`^one .* - +${image.dir}$`));
+	t.regex(listed[2] ?? '', /^two .* - +-$/);
+	t.regex(succeeded(t, await run('info', 'one', ...shared)), new RegExp(`^shared +${image.dir}$`, 'm'));
+	t.is(succeeded(t, await run('list')).split('\n').length, 3);
+	writeFileSync(path.join(image.dir, module ?? ''), 'VALUE = 2\n');
+	const verified = await run('verify', ...shared);
+	t.is(verified.exitCode, 1);
+	t.is(verified.stdout, `one==1.0 in ${image.dir}: changed: one.py; left\n2 checked\n`);
+	t.is(succeeded(t, await run('gc', ...shared)), '0.00 GiB freed\n');
+	t.is(succeeded(t, await run('list', ...shared, '--shared', image.dir)).split('\n').length, 3);
+	refused(t, await run('list', ...shared, '--shared', '/nowhere'), /^forktree: .* at \/nowhere, got nothing there\n$/);
+});
+
 serialKernelTest('packages: what forktree fails at is 125, in one line', async (t) => {
 	await using index = await PackageIndex.start([one], {json: true});
 	const {dir, run} = await makeStore(t, index);

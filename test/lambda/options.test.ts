@@ -62,6 +62,7 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 	const options = anyOptions({
 		stateDir: anyText,
 		packagesDir: anyText,
+		sharedPackages: mostly(fc.array(fc.string({minLength: 1}))),
 		python: anyText,
 		memoryBudgetMb: anyNumber,
 		offline: mostly(fc.boolean()),
@@ -79,11 +80,12 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 	fc.assert(
 		fc.property(options, (given) => {
 			const names =
-				/^(createRuntime options|stateDir|packagesDir|python|memoryBudgetMb|offline|bestEffort|promote|spares|tree|instancePauseMs|instanceIdleMs|zygoteIdleMs|packagesGb|packagesIdleMs|lookup): /;
+				/^(createRuntime options|stateDir|packagesDir|sharedPackages|python|memoryBudgetMb|offline|bestEffort|promote|spares|tree|instancePauseMs|instanceIdleMs|zygoteIdleMs|packagesGb|packagesIdleMs|lookup): /;
 			const settings = resolved(t, names, () => resolveRuntimeOptions(given as never));
 			if (settings === undefined) return;
 			const {memoryBudgetMb, offline, bestEffort, promote, tree, spares, lookup, gc, ...others} = settings;
-			const {instancePauseMs, instanceIdleMs, zygoteIdleMs, ...texts} = others;
+			const {instancePauseMs, instanceIdleMs, zygoteIdleMs, sharedPackages, ...texts} = others;
+			t.true(sharedPackages.every((folder) => typeof folder === 'string' && folder !== ''));
 			t.deepEqual(Object.keys(texts).sort(), ['packagesDir', 'python', 'stateDir']);
 			t.true(Object.values(texts).every((text) => text === undefined || (typeof text === 'string' && text !== '')));
 			t.true(gc === undefined || (gc.everyMs >= 60_000 && gc.everyMs <= 60 * 60_000));

@@ -363,7 +363,7 @@ for (const resolver of resolvers) {
 		add(index.sha256(lib), lib);
 		add(index.sha256(source), source, {...source, sdist: false});
 		chmodSync(path.dirname(archives), 0o755);
-		const offline = options({offline: {archives}});
+		const offline = options({offline: {archives: [archives]}});
 		const before = index.requests.length;
 		networks.length = 0;
 		const lock = await resolver.resolve(requirementsOf(index, ['my-lib', 'only-source']), offline);

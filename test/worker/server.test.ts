@@ -360,6 +360,9 @@ kernelTest('forktree worker up: its settings reach the runtime', async (t) => {
 	const broken = await up('worker_port=0', `import_cache_tree=${directory}/broken.json`).ended;
 	t.is(broken.exitCode, 125);
 	t.regex(broken.stderr, /^forktree: .*children/);
+	const lost = await up('worker_port=0', `shared_packages=${directory}:/nowhere`).ended;
+	t.is(lost.exitCode, 125);
+	t.is(lost.stderr, `forktree: expected a shared package store at ${directory}, got a folder without store.json\n`);
 	const tree = `import_cache_tree=${directory}/tree.json`;
 	const idle = ['instance_pause_ms=10', 'instance_idle_ms=50', 'zygote_idle_ms=50'];
 	const worker = up('worker_port=0', tree, 'promote=false', 'spares=0', ...idle);
