@@ -1,5 +1,7 @@
 /** Names and passwords of package indexes: they stay in this process's memory, and in no text that is shown or kept. */
 
+import {type Account, Keyring} from './keyring.ts';
+
 /** What no text that is shown may hold: what stands between `//` and `@` in an address. */
 const USER_INFO = /(?<=\/\/)[^/@\s'"]+(?=@)/g;
 const MASK = '****';
@@ -8,24 +10,62 @@ const MIN_SECRET = 4;
 
 /** Remembers the credentials in addresses of indexes, for files of the same origin. */
 export class Credentials {
+	/** Asked for passwords when installers are configured to. */
+	readonly #keyring: Keyring;
 	readonly #byOrigin = new Map<string, string>();
 	readonly #secrets = new Set<string>();
+	/** Why there is no password, by origin. */
+	readonly #problems = new Map<string, string>();
+
+	constructor(keyring = new Keyring()) {
+		this.#keyring = keyring;
+	}
 
 	/** Remembers those of an address, if it has any. @returns the address without them */
 	learn(text: string): string {
 		if (!URL.canParse(text)) return text;
 		const url = new URL(text);
 		if (url.username === '' && url.password === '') return text;
-		this.#byOrigin.set(url.origin, `${decode(url.username)}:${decode(url.password)}`);
-		this.addSecret(url.password === '' ? url.username : url.password);
+		this.set(url.origin, percentDecode(url.username), percentDecode(url.password));
 		url.username = '';
 		url.password = '';
 		return url.href;
 	}
 
+	/** Remembers those of an index. A name alone takes the place of no password for that name. */
+	set(url: string, username: string, password: string): void {
+		const {origin} = new URL(url);
+		this.addSecret(password === '' ? username : password);
+		if (password === '' && this.#byOrigin.get(origin)?.startsWith(`${username}:`)) return;
+		this.#byOrigin.set(origin, `${username}:${password}`);
+	}
+
+	/**
+	 * Asks the keyring of this machine for the password of an index, and remembers it.
+	 * @param url without credentials
+	 * @param username undefined when it is to be asked for as well
+	 */
+	async ask(url: string, username: string | undefined, signal: AbortSignal): Promise<Account | undefined> {
+		const {origin} = new URL(url);
+		const {account, problem} = await this.#keyring.find(url, username, signal);
+		if (problem === undefined) this.#problems.delete(origin);
+		else this.#problems.set(origin, problem);
+		if (account !== undefined) this.set(origin, account.username, account.password);
+		return account;
+	}
+
+	/** Why passwords that the keyring was asked for are not known: of all indexes, or of that of a file. */
+	problems(url?: string): readonly string[] {
+		const origin = url === undefined ? undefined : new URL(url).origin;
+		return [...this.#problems]
+			.filter(([each]) => origin === undefined || each === origin)
+			.map(([, problem]) => problem);
+	}
+
 	/** Never shows this word from now on. */
 	addSecret(secret: string): void {
-		for (const word of [secret, decode(secret)]) if (word.length >= MIN_SECRET) this.#secrets.add(word);
+		for (const word of [secret, percentDecode(secret), encodeURIComponent(secret)])
+			if (word.length >= MIN_SECRET) this.#secrets.add(word);
 	}
 
 	/** `name:password` for a file, of an index of the same origin; undefined when none is known. */
@@ -40,7 +80,7 @@ export class Credentials {
 	}
 }
 
-function decode(text: string): string {
+export function percentDecode(text: string): string {
 	try {
 		return decodeURIComponent(text);
 	} catch {

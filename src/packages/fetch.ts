@@ -198,7 +198,7 @@ class Session {
 		await mkdir(join(path, 'downloads'));
 		await chmod(join(path, 'downloads'), 0o777);
 		await mkdir(join(path, 'config'), {mode: 0o755});
-		return {folder: path, settings: await readNetworkSettings(join(path, 'config'), credentials)};
+		return {folder: path, settings: await readNetworkSettings(join(path, 'config'), credentials, this.#ending.signal)};
 	}
 
 	async #run(): Promise<void> {
@@ -248,7 +248,9 @@ class Session {
 		const {file, sizeBytes} = job.wanted;
 		if (done) job.settle();
 		else if (failure !== undefined) {
-			job.settle(refused(job.wanted, failure) ?? failed(job.wanted, this.#options.credentials.mask(failure)));
+			const {credentials} = this.#options;
+			const words = [failure, ...credentials.problems(job.wanted.url)].join('; ');
+			job.settle(refused(job.wanted, words) ?? failed(job.wanted, credentials.mask(failure)));
 		} else
 			job.onProgress?.(
 				'downloading',

@@ -3,14 +3,17 @@
  * well: their variables and configuration files. What decides what is installed, and where to, is ours.
  */
 import {statSync} from 'node:fs';
-import {chmod, copyFile, mkdir, readFile} from 'node:fs/promises';
+import {chmod, copyFile, mkdir, readFile, writeFile} from 'node:fs/promises';
 import {homedir} from 'node:os';
 import {dirname, isAbsolute, join, relative, resolve} from 'node:path';
 import process from 'node:process';
 import {fileURLToPath, pathToFileURL} from 'node:url';
 import {parse} from 'smol-toml';
+import {baseEnvironment} from '../sandbox/rootfs.ts';
 import type {SandboxMount} from '../sandbox/sandbox-options.ts';
-import type {Credentials} from './credentials.ts';
+import {type Credentials, percentDecode} from './credentials.ts';
+import type {Account} from './keyring.ts';
+import {courierProgram, courierText, courierVariable} from './keyring-courier.ts';
 
 /** Seen by every program that uses the network. */
 const NETWORK = /^(?:https?|ftp|all|no)_proxy$/i;
@@ -24,10 +27,12 @@ const NAMED = /^([\w-]+)=(?=\w+:\/\/)/;
 const SECRET_VARIABLE = /_PASSWORD$/;
 /** With or without quotes. */
 const NETRC_PASSWORD = /\bpassword\s+"?([^\s"]+)/g;
+const NETRC_ENTRY = /\bmachine\s+"?([^\s"]+)(?:(?!\bmachine\s).)*?\blogin\s+"?([^\s"]+)/gs;
 /** What every sandbox sees of this machine, see base.ts. */
 const VISIBLE = ['/usr', '/etc/ssl/certs'];
 
 const CONFIG = '/config';
+const PROGRAMS = 'bin';
 const LINKS = '/links';
 
 /** What an installer is given in a sandbox, to find what its user has configured. */
@@ -45,30 +50,53 @@ export type InstallerSettings = {
 
 type Tool = 'pip' | 'uv';
 
+/** An index without a password, for which its user has told installers to ask a keyring. */
+type Unopened = {
+	/** Without credentials. */
+	readonly url: string;
+	/** Undefined: the keyring knows it. */
+	readonly username: string | undefined;
+};
+
+/** What the keyring has of those. */
+type Answers = ReadonlyArray<readonly [url: string, account: Account]>;
+
 /**
  * Collects the settings.
  * @param folder an empty folder of the caller's, in one that nobody else may enter: copies of configuration are put there
  * @param locations addresses and paths that need to be visible besides
+ * @param signal of the keyring that is asked; undefined when none is to be
  */
 export async function readInstallerSettings(
 	tool: Tool,
 	folder: string,
 	locations: readonly string[],
 	credentials: Credentials,
+	signal: AbortSignal | undefined,
 ): Promise<InstallerSettings> {
 	const collected = new Collected(folder, credentials);
 	if (tool === 'pip') await collected.addPip();
 	else await collected.addUv();
 	await collected.addNetwork();
+	if (signal !== undefined) {
+		const answers = await collected.askKeyring(signal);
+		if (tool === 'pip') collected.tellPip(answers);
+		else await collected.tellUv(answers);
+	}
 	return collected.finish(locations);
 }
 
 /** Like {@link readInstallerSettings}, for a program of ours: proxies, certificates and netrc, whoever they were given to. */
-export async function readNetworkSettings(folder: string, credentials: Credentials): Promise<InstallerSettings> {
+export async function readNetworkSettings(
+	folder: string,
+	credentials: Credentials,
+	signal: AbortSignal,
+): Promise<InstallerSettings> {
 	const collected = new Collected(folder, credentials);
 	await collected.addPip();
 	await collected.addUv();
 	await collected.addNetwork();
+	await collected.askKeyring(signal);
 	return collected.finish([]);
 }
 
@@ -80,6 +108,9 @@ class Collected {
 	readonly #links = new Map<string, string>();
 	#indexUrl: string | undefined;
 	#extraIndexUrls: readonly string[] = [];
+	/** Undefined: no keyring is to be asked. */
+	#unopened: Unopened[] | undefined;
+	#netrc = '';
 	#copies = 0;
 
 	constructor(folder: string, credentials: Credentials) {
@@ -97,6 +128,8 @@ class Collected {
 		this.#set('PIP_CLIENT_CERT', await this.#certificate(option('client-cert')));
 		this.#indexUrl = this.#learn(option('index-url'))[0];
 		this.#extraIndexUrls = this.#learn(option('extra-index-url'));
+		if (option('keyring-provider') !== 'subprocess') return;
+		for (const url of [this.#indexUrl ?? '', ...this.#extraIndexUrls]) this.#leaveToKeyring(url);
 	}
 
 	async addUv(): Promise<void> {
@@ -109,10 +142,17 @@ class Collected {
 		const links = process.env.UV_FIND_LINKS ?? files.flatMap((file) => file.links).join(',');
 		this.#set('UV_FIND_LINKS', this.#allToSandbox(links, /,/, ','));
 		const {UV_DEFAULT_INDEX, UV_INDEX_URL, UV_INDEX, UV_EXTRA_INDEX_URL} = process.env;
-		for (const value of [UV_DEFAULT_INDEX, UV_INDEX_URL, UV_INDEX, UV_EXTRA_INDEX_URL]) this.#learn(value);
-		for (const {urls, named} of files) {
-			this.#learn(urls.join(' '));
-			for (const [name, url] of named) this.#learnNamed(name, url);
+		const words = [UV_DEFAULT_INDEX, UV_INDEX_URL, UV_INDEX, UV_EXTRA_INDEX_URL].join(' ');
+		const indexes = [...words.split(/[\s,]+/).map(readIndexWord), ...files.flatMap((file) => file.indexes)];
+		for (const {name, url} of indexes) {
+			this.#credentials.learn(url);
+			this.#learnNamed(name, url);
+		}
+		const provider = process.env.UV_KEYRING_PROVIDER ?? files.find((file) => file.keyringProvider)?.keyringProvider;
+		if (provider !== 'subprocess') return;
+		for (const {name, url, needsName} of indexes) {
+			const {username, password} = namedCredentials(name);
+			if (password === '') this.#leaveToKeyring(url, username, needsName);
 		}
 	}
 
@@ -120,8 +160,48 @@ class Collected {
 		this.#pass(NETWORK);
 		for (const name of CERTIFICATES) this.#set(name, await this.#certificate(process.env[name]));
 		this.#set('SSL_CERT_DIR', this.#allToSandbox(process.env.SSL_CERT_DIR, /:/, ':'));
-		const netrc = await this.#copyFirst([process.env.NETRC ?? join(homedir(), '.netrc')], '.netrc');
-		for (const [, password = ''] of netrc.matchAll(NETRC_PASSWORD)) this.#credentials.addSecret(password);
+		this.#netrc = await this.#copyFirst([process.env.NETRC ?? join(homedir(), '.netrc')], '.netrc');
+		for (const [, password = ''] of this.#netrc.matchAll(NETRC_PASSWORD)) this.#credentials.addSecret(password);
+	}
+
+	/** Asks the keyring of this machine, as the installer would, for what netrc does not have. */
+	async askKeyring(signal: AbortSignal): Promise<Answers> {
+		const logins = new Map([...this.#netrc.matchAll(NETRC_ENTRY)].map(([, host = '', login = '']) => [host, login]));
+		const unopened = new Map(this.#unopened?.map((each) => [JSON.stringify(each), each]));
+		const asked = [...unopened.values()].filter(({url, username}) => {
+			const login = logins.get(new URL(url).hostname);
+			return login === undefined || login !== (username ?? login);
+		});
+		const answers = asked.map(async ({url, username}) => {
+			const account = await this.#credentials.ask(url, username, signal);
+			return account === undefined ? [] : [[url, account] as const];
+		});
+		return (await Promise.all(answers)).flat();
+	}
+
+	/** In addresses, since not every version of it asks a program. */
+	tellPip(answers: Answers): void {
+		if (this.#unopened === undefined) return;
+		this.#set('PIP_KEYRING_PROVIDER', 'disabled');
+		if (answers.length === 0) return;
+		this.#indexUrl = this.#indexUrl && withAccount(this.#indexUrl, answers);
+		this.#extraIndexUrls = this.#extraIndexUrls.map((url) => withAccount(url, answers));
+		this.#set('PIP_INDEX_URL', this.#indexUrl && this.#toSandbox(this.#indexUrl));
+		this.#set('PIP_EXTRA_INDEX_URL', this.#extraIndexUrls.map((url) => this.#toSandbox(url)).join(' '));
+	}
+
+	/** By a program that it asks, since it has indexes in files as well, and more to say of them than addresses. */
+	async tellUv(answers: Answers): Promise<void> {
+		if (this.#unopened === undefined) return;
+		await mkdir(join(this.#folder, PROGRAMS));
+		await writeFile(join(this.#folder, PROGRAMS, 'keyring'), courierProgram);
+		await chmod(join(this.#folder, PROGRAMS, 'keyring'), 0o755);
+		this.#copies += 1;
+		Object.assign(this.#env, {
+			PATH: `${CONFIG}/${PROGRAMS}:${baseEnvironment.PATH}`,
+			UV_KEYRING_PROVIDER: 'subprocess',
+			[courierVariable]: courierText(answers),
+		});
 	}
 
 	finish(locations: readonly string[]): InstallerSettings {
@@ -160,21 +240,26 @@ class Collected {
 		}
 	}
 
-	/** Takes addresses apart, which can have names before them, as in `name=https://…`. */
 	#learn(value: string | undefined): string[] {
-		const words = value?.split(/[\s,]+/) ?? [];
-		const urls = words.map((word) => word.replace(NAMED, '')).filter((url) => URL.canParse(url));
+		const urls = value?.split(/[\s,]+/).filter((url) => URL.canParse(url)) ?? [];
 		for (const url of urls) this.#credentials.learn(url);
-		for (const word of words) this.#learnNamed(NAMED.exec(word)?.[1] ?? '', word.replace(NAMED, ''));
 		return urls;
 	}
 
-	/** uv has the credentials of an index that has a name in variables with that name. */
-	#learnNamed(name: string, text: string): void {
-		const variable = `UV_INDEX_${name.toUpperCase().replaceAll(/[^A-Z0-9]/g, '_')}`;
-		const {[`${variable}_USERNAME`]: username = '', [`${variable}_PASSWORD`]: password = ''} = process.env;
-		if (name === '' || username + password === '' || !URL.canParse(text)) return;
-		this.#credentials.learn(Object.assign(new URL(text), {username, password}).href);
+	#learnNamed(name: string, url: string): void {
+		const {username, password} = namedCredentials(name);
+		if (username + password !== '' && URL.canParse(url)) this.#credentials.set(url, username, password);
+	}
+
+	/** Has the keyring asked for the password of an index, if it has a name, or needs one, and no password. */
+	#leaveToKeyring(text: string, name = '', needsName = false): void {
+		this.#unopened ??= [];
+		if (!/^https?:/.test(text) || !URL.canParse(text)) return;
+		const url = new URL(text);
+		const username = name || percentDecode(url.username);
+		if (url.password !== '' || (username === '' && !needsName) || /\p{Cc}/u.test(username)) return;
+		url.username = '';
+		this.#unopened.push({url: url.href, username: username || undefined});
 	}
 
 	#allToSandbox(value: string | undefined, separator: RegExp, joiner: string): string | undefined {
@@ -270,21 +355,54 @@ function iniOptions(text: string): Array<[name: string, value: string]> {
 /** What a configuration of uv says of where to look. */
 type UvFile = {
 	readonly links: readonly string[];
-	readonly urls: readonly string[];
-	readonly named: ReadonlyArray<readonly [name: string, url: string]>;
+	readonly indexes: readonly UvIndex[];
+	readonly keyringProvider: string | undefined;
 };
+
+type UvIndex = {
+	/** Empty when it has none. */
+	readonly name: string;
+	readonly url: string;
+	/** Whether it is never asked without a name and a password. */
+	readonly needsName: boolean;
+};
+
+/** An address with the password for the name that it has. */
+function withAccount(text: string, answers: Answers): string {
+	const url = new URL(text);
+	const {username} = url;
+	url.username = '';
+	const [, account] =
+		answers.find(([each, known]) => each === url.href && known.username === percentDecode(username)) ?? [];
+	return account === undefined
+		? text
+		: Object.assign(url, {username, password: encodeURIComponent(account.password)}).href;
+}
+
+/** Reads an address that can have a name before it, as in `name=https://…`. */
+function readIndexWord(word: string): UvIndex {
+	return {name: NAMED.exec(word)?.[1] ?? '', url: word.replace(NAMED, ''), needsName: false};
+}
+
+/** uv has the credentials of an index that has a name in variables with that name. */
+function namedCredentials(name: string): {readonly username: string; readonly password: string} {
+	const variable = `UV_INDEX_${name.toUpperCase().replaceAll(/[^A-Z0-9]/g, '_')}`;
+	const {[`${variable}_USERNAME`]: username = '', [`${variable}_PASSWORD`]: password = ''} = process.env;
+	return name === '' ? {username: '', password: ''} : {username, password};
+}
 
 function readUvFile(text: string): UvFile {
 	try {
 		const file = parse(text);
 		const pip = tablesOf([file.pip])[0] ?? {};
 		const all = (key: string) => [pip[key] ?? file[key]].flat().filter((each) => typeof each === 'string');
-		const indexes = tablesOf([file.index, pip.index].flat());
-		const named = indexes.map(({name, url}) => [`${name ?? ''}`, `${url}`] as const);
-		const urls = [...all('index-url'), ...all('extra-index-url'), ...named.map(([, url]) => url)];
-		return {links: all('find-links'), urls, named};
+		const named = tablesOf([file.index, pip.index].flat()).map(({name, url, authenticate}) => {
+			return {name: `${name ?? ''}`, url: `${url}`, needsName: authenticate === 'always'};
+		});
+		const others = [...all('index-url'), ...all('extra-index-url')].map(readIndexWord);
+		return {links: all('find-links'), indexes: [...others, ...named], keyringProvider: all('keyring-provider')[0]};
 	} catch {
-		return {links: [], urls: [], named: []}; // uv says what is wrong
+		return {links: [], indexes: [], keyringProvider: undefined}; // uv says what is wrong
 	}
 }
 

@@ -104,7 +104,9 @@ export class Resolution {
 		for (const name of ['work', 'stubs']) await chmod(join(folder, name), 0o777);
 		const locations = [...(indexUrl === undefined ? [] : [indexUrl]), ...extraIndexUrls, ...findLinks];
 		for (const location of locations) fetcher.credentials.learn(location);
-		return readInstallerSettings(tool.name, join(folder, 'config'), locations, fetcher.credentials);
+		const {offline, signal} = this.#options;
+		const asking = offline === undefined ? signal : undefined;
+		return readInstallerSettings(tool.name, join(folder, 'config'), locations, fetcher.credentials, asking);
 	}
 
 	/** Asks until what is found needs no more building. */
@@ -446,7 +448,11 @@ export class Resolution {
 			unauthorized: 'NotAuthorized',
 			other: 'InstallFailed',
 		};
-		return this.#failed(codes[this.#context.tool.refusal(result.stderr)], text);
+		const refusal = this.#context.tool.refusal(result.stderr);
+		// Of an index that wants a password pip says that there is nothing.
+		const isClosed = refusal === 'unauthorized' || (refusal === 'noMatch' && this.#context.tool.name === 'pip');
+		const problems = isClosed ? this.#context.fetcher.credentials.problems() : [];
+		return this.#failed(codes[refusal], [text, ...problems].join('\n'));
 	}
 
 	#failed(code: ForktreeError['code'], words: string, cause?: unknown): ForktreeError {

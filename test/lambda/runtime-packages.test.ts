@@ -1,5 +1,5 @@
 import {once} from 'node:events';
-import {readdirSync} from 'node:fs';
+import {readdirSync, readFileSync} from 'node:fs';
 import {mkdir, rm} from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
@@ -9,6 +9,7 @@ import {resolveRuntimeOptions} from '../../src/lambda/options.ts';
 import {Runtime} from '../../src/lambda/runtime.ts';
 import {type ArchiveSpec, PackageIndex} from '../helpers/archives.ts';
 import {refusal, serialKernelTest} from '../helpers/kernel-test.ts';
+import {answering, writeKeyring} from '../helpers/keyring.ts';
 import {LeakCheck} from '../helpers/leak-check.ts';
 import {makeRuntime, py, python, temporaryFolder, value} from '../helpers/runtime.ts';
 
@@ -254,3 +255,81 @@ serialKernelTest(
 		t.deepEqual((await again)[0].packages, ['lib==2.0']);
 	},
 );
+
+serialKernelTest('a password of the keyring is nowhere in a function, nor in what is left of the deploy', async (t) => {
+	t.timeout(180_000);
+	const secret = 'open-sesame-4711';
+	await using index = await PackageIndex.start([helper, lib1], {authorization: `somebody:${secret}`});
+	const programs = await temporaryFolder();
+	writeKeyring(programs, answering(index.url, 'somebody', secret));
+	const withName = index.url.replace('//', '//somebody@');
+	const variables: Record<string, string> = {
+		...{UV_DEFAULT_INDEX: withName, PIP_INDEX_URL: withName},
+		...{UV_KEYRING_PROVIDER: 'subprocess', PIP_KEYRING_PROVIDER: 'subprocess'},
+		PATH: `${programs}:${process.env.PATH}`,
+	};
+	const before = {...process.env};
+	Object.assign(process.env, variables);
+	t.teardown(async () => {
+		for (const name of Object.keys(variables)) delete process.env[name];
+		Object.assign(process.env, before);
+		await rm(programs, {recursive: true, force: true});
+	});
+	const {runtime, stateDir} = await makeRuntime(t);
+	const told: unknown[] = [];
+	for (const event of ['installed', 'deployed', 'zygoteCreated', 'created', 'importFailed'] as const) {
+		runtime.on(event, (detail: unknown) => told.push(detail));
+	}
+	const text = py`
+		import glob, os, lib
+
+		def f(event):
+			word = event['word'][::-1].encode()
+			seen, unread = [], []
+			if any(word in part.encode() for item in os.environ.items() for part in item):
+				seen.append('environ')
+			files = glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline')
+			looked = len(files)
+			for top in ('/tmp', '/packages', '/handler', '/config'):
+				for folder, _, names in os.walk(top):
+					files += [os.path.join(folder, name) for name in names]
+					seen += [name for name in [folder, *names] if word.decode() in name]
+			for file in files:
+				try:
+					with open(file, 'rb') as opened:
+						if word in opened.read():
+							seen.append(file)
+				except OSError as error:
+					unread.append(f'{file}: {error}')
+			return {'seen': seen, 'unread': unread, 'processes': looked, 'files': len(files), 'lib': lib.VERSION}
+	`;
+	const report = await runtime.deploy('f', {'f.py': text}, {requirements: ['lib'], reuse: false});
+	t.deepEqual(report.installed, ['helper==1.0', 'lib==1.0']);
+	// Backwards, since it would else see what it looks for.
+	const event = {word: [...secret].reverse().join('')};
+	const cold = value(t, await runtime.invoke('f', event)) as Record<string, unknown>;
+	await runtime.prewarm('f');
+	const forked = value(t, await runtime.invoke('f', event)) as Record<string, unknown>;
+	for (const found of [cold, forked]) {
+		t.deepEqual([found.seen, found.unread, found.lib], [[], [], '1.0']);
+		t.true((found.processes as number) >= 2 && (found.files as number) > 6, JSON.stringify(found));
+	}
+	await runtime.packages.measured();
+	t.false(JSON.stringify([report, told, runtime.list(), await runtime.packages.list()]).includes(secret));
+	const holding = readdirSync(stateDir, {recursive: true, encoding: 'utf8', withFileTypes: true})
+		.filter((entry) => entry.isFile())
+		.map((entry) => path.join(entry.parentPath, entry.name))
+		.filter((file) => readFileSync(file).includes(secret));
+	t.deepEqual(holding, []);
+	const processes = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+	const knowing = processes.filter((pid) =>
+		['environ', 'cmdline'].some((file) => {
+			try {
+				return readFileSync(`/proc/${pid}/${file}`).includes(secret);
+			} catch {
+				return false; // it has ended
+			}
+		}),
+	);
+	t.deepEqual(knowing, []);
+});

@@ -21,3 +21,16 @@ test('are in no text that is shown', (t) => {
 	credentials.addSecret('abc');
 	t.is(credentials.mask('p/ssword p%2Fssword onlytoken abc user'), '**** **** **** abc user');
 });
+
+test('a name alone does not take the place of its password', (t) => {
+	const credentials = new Credentials();
+	credentials.set('https://example.org/simple/', 'me', '100%25 p@ss');
+	t.is(credentials.for('https://example.org/a.whl'), 'me:100%25 p@ss');
+	t.is(credentials.learn('https://me@example.org/simple/'), 'https://example.org/simple/');
+	t.is(credentials.for('https://example.org/a.whl'), 'me:100%25 p@ss');
+	credentials.learn('https://other@example.org/simple/');
+	t.is(credentials.for('https://example.org/a.whl'), 'other:');
+	credentials.set('https://example.org/', 'other', 'new pass');
+	t.is(credentials.for('https://example.org/a.whl'), 'other:new pass');
+	t.is(credentials.mask('100%25 p@ss, 100%2525%20p%40ss, new pass'), '****, ****, ****');
+});

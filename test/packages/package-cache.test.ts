@@ -9,6 +9,7 @@ import {openPackages, type PackageCache, type PackagesOptions} from '../../src/p
 import {parseRequirements} from '../../src/packages/requirements.ts';
 import {type ArchiveSpec, PackageIndex} from '../helpers/archives.ts';
 import {refusal, serialKernelTest} from '../helpers/kernel-test.ts';
+import {answering, writeKeyring} from '../helpers/keyring.ts';
 import {LeakCheck} from '../helpers/leak-check.ts';
 import {python, temporaryFolder} from '../helpers/runtime.ts';
 
@@ -408,15 +409,23 @@ serialKernelTest('what was measured with another build of the interpreter is mea
 	}
 });
 
-/** Files below a folder that hold a text, or have it in their name. */
+/** Files below a folder that hold a text, or have it in their name. What goes while it is looked at holds nothing. */
 function holding(dir: string, text: string): string[] {
-	return readdirSync(dir, {recursive: true, encoding: 'utf8', withFileTypes: true})
-		.filter(
-			(entry) =>
-				entry.name.includes(text) ||
-				(entry.isFile() && readFileSync(path.join(entry.parentPath, entry.name)).includes(text)),
-		)
-		.map((entry) => path.relative(dir, path.join(entry.parentPath, entry.name)));
+	return unlessGone(() => readdirSync(dir, {withFileTypes: true}), []).flatMap((entry) => {
+		const file = path.join(dir, entry.name);
+		const isNamed = entry.name.includes(text);
+		if (entry.isDirectory()) return [...(isNamed ? [file] : []), ...holding(file, text)];
+		return isNamed || (entry.isFile() && unlessGone(() => readFileSync(file), '').includes(text)) ? [file] : [];
+	});
+}
+
+function unlessGone<Value, Other>(read: () => Value, other: Other): Value | Other {
+	try {
+		return read();
+	} catch (error) {
+		if (['ENOENT', 'ENOTDIR', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) return other;
+		throw error;
+	}
 }
 
 /** Runs work with variables of the environment. */
@@ -452,6 +461,16 @@ async function credentialsIn(
 			return {UV_DEFAULT_INDEX: withPassword, PIP_INDEX_URL: withPassword};
 		case 'variables of a named index':
 			return {UV_DEFAULT_INDEX: `own=${index.url}`, UV_INDEX_OWN_USERNAME: 'somebody', UV_INDEX_OWN_PASSWORD: password};
+		case 'the keyring': {
+			const programs = await folder(t);
+			writeKeyring(programs, answering(index.url, 'somebody', password));
+			const withName = index.url.replace('//', '//somebody@');
+			return {
+				...{UV_DEFAULT_INDEX: withName, PIP_INDEX_URL: withName},
+				...{UV_KEYRING_PROVIDER: 'subprocess', PIP_KEYRING_PROVIDER: 'subprocess'},
+				PATH: `${programs}:${process.env.PATH}`,
+			};
+		}
 		default: {
 			const file = path.join(await folder(t), 'netrc');
 			await writeFile(file, `machine ${host.split(':')[0]} login somebody password ${password}\n`, {mode: 0o600});
@@ -460,7 +479,7 @@ async function credentialsIn(
 	}
 }
 
-for (const place of ['addresses of the environment', 'variables of a named index', 'netrc']) {
+for (const place of ['addresses of the environment', 'variables of a named index', 'the keyring', 'netrc']) {
 	serialKernelTest(`a password in ${place} opens an index, and is nowhere afterwards`, async (t) => {
 		await using index = await PackageIndex.start([one, two], {json: true, authorization: `somebody:${secret}`});
 		const dir = await folder(t);
@@ -524,4 +543,39 @@ serialKernelTest('a store on a full or read-only disk is StoreNotWritable', asyn
 	const argv = [process.execPath, '--import=tsx', '--input-type=module', '-e', code, '--'];
 	const {stdout} = await execa('unshare', ['--mount', 'sh', '-ec', script, 'sh', ...argv], {timeout: 100_000});
 	t.regex(stdout, /^made\nStoreNotWritable EROFS\nStoreNotWritable ENOSPC\nStoreNotWritable /);
+});
+
+serialKernelTest('a password of the keyring is in no file of the store and no argument list, at no time', async (t) => {
+	const dir = await folder(t);
+	const seen = new Set<string>();
+	const lookAround = (): boolean => {
+		for (const file of holding(dir, secret)) seen.add(file);
+		for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+			const argv = unlessGone(() => readFileSync(`/proc/${pid}/cmdline`, 'utf8'), '');
+			if (argv.includes(secret)) seen.add(argv);
+		}
+		return false;
+	};
+	const options = {json: true, authorization: `somebody:${secret}`, interrupt: lookAround} as const;
+	await using index = await PackageIndex.start([one, {...two, sdist: true, build: []}], options);
+	await withEnvironment(await credentialsIn(t, 'the keyring', index, secret), async () => {
+		const packages = await open(t, {dir});
+		packages.on('progress', lookAround);
+		const {installed} = await packages.add(['two', 'one']);
+		t.deepEqual(installed, ['one==1.0', 'two==2.0']);
+		t.true(index.requests.length > 3);
+		await packages.close();
+	});
+	t.deepEqual([...seen], []);
+});
+
+serialKernelTest('a name in the address, and its password in netrc, open an index', async (t) => {
+	await using index = await PackageIndex.start([one], {json: true, authorization: `somebody:${secret}`});
+	const variables = await credentialsIn(t, 'netrc', index, secret);
+	const withName = index.url.replace('//', '//somebody@');
+	await withEnvironment({...variables, UV_DEFAULT_INDEX: withName, PIP_INDEX_URL: withName}, async () => {
+		const packages = await open(t);
+		t.deepEqual((await packages.add(['one'])).installed, ['one==1.0']);
+		await packages.close();
+	});
 });

@@ -14,6 +14,7 @@ import {ToolSandboxes} from '../../src/packages/tool-sandboxes.ts';
 import {findInterpreter} from '../../src/sandbox/interpreter.ts';
 import {type ArchiveSpec, fileName, makeArchives, PackageIndex, sha256Of} from '../helpers/archives.ts';
 import {refusal, serialKernelTest} from '../helpers/kernel-test.ts';
+import {writeKeyring} from '../helpers/keyring.ts';
 import {python, temporaryFolder} from '../helpers/runtime.ts';
 
 const interpreter = await findInterpreter(python);
@@ -39,11 +40,11 @@ const online =
 for (const name of Object.keys(process.env)) if (/^(?:PIP|UV)_.*(?:INDEX|LINKS)/.test(name)) delete process.env[name];
 
 /** Finds the one resolver or the other. */
-async function find(name: 'uv' | 'pip'): Promise<Resolver> {
+async function find(name: 'uv' | 'pip', its = fetcher): Promise<Resolver> {
 	const before = process.env.PATH;
 	if (name === 'pip') process.env.PATH = '/nonexistent';
 	try {
-		return await findResolver({interpreter, tools, fetcher, cacheDir});
+		return await findResolver({interpreter, tools, fetcher: its, cacheDir});
 	} finally {
 		process.env.PATH = before;
 	}
@@ -291,6 +292,121 @@ for (const resolver of resolvers) {
 		await later.fetch(lock.distributions[1]?.archive as Archive, path.join(home, 'six.whl'), options());
 		t.is(sha256Of(readFileSync(path.join(home, 'six.whl'))), index.sha256(six));
 		await later.close();
+	});
+
+	serialKernelTest(`${name}: an index of which the keyring of this machine has the password`, async (t) => {
+		const password = `top/sec"ret'%41 &$(id)`;
+		await using index = await PackageIndex.start(specs, {authorization: `some+body:${password}`});
+		const home = await temporaryFolder();
+		const {HOME, PATH} = process.env;
+		Object.assign(process.env, {HOME: home, PATH: `${home}:${PATH}`});
+		t.teardown(() => Object.assign(process.env, {HOME, PATH}));
+		for (const file of ['.config/pip/pip.conf', '.config/uv/uv.toml']) {
+			mkdirSync(path.dirname(path.join(home, file)), {recursive: true});
+		}
+		const url = index.url.replace('//', '//some%2Bbody@');
+		const files = {pip: `[global]\nindex-url = ${url}\n`, uv: `index-url = "${url}"\n`};
+		const configure = (provider: string) => {
+			writeFileSync(path.join(home, '.config/pip/pip.conf'), `${files.pip}keyring-provider = ${provider}\n`);
+			writeFileSync(path.join(home, '.config/uv/uv.toml'), `${files.uv}keyring-provider = "${provider}"\n`);
+		};
+		writeFileSync(path.join(home, 'password'), password);
+		writeKeyring(
+			home,
+			`echo "$*" >> ${home}/asked; [ "$2" = ${new URL(url).host} ] && exec cat ${home}/password; exit 1`,
+		);
+		const asked = () => (existsSync(path.join(home, 'asked')) ? readFileSync(path.join(home, 'asked'), 'utf8') : '');
+		const own = new Fetcher({tools, interpreter, folder: path.join(folder, 'scratch'), credentials: new Credentials()});
+		t.teardown(() => own.close());
+		const resolve = async (...lines: string[]) => {
+			const fresh = await find(name, own);
+			return fresh.resolve(requirementsOf(undefined, lines), options());
+		};
+
+		configure('disabled');
+		const refusedWith = name === 'uv' ? 'NotAuthorized' : 'NoMatchingDistribution';
+		await failing(t, resolve('six'), refusedWith, /six/);
+		t.is(asked(), '');
+		configure('subprocess');
+		const lock = await resolve('six', 'only-source<2');
+		t.deepEqual(pins(lock), ['only-source==1.0', 'six==1.0']);
+		t.is(asked(), `get ${index.url} some+body\nget ${new URL(url).host} some+body\n`, 'and not again');
+		t.notRegex(writeLock(lock), /sec|some/);
+		const error = await t.throwsAsync(resolve('six==9'));
+		t.notRegex(`${error?.message}`, /sec/);
+		for (const entry of readdirSync(cacheDir, {recursive: true, encoding: 'utf8', withFileTypes: true})) {
+			if (!entry.isFile() || entry.name === 'uv') continue;
+			const text = readFileSync(path.join(entry.parentPath, entry.name), 'latin1');
+			t.false(text.includes(password) || text.includes(encodeURIComponent(password)), entry.name);
+		}
+		// Another process, which has resolved nothing.
+		const later = new Fetcher({
+			tools,
+			interpreter,
+			folder: path.join(folder, 'scratch'),
+			credentials: new Credentials(),
+		});
+		await later.fetch(lock.distributions[1]?.archive as Archive, path.join(home, 'six.whl'), options());
+		t.is(sha256Of(readFileSync(path.join(home, 'six.whl'))), index.sha256(six));
+		await later.close();
+	});
+
+	if (name === 'uv') {
+		serialKernelTest(
+			'uv: the keyring has name and password of an index that is always to be authenticated',
+			async (t) => {
+				await using index = await PackageIndex.start(specs, {authorization: 'somebody:secret'});
+				const home = await temporaryFolder();
+				const {HOME, PATH} = process.env;
+				Object.assign(process.env, {HOME: home, PATH: `${home}:${PATH}`});
+				t.teardown(() => Object.assign(process.env, {HOME, PATH}));
+				mkdirSync(path.join(home, '.config/uv'), {recursive: true});
+				writeFileSync(
+					path.join(home, '.config/uv/uv.toml'),
+					`keyring-provider = "subprocess"\n[[index]]\nurl = "${index.url}"\ndefault = true\nauthenticate = "always"\n`,
+				);
+				writeKeyring(home, `[ "$*" = 'get ${index.url} --mode creds' ] && printf 'somebody\\nsecret\\n'`);
+				const lock = await resolver.resolve(requirementsOf(undefined, ['six', 'only-source<2']), options());
+				t.deepEqual(pins(lock), ['only-source==1.0', 'six==1.0']);
+			},
+		);
+	}
+
+	serialKernelTest(`${name}: a keyring without the password is told of when the index refuses`, async (t) => {
+		await using index = await PackageIndex.start(specs, {authorization: 'somebody:else'});
+		const home = await temporaryFolder();
+		const {HOME, PATH} = process.env;
+		const url = index.url.replace('//', '//somebody@');
+		const variables = {
+			UV_DEFAULT_INDEX: url,
+			PIP_INDEX_URL: url,
+			UV_KEYRING_PROVIDER: 'subprocess',
+			PIP_KEYRING_PROVIDER: 'subprocess',
+		};
+		Object.assign(process.env, {HOME: home, PATH: `${home}:${PATH}`, ...variables});
+		t.teardown(() => {
+			for (const each of Object.keys(variables)) delete process.env[each];
+			Object.assign(process.env, {HOME, PATH});
+		});
+		writeKeyring(home, 'echo hush-hush; echo hush-hush >&2; exit 3');
+		const error = await t.throwsAsync(resolver.resolve(requirementsOf(undefined, ['six']), options()), {
+			instanceOf: ForktreeError,
+		});
+		t.is(error.code, name === 'uv' ? 'NotAuthorized' : 'NoMatchingDistribution', error.message);
+		t.regex(error.message, /the program keyring, asked for 127\.0\.0\.1:\d+, ended with exit code 3$/);
+		t.notRegex(error.message, /hush/);
+		const own = new Fetcher({
+			tools,
+			interpreter,
+			folder: path.join(folder, 'scratch'),
+			credentials: new Credentials(),
+		});
+		t.teardown(() => own.close());
+		const fresh = await find(name, own);
+		const offline = options({offline: {archives: []}});
+		writeKeyring(home, `touch ${home}/asked`);
+		await failing(t, fresh.resolve(requirementsOf(undefined, ['six']), offline), 'Offline', /six/);
+		t.false(existsSync(path.join(home, 'asked')), 'without a network nobody is asked');
 	});
 
 	serialKernelTest(`${name}: what does not exist, and what contradicts itself`, async (t) => {

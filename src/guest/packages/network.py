@@ -34,12 +34,13 @@ def context_for(url):
 
 
 def open_url(url, authorization, timeout, **headers):
-    """Authorization is `name:password`; else the user's netrc may have some."""
+    """Authorization is `name:password`; what it lacks the user's netrc may have."""
     request = urllib.request.Request(url, headers={'User-Agent': 'forktree', **headers})
     host = urllib.parse.urlsplit(url).hostname
-    if authorization is None and host and os.path.exists(NETRC):
+    if (authorization is None or authorization.endswith(':')) and host and os.path.exists(NETRC):
         found = netrc.netrc(NETRC).authenticators(host)
-        authorization = f'{found[0]}:{found[2]}' if found else None
+        if found and authorization in (None, f'{found[0]}:'):
+            authorization = f'{found[0]}:{found[2]}'
     if authorization:
         # Not sent on to where a redirect leads.
         encoded = base64.b64encode(authorization.encode()).decode()
