@@ -210,6 +210,17 @@ serialKernelTest('run: requirements are installed once, into the shared cache', 
 	const known = await forktree(exact, {env: {...env, ...offline, ...nowhere}});
 	t.is(known.stdout, '42\n', known.stderr);
 	t.deepEqual(await all(), before);
+	// As a shared store of another cache, in which nothing is installed then.
+	const other = await temporaryFolder();
+	t.teardown(() => rm(other, {recursive: true, force: true}));
+	const shared = ['run', '--shared', store, ...exact.slice(1)];
+	const elsewhere = await forktree(shared, {env: {...env, ...offline, ...nowhere, XDG_CACHE_HOME: other}});
+	t.is(elsewhere.stdout, '42\n', elsewhere.stderr);
+	t.deepEqual(
+		(await readdir(other, {recursive: true})).filter((name) => name.endsWith('metadata.json')),
+		[],
+	);
+	t.deepEqual(await all(), before);
 });
 
 serialKernelTest('run: a requirement that can’t be installed is 125, in one line', async (t) => {
