@@ -382,3 +382,17 @@ def buckets(storage: Any) -> None:
     from google.auth.credentials import AnonymousCredentials
 
     storage.Client(project='a', credentials=AnonymousCredentials()).bucket('a').blob('b').path
+
+
+@warm_up('numba', again=False)
+def compiled_loop(numba: Any) -> None:
+    numba.njit(lambda value: value + 1)(1)
+
+
+@warm_up('babel', again=False)
+def locale_data(_babel: Any) -> None:
+    import datetime
+
+    from babel import dates, numbers
+
+    numbers.format_decimal(1.5, locale='en'), dates.format_date(datetime.date(2024, 2, 29), locale='en')

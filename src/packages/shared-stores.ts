@@ -28,7 +28,9 @@ export class SharedStores {
 	 */
 	static async open(folders: readonly string[], own: string): Promise<SharedStores> {
 		const ownDir = await realpath(own).catch(() => resolve(own));
-		return new SharedStores(await Promise.all(folders.map(async (folder) => openShared(resolve(folder), ownDir))));
+		const layouts: Layout[] = [];
+		for (const folder of folders) layouts.push(await openShared(resolve(folder), ownDir));
+		return new SharedStores(layouts);
 	}
 
 	/** Where they keep what packages were made from. */

@@ -185,7 +185,11 @@ serialKernelTest('packages: what forktree fails at is 125, in one line', async (
 	refused(t, await run('add', 'one @ https://example.invalid/'), /^forktree: .*\n$/);
 	refused(t, await run('add', '-r', '/nowhere/requirements.txt'), /^forktree: .*\/nowhere\/requirements\.txt.*\n$/);
 	refused(t, await run('add'), /^forktree: expected requirements, or -r FILE\n$/);
-	refused(t, await forktree(['packages', 'list', '--dir', '/etc/passwd/packages']), /^forktree: ENOTDIR.*\n$/);
+	refused(
+		t,
+		await forktree(['packages', 'list', '--dir', '/etc/passwd/packages']),
+		/^forktree: expected a package store .*ENOTDIR.*\n$/,
+	);
 	refused(
 		t,
 		await forktree(['packages', 'list', '--dir', dir, '--python', '/bin/false']),

@@ -10,7 +10,8 @@ test('every frame type has a number of its own', (t) => {
 	t.is(new Set(numbers).size, numbers.length);
 });
 
-const report = {failed: [{module: 'm', traceback: 't'}], threaded: ['x'], refused: null, loadMs: 0, importMs: 1.5};
+const failed = [{module: 'm', traceback: 't'}];
+const report = {failed, warmUpsFailed: failed, threaded: ['x'], refused: null, loadMs: 0, importMs: 1.5};
 
 test('a report is read', (t) => t.deepEqual(decodeReport(JSON.stringify(report)), report));
 
@@ -18,6 +19,7 @@ for (const [title, words] of [
 	['no JSON', '{'],
 	['null', 'null'],
 	['one of wrong fields', JSON.stringify({...report, threaded: [1]})],
+	['one of wrong warm-ups', JSON.stringify({...report, warmUpsFailed: [{module: 'm'}]})],
 	['one of null failures', JSON.stringify({...report, failed: [null]})],
 	['one refused without a reason', JSON.stringify({...report, refused: true})],
 	['one without a time', JSON.stringify({...report, importMs: '1'})],
@@ -39,6 +41,9 @@ test('any JSON is a report or none', (t) => {
 	const anyReport = fc.record(
 		{
 			failed: mostly(fc.array(mostly(failure), {maxLength: 3})),
+			warmUpsFailed: mostly(fc.array(mostly(failure), {maxLength: 3})),
+			refused: mostly(fc.option(fc.string())),
+			loadMs: mostly(fc.double({noNaN: true, noDefaultInfinity: true})),
 			threaded: mostly(fc.array(mostly(fc.string()), {maxLength: 3})),
 			importMs: mostly(fc.double({noNaN: true, noDefaultInfinity: true})),
 		},
@@ -48,8 +53,11 @@ test('any JSON is a report or none', (t) => {
 		fc.property(mostly(anyReport), (value) => {
 			const decoded = decodeReport(JSON.stringify(value));
 			if (decoded === undefined) return true;
-			const {failed, threaded, importMs} = decoded;
-			const texts = [...threaded, ...failed.flatMap(({module, traceback}) => [module, traceback])];
+			const {failed: imports, warmUpsFailed, threaded, importMs} = decoded;
+			const texts = [
+				...threaded,
+				...[...imports, ...warmUpsFailed].flatMap(({module, traceback}) => [module, traceback]),
+			];
 			return typeof importMs === 'number' && texts.every((text) => typeof text === 'string');
 		}),
 		parameters,
