@@ -6,7 +6,7 @@ import {open, rename, rm} from 'node:fs/promises';
 import {availableParallelism} from 'node:os';
 import path from 'node:path';
 import type {Readable, Writable} from 'node:stream';
-import {ForktreeError, SyscallError} from '../errors.ts';
+import {ForktreeError} from '../errors.ts';
 import {findInterpreter, type Interpreter} from '../sandbox/interpreter.ts';
 import {Undo} from '../undo.ts';
 import {createBuild} from './build.ts';
@@ -509,12 +509,13 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 	}
 }
 
-/** What the disk refuses is not for whoever asked for a package to make sense of. */
+/** What the disk refuses is not for whoever asked for a package to make sense of; what is refused to a sandbox says so by itself. */
 function throwWhereNotWritable(error: unknown): never {
-	const code = error instanceof SyscallError ? error.errnoName : (error as NodeJS.ErrnoException).code;
+	const {code = '', syscall = ''} = error as NodeJS.ErrnoException;
 	// So Node calls EROFS where several folders are to be made.
-	const isUnmade = code === 'ENOENT' && (error as NodeJS.ErrnoException).syscall === 'mkdir';
-	if (!isUnmade && !diskFaults.has(code ?? '')) throw error;
+	const isUnmade = code === 'ENOENT' && syscall === 'mkdir';
+	const isOfDisk = syscall !== '' && !syscall.startsWith('spawn') && diskFaults.has(code);
+	if (!isUnmade && !isOfDisk) throw error;
 	throw new ForktreeError(
 		'StoreNotWritable',
 		`expected a package store with room that we can write to: ${(error as Error).message}`,

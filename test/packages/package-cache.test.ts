@@ -579,3 +579,19 @@ serialKernelTest('a name in the address, and its password in netrc, open an inde
 		await packages.close();
 	});
 });
+
+serialKernelTest('what is refused to the sandboxes of tools is no fault of the disk', async (t) => {
+	const home = await folder(t);
+	const code = `
+		import {openPackages} from '${new URL('../../src/packages/package-cache.ts', import.meta.url).href}';
+		const packages = await openPackages({dir: process.argv[1]});
+		const error = await packages.add(['six']).catch((error) => error);
+		console.log(error.code, error.message);
+		await packages.close();
+	`;
+	const script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'; // of a user namespace of its own
+	const argv = [process.execPath, '--import=tsx', '--input-type=module', '-e', code, '--', home];
+	const options = ['--user', '--map-root-user', 'sh', '-ec', script, 'sh'];
+	const {stdout} = await execa('unshare', [...options, ...argv], {timeout: 100_000});
+	t.regex(stdout, /^Syscall unshare user namespace: ENOSPC/);
+});
