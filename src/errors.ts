@@ -21,6 +21,7 @@ export const errorCodes = {
 	InvalidStore: 'a package store, or an archive of one, is of another interpreter or format, or not safe to use',
 	InvalidSyntax: 'a Python file of the function does not compile',
 	InvalidTree: 'the tree of zygotes is not valid; the message names the place',
+	MethodNotAllowed: 'the function’s ol.yaml does not list the HTTP method among its triggers',
 	NativeMissing: 'the native addon is neither shipped for this machine nor built',
 	NoMatchingDistribution: 'a required package, or a version of it, does not exist or is not made for this interpreter',
 	NotAuthorized: 'a package index refused the name and password that it was given, or wants some; the message names it',
@@ -86,6 +87,18 @@ export class SandboxDeadError extends ForktreeError {
 		super('SandboxDead', `sandbox ${sandbox} has ended: ${reason}`);
 		this.sandbox = sandbox;
 		this.reason = reason;
+	}
+}
+
+/** A function was asked by a method of HTTP that its triggers don't list. */
+export class MethodNotAllowedError extends ForktreeError {
+	override readonly name = 'MethodNotAllowedError';
+	/** Methods that it takes. */
+	readonly allowed: readonly string[];
+
+	constructor(name: string, method: string, allowed: readonly string[]) {
+		super('MethodNotAllowed', `function '${name}' expected ${allowed.join(' or ') || 'no method'}, got ${method}`);
+		this.allowed = allowed;
 	}
 }
 

@@ -3,6 +3,7 @@ export {
 	type ErrorCode,
 	errorCodes,
 	ForktreeError,
+	MethodNotAllowedError,
 	type OutcomeCode,
 	outcomeCodes,
 	SandboxDeadError,
@@ -17,6 +18,8 @@ export {
 	doctor,
 	doctorChecks,
 } from './lambda/doctor.ts';
+export type {HttpHead, HttpListener, HttpRequest} from './lambda/http.ts';
+export {httpStatus} from './lambda/http-status.ts';
 export type {DeployOptions, RuntimeOptions} from './lambda/options.ts';
 export type {
 	Failure,
@@ -40,6 +43,7 @@ export {
 } from './lambda/runtime.ts';
 export type {DeploySource} from './lambda/source.ts';
 export type {ChunkStream} from './lambda/stream.ts';
+export type {CronTrigger, KafkaTrigger, Triggers} from './lambda/triggers.ts';
 export type {RecordedCalls} from './lambda/workload.ts';
 export {
 	type DamagedPackage,

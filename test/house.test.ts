@@ -124,9 +124,9 @@ test('README lists every error code and every outcome code, with the meaning tha
 
 test('host and guest agree on the numbers of frame types', async (t) => {
 	const {frameType} = await import('../src/zygote/protocol.ts');
-	const leaf = read('src/guest/leaf.py');
+	const guest = read('src/guest/leaf.py') + read('src/guest/web.py');
 	const numbers: Record<string, number> = {};
-	for (const [, names = '', values = ''] of leaf.matchAll(/^([A-Z_]+(?:, [A-Z_]+)*) = (\d+(?:, \d+)*)$/gm)) {
+	for (const [, names = '', values = ''] of guest.matchAll(/^([A-Z_]+(?:, [A-Z_]+)*) = (\d+(?:, \d+)*)$/gm)) {
 		const list = values.split(', ').map(Number);
 		for (const [index, name] of names.split(', ').entries()) numbers[name] = list[index] ?? -1;
 	}

@@ -17,12 +17,13 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
 from typing import Any, Callable, NoReturn, Optional, Sequence
 
-from . import hooks, hygiene
+from . import hooks, hygiene, web
 
 CHANNEL = 3
 CHUNK = 1 << 16  # below malloc's threshold for mapping memory anew at each read
 HANDLER = '/handler'
 LOAD, EVENT_JSON, EVENT_BYTES, COMPILE, LIVE_EVENT_JSON, LIVE_EVENT_BYTES = 16, 17, 18, 19, 20, 21
+EVENT_HTTP, LIVE_EVENT_HTTP = 15, 22
 LOADED, FAILED, RESULT_JSON, RESULT_BYTES, ERROR, CHUNK_JSON, CHUNK_BYTES, CHUNKS_END, COMPILED = 2, 131, 132, 5, 134, 135, 8, 9, 10
 POPULATE, POPULATED, PARKED = 25, 26, 139
 MAX_TEXT = 64 * 1024
@@ -52,6 +53,7 @@ def make_encode() -> Callable[[Any], str]:
 encode = make_encode()
 is_forked = False
 loaded: Optional[Callable[[Any], Any]] = None  # the handler, in sandboxes of a zygote that has loaded it
+request_sizes = struct.Struct('<I?')
 # What most handlers answer: nothing else is asked about these.
 PLAIN_TYPES = frozenset((dict, list, str, int, float, bool, type(None), bytes))
 
@@ -119,6 +121,8 @@ def load(entry: str, *preparation: str) -> Callable[[Any], Any]:
     try:
         hooks.run_after()
         handler = loaded or find_handler(usual_module if entry == USUAL_ENTRY else make_module(entry))
+        if isinstance(handler, web.App):
+            handler.start()
     except BaseException as error:
         flush()
         fail('Exited' if isinstance(error, SystemExit) else 'ImportFailed', error, FAILED)
@@ -140,10 +144,15 @@ def prepare(preparation: Sequence[str]) -> None:
 
 
 def find_handler(module: ModuleType) -> Callable[[Any], Any]:
+    """An application that the environment names, else ``f``, else an application ``app``."""
     file = str(module.__file__)
-    handler = getattr(run_module(module), 'f', None)
+    module = run_module(module)
+    handler = None if web.is_chosen() else getattr(module, 'f', None)
     if not callable(handler):
-        raise AttributeError(f"{file[len(HANDLER) + 1 :]} defines no function 'f'; expected def f(event)")
+        handler = web.find_app(module)
+    if handler is None:
+        expected = 'expected def f(event), or a WSGI or ASGI application app'
+        raise AttributeError(f"{file[len(HANDLER) + 1 :]} defines no function 'f'; {expected}")
     return handler
 
 
@@ -197,8 +206,10 @@ def answer_event(handler: Callable[[Any], Any], kind: int, body: bytes) -> None:
     if kind >= LIVE_EVENT_JSON:  # somebody reads along
         buffer_lines()
     try:
-        event = scan(body.decode(), 0)[0] if kind == EVENT_JSON or kind == LIVE_EVENT_JSON else body
-        value = handler(event)
+        if kind == EVENT_HTTP or kind == LIVE_EVENT_HTTP:
+            answer_request(handler, body)
+            return
+        value = handler(scan(body.decode(), 0)[0] if kind == EVENT_JSON or kind == LIVE_EVENT_JSON else body)
         if type(value) in PLAIN_TYPES:
             answer_value(value)
         else:
@@ -212,6 +223,23 @@ def answer_event(handler: Callable[[Any], Any], kind: int, body: bytes) -> None:
         leave_if_forked()
         flush()
         fail('HandlerError', error)
+
+
+def answer_request(handler: Callable[[Any], Any], frame: bytes) -> None:
+    """Two sizes, a request's head, and its body, which is the event unless the handler is a web application."""
+    size, is_bytes = request_sizes.unpack_from(frame)
+    size += request_sizes.size
+    if isinstance(handler, web.App):
+        handler.answer(web.Request(frame[request_sizes.size : size], frame[size:]), send)
+        end_chunks()
+        return
+    try:
+        event = frame[size:] if is_bytes else web.decode_event(frame[size:])
+    except web.BadRequest as error:
+        web.refuse(error, send)
+        end_chunks()
+        return
+    answer(handler(event))
 
 
 def note_fork() -> None:
@@ -255,6 +283,10 @@ def answer_chunks(value: Any) -> None:
         import asyncio
 
         asyncio.run(complete(value))
+    end_chunks()
+
+
+def end_chunks() -> None:
     leave_if_forked()
     flush()
     send(CHUNKS_END)

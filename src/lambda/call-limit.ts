@@ -1,6 +1,7 @@
 /** A call's deadline and signal: whichever comes first ends what the call is waiting for. */
 import {performance} from 'node:perf_hooks';
 import {ForktreeError} from '../errors.ts';
+import {plainError} from './answer.ts';
 import type {Instance} from './instance.ts';
 import type {OutcomeError} from './outcome.ts';
 
@@ -13,17 +14,13 @@ export class CallEnded extends Error {
 	}
 }
 
-export function outcomeError(code: OutcomeError['code'], message: string): OutcomeError {
-	return {code, type: '', message, traceback: ''};
-}
-
 /** Owns a timer; to be closed. */
 export class CallLimit {
 	readonly #endsAt: number;
 	readonly #timeoutMs: number;
 	readonly #timer: NodeJS.Timeout;
 	readonly #signal: AbortSignal | undefined;
-	readonly #onAbort = () => this.#end(outcomeError('Killed', 'the caller aborted'));
+	readonly #onAbort = () => this.#end(plainError('Killed', 'the caller aborted'));
 	#instance: Instance | undefined;
 	#reject: ((error: Error) => void) | undefined;
 	#ended: OutcomeError | undefined;
@@ -45,7 +42,7 @@ export class CallLimit {
 	}
 
 	#timeout(): OutcomeError {
-		return outcomeError('Timeout', `the call took longer than ${this.#timeoutMs} ms (limits.timeoutMs)`);
+		return plainError('Timeout', `the call took longer than ${this.#timeoutMs} ms (limits.timeoutMs)`);
 	}
 
 	/** @throws {ForktreeError} `Aborted` */

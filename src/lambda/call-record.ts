@@ -1,6 +1,7 @@
 /** What is noted of a call for its outcome. */
 import {performance} from 'node:perf_hooks';
-import {type Call, type CallResult, Instance} from './instance.ts';
+import type {CallResult} from './answer.ts';
+import {type Call, Instance} from './instance.ts';
 import type {Outcome, OutcomeMemory, SpareKind, StartKind} from './outcome.ts';
 import type {Phases, Started} from './starter.ts';
 

@@ -1,9 +1,11 @@
-/** A function's `ol.yaml`, and the checks that it shares with options given in code. */
+/** A function's `ol.yaml`, and checks of what can be given in code as well. */
 import {isMap, isScalar, parseDocument} from 'yaml';
 import {ForktreeError} from '../errors.ts';
 import {defaultLimits, type Limits} from '../sandbox/limits.ts';
 import {type ResolvedNetwork, resolveNetwork} from '../sandbox/network/settings.ts';
+import {checkKeys, checkRecord, configError, type Fail} from './check.ts';
 import {pathFault, quote} from './name.ts';
+import {checkTriggers, defaultTriggers, type Triggers} from './triggers.ts';
 
 export type LimitName = keyof Limits;
 
@@ -19,6 +21,7 @@ export type FunctionConfig = {
 	readonly environment: Readonly<Record<string, string>>;
 	/** `reuse-sandbox`: whether a sandbox serves more than one call. */
 	readonly reuse: boolean | undefined;
+	readonly triggers: Triggers;
 	readonly limits: FunctionLimits;
 	/** How many calls may run at once. */
 	readonly concurrency: number | undefined;
@@ -33,16 +36,6 @@ export type FunctionConfig = {
 	/** The file with the handler, relative to the folder: the variable `OL_ENTRY_FILE`, else `f.py`. */
 	readonly entryFile: string;
 };
-
-/** Makes the error for a value of the wrong type, or of the right type and out of range. */
-export type Fail = (message: string, kind: 'type' | 'range') => Error;
-
-/** For what a file says: {@link ForktreeError} `InvalidConfig`. */
-export const configError: Fail = (message) => new ForktreeError('InvalidConfig', `ol.yaml: ${message}`);
-
-/** For what code passes: `TypeError` or `RangeError`. */
-export const optionError: Fail = (message, kind) =>
-	kind === 'type' ? new TypeError(message) : new RangeError(message);
 
 /** A larger ol.yaml is a mistake, and checking for double keys takes time quadratic in their number. */
 export const maxConfigBytes = 64 * 1024;
@@ -80,13 +73,13 @@ export function parseConfig(text: string | undefined): FunctionConfig {
 	const read = <T>(key: (typeof KEYS)[number], check: (value: unknown, label: string, fail: Fail) => T) =>
 		entries.has(key) ? check(entries.get(key), key, configError) : undefined;
 	const environment = read('environment', checkEnvironment) ?? {};
-	read('triggers', checkRecord);
 	const zygote = read('zygote', checkBoolean);
 	const warmup = read('warmup', checkWarmup);
 	if (zygote === false && warmup !== undefined) throw configError('warmup: expected none with zygote: false', 'range');
 	return {
 		environment,
 		reuse: read('reuse-sandbox', checkBoolean),
+		triggers: read('triggers', checkTriggers) ?? defaultTriggers,
 		limits: read('limits', checkLimits) ?? {},
 		concurrency: read('concurrency', checkConcurrency),
 		maxQueue: read('max-queue', checkMaxQueue),
@@ -191,18 +184,6 @@ export function checkEntryFile(value: unknown, label: string, fail: Fail): strin
 		`${label} names ${quote(value)}, which ${fault}; expected the path of a .py file inside the code`,
 		'range',
 	);
-}
-
-function checkRecord(value: unknown, label: string, fail: Fail): object {
-	if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value;
-	throw fail(`${label} is ${quote(value)}, expected a mapping`, 'type');
-}
-
-function checkKeys(keys: Iterable<string>, known: readonly string[], prefix: string, fail: Fail): void {
-	for (const key of keys) {
-		if (known.includes(key)) continue;
-		throw fail(`unknown key ${quote(prefix + key)}, expected one of ${known.join(', ')}`, 'type');
-	}
 }
 
 function readMapping(text: string): object {

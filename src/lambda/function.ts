@@ -8,9 +8,10 @@ import {Spares} from '../sandbox/spares.ts';
 import {SharedWorkingSet} from '../sandbox/working-set.ts';
 import {CallEnded, CallLimit} from './call-limit.ts';
 import {CallRecord} from './call-record.ts';
+import type {EncodedEvent} from './event.ts';
 import {IdleInstances} from './idle.ts';
-import {Call, type CallListener, type EncodedEvent, type Instance} from './instance.ts';
-import type {JsonValue, Outcome, StartKind} from './outcome.ts';
+import {Call, type CallListener, type Instance} from './instance.ts';
+import type {Outcome, StartKind} from './outcome.ts';
 import {Pace, type Work} from './pace.ts';
 import {Share} from './share.ts';
 import {type FunctionHost, type FunctionSettings, type Started, Starter} from './starter.ts';
@@ -433,15 +434,4 @@ export class LambdaFunction {
 		if (share === undefined) throw new TypeError('expected an instance that this function has started');
 		this.#idle.keep({instance, share}, {uses: this.#uses, rebuildMs: this.#pace.startMs ?? 0});
 	}
-}
-
-/** An event as it travels. @throws {TypeError} when it is not JSON, {RangeError} when it is too large */
-export function encodeEvent(event: JsonValue | Uint8Array, maxMb: number): EncodedEvent {
-	const encoded = event instanceof Uint8Array ? event : JSON.stringify(event);
-	if (encoded === undefined) throw new TypeError(`expected an event that is JSON or a Uint8Array, got ${typeof event}`);
-	const size = Buffer.byteLength(encoded);
-	if (size > maxMb * 1024 * 1024) {
-		throw new RangeError(`expected an event of at most ${maxMb} MiB (limits.eventMb), got ${size} bytes`);
-	}
-	return encoded;
 }

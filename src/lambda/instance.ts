@@ -9,27 +9,33 @@ import type {TellNetwork} from '../sandbox/network/gateway.ts';
 import {OutputSink} from '../sandbox/output.ts';
 import type {Origin} from '../zygote/fork-point.ts';
 import {frameType} from '../zygote/protocol.ts';
-import type {JsonValue, LimitHit, OutcomeError, OutcomeMemory} from './outcome.ts';
+import {
+	type Answer,
+	type CallResult,
+	HttpAnswer,
+	type OnChunk,
+	plainError,
+	type Step,
+	tooLargeError,
+	ValueAnswer,
+} from './answer.ts';
+import {type EncodedEvent, sendEvent} from './event.ts';
+import type {HttpListener} from './http.ts';
+import type {LimitHit, OutcomeError, OutcomeMemory} from './outcome.ts';
 
 const mebibyte = 1024 * 1024;
-/** What a chunk counts besides its content: even an empty one takes memory here. */
-const chunkCostBytes = 64;
-
-/** An event as it travels: JSON text or bytes. */
-export type EncodedEvent = string | Uint8Array;
 
 /** Hears what a call prints and yields, as it comes. */
 export type CallListener = {
 	readonly onStdout?: ((text: string) => void) | undefined;
 	readonly onStderr?: ((text: string) => void) | undefined;
-	/** Told of each chunk of a generator; a promise holds the generator back until it settles. */
-	readonly onChunk?: ((chunk: JsonValue | Uint8Array) => void | Promise<void>) | undefined;
+	/** Told of each chunk of a generator. */
+	readonly onChunk?: OnChunk | undefined;
+	/** Told of the answer to an HTTP request, which the event is. */
+	readonly http?: HttpListener | undefined;
+	/** Whether that request is one for the head alone. */
+	readonly isHead?: boolean | undefined;
 };
-
-/** What became of the handler in one call. */
-export type CallResult =
-	| {readonly ok: true; readonly value: JsonValue | Uint8Array | ReadonlyArray<JsonValue | Uint8Array>}
-	| {readonly ok: false; readonly error: OutcomeError};
 
 /** A call in progress, from the first sign of a start to its outcome. */
 export class Call {
@@ -57,16 +63,11 @@ type Waiting = {
 	readonly call: Call;
 	/** Told when its handler is loaded; until then nothing is answered. */
 	onLoaded: (() => void) | undefined;
-	readonly chunks: Array<JsonValue | Uint8Array>;
-	chunkBytes: number;
-	/** Chunks that were handed over and not taken yet; while there are any, nothing more is read. */
+	readonly answer: Answer;
+	/** Parts that were handed over and not taken yet; while there are any, nothing more is read. */
 	untaken: number;
 	settle(result: CallResult): void;
 };
-
-function plainError(code: OutcomeCode, message: string, extra: Partial<OutcomeError> = {}): OutcomeError {
-	return {code, type: '', message, traceback: '', ...extra};
-}
 
 /** Codes that a guest may give itself; whatever else it claims is a breach of protocol. */
 const guestCodes: ReadonlySet<string> = new Set<OutcomeCode>([
@@ -82,6 +83,7 @@ const answerTypes: ReadonlySet<number> = new Set([
 	frameType.resultBytes,
 	frameType.chunkJson,
 	frameType.chunkBytes,
+	frameType.responseHead,
 ]);
 
 /** What can come of loading. */
@@ -89,11 +91,6 @@ const loadingTypes: ReadonlySet<number> = new Set([frameType.loaded, frameType.f
 
 function toMiB(bytes: number | undefined): number | undefined {
 	return bytes === undefined ? undefined : bytes / mebibyte;
-}
-
-/** Whether it takes more bytes than that. A character takes up to three, so that most need not be counted. */
-function isLarger(payload: FramePayload, bytes: number): boolean {
-	return payload.length * 3 > bytes && Buffer.byteLength(payload) > bytes;
 }
 
 function decodeError(payload: FramePayload): OutcomeError {
@@ -114,12 +111,14 @@ function decodeError(payload: FramePayload): OutcomeError {
 	}
 }
 
-/** Sends an event to a leaf that has loaded a handler, or has been sent what it loads. */
-export function sendEvent(leaf: Leaf, event: EncodedEvent, {onStdout, onStderr}: CallListener): void {
-	const isJson = typeof event === 'string';
-	const isLive = onStdout !== undefined || onStderr !== undefined;
-	if (isLive) leaf.send(isJson ? frameType.liveEventJson : frameType.liveEventBytes, event);
-	else leaf.send(isJson ? frameType.eventJson : frameType.eventBytes, event);
+/** Whether somebody reads along what is printed. */
+export function isLive({onStdout, onStderr}: CallListener): boolean {
+	return onStdout !== undefined || onStderr !== undefined;
+}
+
+function answerOf({listener}: Call, limits: Limits): Answer {
+	const {http, isHead = false, onChunk} = listener;
+	return http === undefined ? new ValueAnswer(limits, onChunk) : new HttpAnswer(limits, http, isHead);
 }
 
 /** Owns a sandbox. */
@@ -176,7 +175,7 @@ export class Instance {
 
 	/** Hands over an event; {@link answer} must follow before the event loop turns. */
 	hand(event: EncodedEvent, listener: CallListener): void {
-		sendEvent(this.leaf, event, listener);
+		sendEvent(this.leaf, event, isLive(listener));
 	}
 
 	/**
@@ -204,7 +203,7 @@ export class Instance {
 			return Promise.resolve({ok: false, error: plainError('Evicted', 'the instance had ended')});
 		}
 		const result = new Promise<CallResult>((settle) => {
-			this.#waiting = {call, onLoaded, chunks: [], chunkBytes: 0, untaken: 0, settle};
+			this.#waiting = {call, onLoaded, answer: answerOf(call, this.#limits), untaken: 0, settle};
 		});
 		this.leaf.streams?.stdout.direct(call.stdout);
 		this.leaf.streams?.stderr.direct(call.stderr);
@@ -249,77 +248,32 @@ export class Instance {
 			this.#breach('expected to be told that the handler is loaded, once and before it answers');
 			return;
 		}
-		switch (type) {
-			case frameType.loaded:
-				waiting.onLoaded = undefined;
-				onLoaded?.();
-				break;
-			case frameType.resultJson:
-			case frameType.resultBytes: {
-				const value = this.#decode(payload);
-				if (value !== undefined) this.#settle({ok: true, value});
-				return;
-			}
-			case frameType.chunksEnd:
-				this.#settle({ok: true, value: waiting.call.listener.onChunk === undefined ? waiting.chunks : null});
-				break;
-			case frameType.chunkJson:
-			case frameType.chunkBytes:
-				this.#takeChunk(waiting, payload);
-				break;
-			case frameType.failed:
-			case frameType.error:
-				this.#fail(decodeError(payload));
-				break;
-			default:
-				this.#breach(`expected a frame type of an answer, got ${type}`);
+		if (type === frameType.loaded) {
+			waiting.onLoaded = undefined;
+			onLoaded?.();
+		} else if (type === frameType.failed || type === frameType.error) {
+			this.#fail(decodeError(payload));
+		} else {
+			this.#step(waiting, waiting.answer.take(type, payload));
 		}
 	}
 
-	#takeChunk(waiting: Waiting, payload: FramePayload): void {
-		const chunk = this.#decode(payload);
-		if (chunk === undefined) return;
-		waiting.chunkBytes += Buffer.byteLength(payload) + chunkCostBytes;
-		if (waiting.chunkBytes > this.#limits.resultMb * mebibyte) {
-			this.#tooLarge();
-			return;
-		}
-		const {onChunk} = waiting.call.listener;
-		if (onChunk === undefined) {
-			waiting.chunks.push(chunk);
-			return;
-		}
-		const taken = onChunk(chunk);
-		if (taken === undefined) return;
+	#step(waiting: Waiting, step: Step): void {
+		if (step === undefined) return;
+		if (step instanceof Promise) this.#hold(waiting, step);
+		else if (step.type === 'result') this.#settle(step.result);
+		else void this.destroy(step.error);
+	}
+
+	/** Reads nothing more until then. */
+	#hold(waiting: Waiting, taken: Promise<void>): void {
 		waiting.untaken += 1;
 		this.leaf.pauseReading();
-		void taken.finally(() => {
+		const go = () => {
 			waiting.untaken -= 1;
 			if (waiting.untaken === 0 && this.#waiting === waiting) this.leaf.resumeReading();
-		});
-	}
-
-	/** Undefined: the call has ended by it. */
-	#decode(payload: FramePayload): JsonValue | Uint8Array | undefined {
-		if (isLarger(payload, this.#limits.resultMb * mebibyte)) {
-			this.#tooLarge();
-			return undefined;
-		}
-		if (typeof payload !== 'string') return new Uint8Array(payload);
-		try {
-			return JSON.parse(payload) as JsonValue;
-		} catch {
-			this.#breach('expected strict JSON');
-			return undefined;
-		}
-	}
-
-	#tooLarge(): void {
-		void this.destroy(this.#tooLargeError());
-	}
-
-	#tooLargeError(): OutcomeError {
-		return plainError('ResultTooLarge', `the answer exceeds ${this.#limits.resultMb} MiB (limits.resultMb)`);
+		};
+		void taken.then(go, go);
 	}
 
 	#breach(message: string): void {
@@ -352,7 +306,7 @@ export class Instance {
 	}
 
 	#explainFrame({type, message}: FrameError): OutcomeError {
-		return answerTypes.has(type) ? this.#tooLargeError() : plainError('ProtocolError', message);
+		return answerTypes.has(type) ? tooLargeError(this.#limits) : plainError('ProtocolError', message);
 	}
 
 	#explain(end: LeafEnd): OutcomeError {

@@ -4,6 +4,7 @@ import {readdir, readFile, rm} from 'node:fs/promises';
 import path from 'node:path';
 import {type Lock, readLock, writeLock} from '../packages/lock.ts';
 import type {FunctionSettings} from './starter.ts';
+import {defaultTriggers} from './triggers.ts';
 
 /** Of the current version. */
 export type Manifest = {
@@ -29,11 +30,16 @@ export async function readManifest(home: string): Promise<Manifest | undefined> 
 	try {
 		const manifest = JSON.parse(await readFile(manifestFile(home), 'utf8')) as Manifest;
 		const {settings} = manifest;
-		// One that was written before there were networks, or folders of the path, has none.
+		// One that was written before there were networks, folders of the path, or triggers, has none.
 		return {
 			...manifest,
 			lock: readLock(manifest.lock),
-			settings: {...settings, network: settings.network ?? 'none', path: settings.path ?? []},
+			settings: {
+				...settings,
+				network: settings.network ?? 'none',
+				path: settings.path ?? [],
+				triggers: settings.triggers ?? defaultTriggers,
+			},
 		};
 	} catch {
 		return undefined;

@@ -8,6 +8,7 @@ import type {Lookup} from '../sandbox/network/dial.ts';
 import type {NetworkOptions, ResolvedNetwork} from '../sandbox/network/settings.ts';
 import {checkLookup} from '../sandbox/sandbox-options.ts';
 import {readTree, type TreeNode} from '../zygote/tree.ts';
+import {optionError} from './check.ts';
 import {
 	checkBoolean,
 	checkConcurrency,
@@ -18,8 +19,8 @@ import {
 	checkNetwork,
 	checkWarmup,
 	type FunctionConfig,
-	optionError,
 } from './config.ts';
+import type {Triggers} from './triggers.ts';
 
 const runtimeOptions: ReadonlyArray<keyof RuntimeOptions> = [
 	'stateDir',
@@ -186,6 +187,7 @@ export type ResolvedSettings = {
 	readonly ownZygote: boolean;
 	readonly warmup: string | undefined;
 	readonly network: 'none' | ResolvedNetwork;
+	readonly triggers: Triggers;
 };
 
 function checkText(value: unknown, label: string): string | undefined {
@@ -306,6 +308,7 @@ export function resolveSettings(options: DeployOptions, config: FunctionConfig):
 		ownZygote,
 		warmup,
 		network: pick(options.network, checkNetwork, 'network') ?? config.network ?? 'none',
+		triggers: config.triggers,
 	};
 }
 

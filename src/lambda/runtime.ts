@@ -4,7 +4,7 @@ import {createHash, randomBytes} from 'node:crypto';
 import {EventEmitter} from 'node:events';
 import {mkdir, readdir, rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
-import {ForktreeError} from '../errors.ts';
+import {ForktreeError, MethodNotAllowedError} from '../errors.ts';
 import {Collector} from '../packages/collector.ts';
 import {abiOf, type Lock} from '../packages/lock.ts';
 import {PackageCache, type PackagesReport, type ProvidedPackages} from '../packages/package-cache.ts';
@@ -20,7 +20,11 @@ import {SandboxNetwork} from '../sandbox/network/sandbox-network.ts';
 import {Undo} from '../undo.ts';
 import {ImportCache} from '../zygote/import-cache.ts';
 import {compileCode} from './compile.ts';
-import {encodeEvent, LambdaFunction} from './function.ts';
+import {type EncodedEvent, encodeEvent} from './event.ts';
+import {fetchFrom} from './fetch.ts';
+import {LambdaFunction} from './function.ts';
+import {encodeRequest, type HttpListener, type HttpRequest} from './http.ts';
+import type {CallListener} from './instance.ts';
 import {type Manifest, manifestFile, publish, readManifest, removeOtherVersions} from './manifest.ts';
 import {checkName} from './name.ts';
 import {
@@ -68,6 +72,8 @@ export type FunctionDescription = {
 	readonly ownZygote: boolean;
 	readonly warmup: string | undefined;
 	readonly network: FunctionSettings['network'];
+	readonly triggers: FunctionSettings['triggers'];
+	readonly environment: Readonly<Record<string, string>>;
 	readonly limits: FunctionSettings['limits'];
 	/** Distributions that it can import, as `name==version`. */
 	readonly packages: readonly string[];
@@ -251,7 +257,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	invoke(name: string, event: JsonValue | Uint8Array, options: InvokeOptions = {}): Promise<Outcome> {
 		// Not an async function: each of them on the way takes another round of the microtask queue.
 		try {
-			return this.#invoke(name, event, options, undefined);
+			const lambda = this.#find(name);
+			return this.#call(lambda, encodeEvent(event, lambda.settings.limits.eventMb), options, {});
 		} catch (error) {
 			return Promise.reject(error);
 		}
@@ -263,8 +270,48 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	 * @returns an async iterator that also has the outcome; an iteration ends without an error when the call fails, the outcome says why
 	 */
 	stream(name: string, event: JsonValue | Uint8Array, options: InvokeOptions = {}): ChunkStream {
-		return new ChunkStream(options.signal, async (onChunk, signal) =>
-			this.#invoke(name, event, {...options, signal}, onChunk),
+		return new ChunkStream(options.signal, async (onChunk, signal) => {
+			const lambda = this.#find(name);
+			return this.#call(lambda, encodeEvent(event, lambda.settings.limits.eventMb), {...options, signal}, {onChunk});
+		});
+	}
+
+	/**
+	 * Has a function answer an HTTP request: a web application (WSGI, ASGI) itself; a handler that takes events gets the body, and its
+	 * value is the body of the answer.
+	 * @param listener hears the answer, whatever its status; of a call that failed only what came before
+	 * @returns what became of the call; the value of one that went well is null
+	 * @throws {ForktreeError} as `invoke`, and `MethodNotAllowed`; {TypeError} when it is no request
+	 * @throws {RangeError} when the body is too large
+	 */
+	request(name: string, request: HttpRequest, listener: HttpListener, options: InvokeOptions = {}): Promise<Outcome> {
+		try {
+			const lambda = this.#find(name);
+			const {method} = request;
+			const {triggers, limits} = lambda.settings;
+			if (!triggers.http.includes('*') && !triggers.http.includes(method)) {
+				throw new MethodNotAllowedError(name, method, triggers.http);
+			}
+			const event = encodeRequest(request, limits.eventMb);
+			return this.#call(lambda, event, options, {http: listener, isHead: method === 'HEAD'});
+		} catch (error) {
+			return Promise.reject(error);
+		}
+	}
+
+	/**
+	 * As {@link request}, with the web's own types. The path of the URL is all the function's.
+	 * @returns when the head of the answer is there. A call that fails before that has one as well: 500 and the traceback, or 502, 504, 507
+	 * @throws {ForktreeError} as `request`
+	 */
+	async fetch(name: string, request: Request, options: InvokeOptions = {}): Promise<Response> {
+		const {limits} = this.#find(name).settings;
+		const signals = options.signal === undefined ? [] : [options.signal];
+		return fetchFrom(
+			(asked, listener, signal) => this.request(name, asked, listener, {...options, signal}),
+			request,
+			limits.eventMb * 1024 * 1024,
+			signals,
 		);
 	}
 
@@ -299,6 +346,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			ownZygote: settings.ownZygote,
 			warmup: settings.warmup,
 			network: settings.network,
+			triggers: settings.triggers,
+			environment: settings.environment,
 			limits: settings.limits,
 			packages: settings.packages.distributions.map(({name, version}) => `${name}==${version}`),
 			importedInSandbox: Object.fromEntries(this.#parts.imports.importedInSandbox(settings.packages)),
@@ -399,24 +448,22 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		}
 	}
 
-	#invoke(
-		name: string,
-		event: JsonValue | Uint8Array,
+	#call(
+		lambda: LambdaFunction,
+		event: EncodedEvent,
 		options: Omit<InvokeOptions, 'signal'> & {readonly signal?: AbortSignal | undefined},
-		onChunk: ((chunk: JsonValue | Uint8Array) => void | Promise<void>) | undefined,
+		listener: CallListener,
 	): Promise<Outcome> {
-		const lambda = this.#find(name);
-		const {limits} = lambda.settings;
-		const timeoutMs = options.timeoutMs ?? limits.timeoutMs;
+		const timeoutMs = options.timeoutMs ?? lambda.settings.limits.timeoutMs;
 		if (!(timeoutMs > 0 && timeoutMs < 2 ** 31))
 			throw new RangeError(`timeoutMs: expected milliseconds above 0 and below 2^31, got ${timeoutMs}`);
-		return lambda.invoke(encodeEvent(event, limits.eventMb), {
+		return lambda.invoke(event, {
+			...listener,
 			timeoutMs,
 			signal: options.signal,
 			memoryDetails: options.memoryDetails ?? false,
 			onStdout: options.onStdout,
 			onStderr: options.onStderr,
-			onChunk,
 		});
 	}
 

@@ -21,7 +21,9 @@ import {Parser, type ReadEntry} from 'tar';
 import {type ErrorCode, ForktreeError, SyscallError} from '../errors.ts';
 import {type CodeFiles, readStated, type StatedFor, type StatedPackages} from '../packages/stated.ts';
 import {Undo} from '../undo.ts';
-import {checkEntryFile, configFile, type FunctionConfig, maxConfigBytes, optionError, parseConfig} from './config.ts';
+import {optionError} from './check.ts';
+import {checkEntryFile, configFile, type FunctionConfig, maxConfigBytes, parseConfig} from './config.ts';
+import {dotenvFile, readDotenv} from './dotenv.ts';
 import {importPath} from './import-path.ts';
 import {pathFault, quote} from './name.ts';
 
@@ -161,6 +163,7 @@ async function describe(
 	{entryFile, requirements: lines}: StageOptions,
 ): Promise<StagedSource> {
 	const config = parseConfig(await tree.readText(configFile, maxConfigBytes, 'InvalidConfig'));
+	const variables = readDotenv(await tree.readText(dotenvFile, maxConfigBytes, 'InvalidConfig'));
 	const entry = entryFile ?? config.entryFile;
 	const paths = tree.paths();
 	if (!paths.includes(entry)) {
@@ -172,7 +175,7 @@ async function describe(
 	const packages = await readStated(filesOf(tree), {entryFile: entry, interpreter}, lines);
 	return {
 		dir: tree.dir,
-		config: {...config, entryFile: entry},
+		config: {...config, environment: {...variables, ...config.environment}, entryFile: entry},
 		packages,
 		digest: tree.digest(),
 		pythonFiles: paths.filter((path) => path.endsWith('.py')),

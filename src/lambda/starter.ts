@@ -19,9 +19,12 @@ import type {NodeSpare} from '../zygote/node-spares.ts';
 import type {OwnModule} from '../zygote/own-zygotes.ts';
 import {encodeLoad, frameType} from '../zygote/protocol.ts';
 import {pythonLeaf} from '../zygote/python-leaf.ts';
-import {CallEnded, type CallLimit, outcomeError} from './call-limit.ts';
-import {type Call, type CallResult, type EncodedEvent, Instance, type Loading, sendEvent} from './instance.ts';
+import {type CallResult, plainError} from './answer.ts';
+import {CallEnded, type CallLimit} from './call-limit.ts';
+import {type EncodedEvent, sendEvent} from './event.ts';
+import {type Call, Instance, isLive, type Loading} from './instance.ts';
 import type {SpareKind, StartKind, Timings} from './outcome.ts';
+import type {Triggers} from './triggers.ts';
 
 /** Room for a frame beyond its payload's limit: error reports, births. */
 const frameSlack = 512 * 1024;
@@ -54,6 +57,7 @@ export type FunctionSettings = {
 	/** What its own zygote does ahead, as `module:function`. */
 	readonly warmup: string | undefined;
 	readonly network: 'none' | ResolvedNetwork;
+	readonly triggers: Triggers;
 };
 
 /** What functions are made of and share. */
@@ -155,7 +159,7 @@ export class Starter {
 			}
 		} catch (error) {
 			start.release();
-			if (error instanceof SyscallError) throw new CallEnded(outcomeError('StartFailed', error.message));
+			if (error instanceof SyscallError) throw new CallEnded(plainError('StartFailed', error.message));
 			throw error;
 		}
 	}
@@ -216,7 +220,7 @@ export class Starter {
 			maxFrame: limits.resultMb * 1024 * 1024 + frameSlack,
 			greet: (made: Leaf) => {
 				made.send(frameType.load, load);
-				if (event !== undefined) sendEvent(made, event, call.listener);
+				if (event !== undefined) sendEvent(made, event, isLive(call.listener));
 			},
 		};
 		const takeCgroup = () => this.#host.cgroups.take(groupLimits);

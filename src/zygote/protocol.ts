@@ -14,6 +14,10 @@ export const frameType = {
 	/** A generator has ended; its chunks are the answer. */
 	chunksEnd: 9,
 	compiled: 10,
+	/** Status and header fields of an HTTP answer, whose body comes in chunks of bytes. */
+	responseHead: 140,
+	/** An HTTP request, see http.ts. */
+	eventHttp: 15,
 	load: 16,
 	eventJson: 17,
 	eventBytes: 18,
@@ -21,6 +25,7 @@ export const frameType = {
 	/** As the ones above; what the handler prints is to be sent line by line. */
 	liveEventJson: 20,
 	liveEventBytes: 21,
+	liveEventHttp: 22,
 } as const;
 
 /** What a zygote imports. `warmUps: false`: what its modules put off until they are used is left to its leaves. */

@@ -1,6 +1,7 @@
 import test from 'ava';
 import fc from 'fast-check';
 import {ForktreeError} from '../../src/errors.ts';
+import {optionError} from '../../src/lambda/check.ts';
 import {
 	checkBoolean,
 	checkConcurrency,
@@ -8,7 +9,6 @@ import {
 	checkEnvironment,
 	checkLimits,
 	limitNames,
-	optionError,
 	parseConfig,
 } from '../../src/lambda/config.ts';
 import {resolveSettings} from '../../src/lambda/options.ts';
@@ -17,6 +17,7 @@ import {fuzzParameters} from '../helpers/fuzz.ts';
 const parameters = fuzzParameters(3);
 
 const defaults = {
+	triggers: {http: ['*'], cron: [], kafka: []},
 	environment: {},
 	reuse: undefined,
 	limits: {},
@@ -38,7 +39,13 @@ test('every key is read', (t) => {
 	const text = `
 triggers:
   http:
-    - method: GET
+    - method: Get
+    - method: '*'
+  cron:
+    - schedule: '* * * * *'
+  kafka:
+    - {bootstrap_servers: ['a:1'], topics: [t, u]}
+    - {bootstrap_servers: ['a:1', 'b:2'], topics: [v], auto_offset_reset: earliest}
 environment: {A: text, _b: "", OL_ENTRY_FILE: lib/app.py}
 reuse-sandbox: false
 limits: {${limitNames.map((name, index) => `${name}: ${index + 1}`).join(', ')}}
@@ -49,6 +56,14 @@ warmup: lib.app:caches.fill
 network: {allow: ['a.example:1'], connections: 2}
 `;
 	t.deepEqual(parseConfig(text), {
+		triggers: {
+			http: ['GET', '*'],
+			cron: [{schedule: '* * * * *'}],
+			kafka: [
+				{bootstrapServers: ['a:1'], topics: ['t', 'u'], autoOffsetReset: 'latest'},
+				{bootstrapServers: ['a:1', 'b:2'], topics: ['v'], autoOffsetReset: 'earliest'},
+			],
+		},
 		environment: {A: 'text', _b: '', OL_ENTRY_FILE: 'lib/app.py'},
 		reuse: false,
 		limits: Object.fromEntries(limitNames.map((name, index) => [name, index + 1])),
@@ -107,6 +122,18 @@ const bad: ReadonlyArray<readonly [label: string, text: string, message: RegExp]
 	['too much', `#${' '.repeat(64 * 1024)}`, /larger than 65536 bytes/],
 	['triggers: a list', 'triggers: [http]', /triggers is an array, expected a mapping/],
 	['triggers: nothing', 'triggers:', /triggers is null/],
+	['triggers: another kind', 'triggers: {mqtt: []}', /unknown key "triggers.mqtt"/],
+	['triggers.http: no list', 'triggers: {http: GET}', /triggers.http is "GET", expected a list/],
+	['triggers.http: an empty method', 'triggers: {http: [{method: ""}]}', /triggers.http\[0\].method is ""/],
+	['triggers.http: no method', 'triggers: {http: [{method: A B}]}', /expected a method of HTTP/],
+	['triggers.http: another key', 'triggers: {http: [{path: a}]}', /unknown key "triggers.http\[0\].path"/],
+	['triggers.cron: no schedule', 'triggers: {cron: [{}]}', /triggers.cron\[0\].schedule is/],
+	['triggers.kafka: no topics', 'triggers: {kafka: [{bootstrap_servers: [a], topics: []}]}', /kafka\[0\].topics is/],
+	[
+		'triggers.kafka: another offset',
+		'triggers: {kafka: [{bootstrap_servers: [a], topics: [b], auto_offset_reset: x}]}',
+		/auto_offset_reset is "x", expected latest or earliest/,
+	],
 	['environment: a list', 'environment: [a]', /environment is an array/],
 	['environment: a bad name', 'environment: {"1A": b}', /the name "1A"/],
 	['environment: an empty name', 'environment: {"": b}', /the name ""/],

@@ -118,10 +118,12 @@ function isComplete(settings: ResolvedSettings): boolean {
 		ownZygote,
 		warmup,
 		network,
+		triggers,
 		...others
 	} = settings;
 	return (
 		(network === 'none' || network.allow.every((rule) => typeof rule === 'string')) &&
+		triggers.http.every((method) => method !== '') &&
 		Object.keys(others).length === 0 &&
 		Object.entries(environment).every(([name, value]) => /^\w+$/.test(name) && typeof value === 'string') &&
 		Object.keys(limits).sort().join() === [...limitNames].sort().join() &&
@@ -196,6 +198,7 @@ test('what is left out comes from ol.yaml, and else from the defaults', (t) => {
 		warmup: undefined,
 		zygote: false,
 		network: 'none',
+		triggers: {http: ['*'], cron: [], kafka: []},
 		entryFile: 'f.py',
 	});
 	const defaults = resolveSettings({}, parseConfig(undefined));

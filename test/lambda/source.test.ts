@@ -692,3 +692,18 @@ test('a large archive of many sizes is unpacked whole', async (t) => {
 		t.is(hash(await readFile(join(area.target, path))), hash(bytes), path);
 	}
 });
+
+test('variables of a .env come below those of ol.yaml', async (t) => {
+	const area = await makeArea(t);
+	const source = {
+		'f.py': '',
+		'.env': 'A=1\nexport B="two # words"\n# C=3\nD=\'x\'\n',
+		'ol.yaml': 'environment: {A: 2}\n',
+	};
+	const {config} = await stageSource(source, area.target);
+	t.deepEqual(config.environment, {A: '2', B: 'two # words', D: 'x'});
+	await t.throwsAsync(stageSource({'f.py': '', '.env': 'a.b=1\n'}, `${area.target}-2`), {
+		code: 'InvalidConfig',
+		message: /^\.env has the name "a\.b"/,
+	});
+});
