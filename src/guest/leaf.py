@@ -120,7 +120,7 @@ def load(entry: str, *preparation: str) -> Callable[[Any], Any]:
         gc.enable()
     try:
         hooks.run_after()
-        handler = loaded or find_handler(usual_module if entry == USUAL_ENTRY else make_module(entry))
+        handler = loaded or find_entry(entry)
         if isinstance(handler, web.App):
             handler.start()
     except BaseException as error:
@@ -141,6 +141,15 @@ def prepare(preparation: Sequence[str]) -> None:
             os.environ[name] = value
         else:
             sys.path.insert(1, f'{HANDLER}/{value}')
+
+
+def find_entry(entry: str) -> Callable[[Any], Any]:
+    """What the entry file makes of the function."""
+    if entry == PROGRAM_ENTRY:
+        from .program import Program
+
+        return Program(f'{HANDLER}/{entry}')
+    return find_handler(usual_module if entry == USUAL_ENTRY else make_module(entry))
 
 
 def find_handler(module: ModuleType) -> Callable[[Any], Any]:
@@ -180,7 +189,7 @@ def make_module(entry: str) -> ModuleType:
 
 
 # Made in the zygote, for what most functions are.
-USUAL_ENTRY = 'f.py'
+USUAL_ENTRY, PROGRAM_ENTRY = 'f.py', 'f.bin'
 usual_module = make_module(USUAL_ENTRY)
 
 

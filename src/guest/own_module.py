@@ -28,7 +28,7 @@ def load(entry: str, preparation: list[str], warmup: Optional[str]) -> dict[str,
     leaf.prepare(preparation)
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            handler = leaf.find_handler(leaf.usual_module if entry == leaf.USUAL_ENTRY else leaf.make_module(entry))
+            handler = leaf.find_entry(entry)
             entry = warmup or entry
             if warmup is not None:
                 run_warmup(*warmup.split(':'))

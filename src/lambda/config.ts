@@ -43,7 +43,10 @@ export const maxConfigBytes = 64 * 1024;
 /** The name of the configuration's file. */
 export const configFile = 'ol.yaml';
 
-const DEFAULT_ENTRY_FILE = 'f.py';
+/** The file with the handler, unless another one is named. */
+export const defaultEntryFile = 'f.py';
+/** The file of a function that is a program. */
+export const programFile = 'f.bin';
 // Aliases multiply: a file of a few hundred bytes can stand for gigabytes.
 const MAX_ALIASES = 10;
 const VARIABLE = /^[A-Za-z_][A-Za-z0-9_]*$/;
@@ -86,7 +89,7 @@ export function parseConfig(text: string | undefined): FunctionConfig {
 		zygote,
 		warmup,
 		network: read('network', checkNetwork),
-		entryFile: checkEntryFile(environment.OL_ENTRY_FILE ?? DEFAULT_ENTRY_FILE, 'OL_ENTRY_FILE', configError),
+		entryFile: checkEntryFile(environment.OL_ENTRY_FILE ?? defaultEntryFile, 'OL_ENTRY_FILE', configError),
 	};
 }
 

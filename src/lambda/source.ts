@@ -22,7 +22,15 @@ import {type ErrorCode, ForktreeError, SyscallError} from '../errors.ts';
 import {type CodeFiles, readStated, type StatedFor, type StatedPackages} from '../packages/stated.ts';
 import {Undo} from '../undo.ts';
 import {optionError} from './check.ts';
-import {checkEntryFile, configFile, type FunctionConfig, maxConfigBytes, parseConfig} from './config.ts';
+import {
+	checkEntryFile,
+	configFile,
+	defaultEntryFile,
+	type FunctionConfig,
+	maxConfigBytes,
+	parseConfig,
+	programFile,
+} from './config.ts';
 import {dotenvFile, readDotenv} from './dotenv.ts';
 import {importPath} from './import-path.ts';
 import {pathFault, quote} from './name.ts';
@@ -157,6 +165,11 @@ function fill(tree: CodeTree, source: Source): Promise<void> {
 	}
 }
 
+/** Where there is no Python file, a program is the function. */
+function findEntry(entry: string, paths: readonly string[]): string {
+	return entry === defaultEntryFile && !paths.includes(entry) && paths.includes(programFile) ? programFile : entry;
+}
+
 async function describe(
 	tree: CodeTree,
 	interpreter: StatedFor['interpreter'],
@@ -164,12 +177,12 @@ async function describe(
 ): Promise<StagedSource> {
 	const config = parseConfig(await tree.readText(configFile, maxConfigBytes, 'InvalidConfig'));
 	const variables = readDotenv(await tree.readText(dotenvFile, maxConfigBytes, 'InvalidConfig'));
-	const entry = entryFile ?? config.entryFile;
 	const paths = tree.paths();
+	const entry = findEntry(entryFile ?? config.entryFile, paths);
 	if (!paths.includes(entry)) {
 		throw new ForktreeError(
 			'EntryFileMissing',
-			`the code has no file ${quote(entry)}; expected it, or another one named by OL_ENTRY_FILE in ol.yaml’s environment`,
+			`the code has no file ${quote(entry)}; expected it, a program ${programFile}, or another one named by OL_ENTRY_FILE in ol.yaml’s environment`,
 		);
 	}
 	const packages = await readStated(filesOf(tree), {entryFile: entry, interpreter}, lines);
@@ -225,7 +238,8 @@ class CodeTree {
 	 * Starts a file that must be new.
 	 * @param size what the source claims, so that too much is refused before the first byte is written.
 	 */
-	async addFile(path: string, executable: boolean, size: number): Promise<FileWriter> {
+	async addFile(path: string, isExecutable: boolean, size: number): Promise<FileWriter> {
+		const executable = isExecutable || path === programFile;
 		this.#checkPath(path);
 		await this.#makeFolders(path.split('/').slice(0, -1), path);
 		this.#register(path, 'file');

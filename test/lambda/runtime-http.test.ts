@@ -298,6 +298,25 @@ kernelTest('the environment names the application, else f comes before app', asy
 	t.regex(message, /defines no 'fourth', which OL_ASGI_ENTRY names/);
 });
 
+kernelTest('a program is a function: its argument is the event, its output the value', async (t) => {
+	const program = (text: string) => fixture().deploy({'f.bin': `#!/bin/sh\n${text}\n`});
+	const echoing = await program('printf %s "$1" > /tmp/output');
+	const {head, text} = answered(t, await ask(echoing, json({a: 'b c'})));
+	t.deepEqual(head.headers[0], ['content-type', 'application/json']);
+	t.is(text, '{"a":"b c"}');
+	const outcome = await fixture().runtime.invoke(echoing, [1, 'ü']);
+	t.deepEqual(outcome.ok && outcome.value, [1, 'ü']);
+	const raw = answered(t, await ask(await program("printf '\\377' > /tmp/output")));
+	t.deepEqual([raw.head.headers[0]?.[1], raw.text], ['application/octet-stream', '\u00ff']);
+	const failing = failure(t, (await ask(await program('rm -f /tmp/output; exit 3'))).outcome);
+	t.regex(failing.message, /f\.bin exited with status 3/);
+	const killed = failure(t, (await ask(await program('kill -9 $$'))).outcome);
+	t.regex(killed.message, /f\.bin was ended by signal 9/);
+	const silent = await program('if [ "$1" = 1 ]; then echo 2 > /tmp/output; fi');
+	t.is(answered(t, await ask(silent, json(1))).text, '2\n');
+	t.regex(failure(t, (await ask(silent, json(0))).outcome).message, /left no file \/tmp\/output/);
+});
+
 kernelTest('what a sandbox sends as a head is checked', async (t) => {
 	for (const head of [
 		[99, []],
