@@ -20,6 +20,7 @@ export {
 } from './lambda/doctor.ts';
 export type {HttpHead, HttpListener, HttpRequest} from './lambda/http.ts';
 export {httpStatus} from './lambda/http-status.ts';
+export {checkName as checkFunctionName} from './lambda/name.ts';
 export type {DeployOptions, RuntimeOptions} from './lambda/options.ts';
 export type {
 	Failure,
@@ -40,6 +41,7 @@ export {
 	type Runtime,
 	type RuntimeEvents,
 	type RuntimeStats,
+	type SourceDescription,
 } from './lambda/runtime.ts';
 export type {DeploySource} from './lambda/source.ts';
 export type {ChunkStream} from './lambda/stream.ts';

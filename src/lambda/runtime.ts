@@ -20,6 +20,7 @@ import {SandboxNetwork} from '../sandbox/network/sandbox-network.ts';
 import {Undo} from '../undo.ts';
 import {ImportCache} from '../zygote/import-cache.ts';
 import {compileCode} from './compile.ts';
+import type {FunctionConfig} from './config.ts';
 import {type EncodedEvent, encodeEvent} from './event.ts';
 import {fetchFrom} from './fetch.ts';
 import {LambdaFunction} from './function.ts';
@@ -79,6 +80,13 @@ export type FunctionDescription = {
 	readonly packages: readonly string[];
 	/** Modules that no zygote imports for it, and why: their import failed there, or left a thread behind. */
 	readonly importedInSandbox: Readonly<Record<string, 'failed' | 'threaded'>>;
+};
+
+/** What a source says of itself, before it is deployed. */
+export type SourceDescription = Pick<FunctionConfig, 'environment' | 'triggers' | 'limits'> & {
+	/** SHA-256 in hex of all its files. */
+	readonly digest: string;
+	readonly reuse: boolean;
 };
 
 /** What a runtime is doing. */
@@ -248,6 +256,23 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	}
 
 	/**
+	 * Reads and checks what could be deployed, and changes nothing: no code runs, no package is looked for.
+	 * @throws {ForktreeError} as {@link deploy} when the source can't be used
+	 */
+	async inspect(source: DeploySource): Promise<SourceDescription> {
+		this.#checkOpen();
+		const {state, interpreter} = this.#parts;
+		const staging = state.path('staging', randomBytes(8).toString('hex'));
+		// As a change of a name that nobody has: it is waited for when the runtime closes.
+		return this.#change(staging, async () => {
+			const {config, digest} = await stageSource(source, staging, interpreter);
+			await rm(staging, {recursive: true, force: true});
+			const {environment, triggers, reuse = true, limits} = config;
+			return {digest, environment, triggers, reuse, limits};
+		});
+	}
+
+	/**
 	 * Calls a function.
 	 * @param event JSON, or a Uint8Array, which the handler gets as bytes
 	 * @returns what became of the call; a handler that fails is an outcome with `ok: false`
@@ -336,7 +361,16 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	/** Deployed functions, by name. */
 	list(): FunctionDescription[] {
 		this.#checkOpen();
-		return [...this.#functions.values()].map(({settings}) => ({
+		return [...this.#functions.values()].map((lambda) => this.#describe(lambda));
+	}
+
+	/** One deployed function. @throws {ForktreeError} `UnknownFunction` */
+	describe(name: string): FunctionDescription {
+		return this.#describe(this.#find(name));
+	}
+
+	#describe({settings}: LambdaFunction): FunctionDescription {
+		return {
 			name: settings.name,
 			version: settings.version,
 			reuse: settings.reuse,
@@ -351,7 +385,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			limits: settings.limits,
 			packages: settings.packages.distributions.map(({name, version}) => `${name}==${version}`),
 			importedInSandbox: Object.fromEntries(this.#parts.imports.importedInSandbox(settings.packages)),
-		}));
+		};
 	}
 
 	/** Takes a function away. Its running calls get ten seconds. @throws {ForktreeError} `UnknownFunction` */

@@ -288,3 +288,35 @@ kernelTest('sandboxes that end before a busy host has looked are understood', as
 		busy = false;
 	}
 });
+
+kernelTest('what could be deployed is looked at, and nothing is deployed', async (t) => {
+	const {runtime} = fixture();
+	const before = await listing();
+	const source = {
+		'f.py': 'raise SystemExit',
+		'ol.yaml': 'reuse-sandbox: false\nenvironment: {A: b}\nlimits: {memoryMb: 64}\n',
+	};
+	const {digest, ...rest} = await runtime.inspect(source);
+	t.regex(digest, /^[0-9a-f]{64}$/);
+	t.deepEqual(rest, {
+		environment: {A: 'b'},
+		triggers: {http: ['*'], cron: [], kafka: []},
+		reuse: false,
+		limits: {memoryMb: 64},
+	});
+	t.is((await runtime.inspect({'f.py': ''})).reuse, true);
+	await t.throwsAsync(runtime.inspect({'g.py': ''}), {code: 'EntryFileMissing'});
+	await t.throwsAsync(runtime.inspect({'f.py': '', 'ol.yaml': 'limits: 5'}), {code: 'InvalidConfig'});
+	t.false(runtime.list().some(({environment}) => environment.A === 'b'));
+	t.deepEqual(await listing(), before);
+});
+
+kernelTest('a function is described by its name', async (t) => {
+	const {runtime} = fixture();
+	const name = await fixture().deploy(code);
+	t.deepEqual(
+		runtime.describe(name),
+		runtime.list().find((each) => each.name === name),
+	);
+	t.throws(() => runtime.describe('nowhere'), {code: 'UnknownFunction'});
+});
