@@ -3,7 +3,7 @@ import {readFile} from 'node:fs/promises';
 import process from 'node:process';
 import {buffer} from 'node:stream/consumers';
 import {createRuntime, type JsonValue, type Outcome, type OutcomeCode} from '../index.ts';
-import {describeFailure, encodeValue, replaceBytes} from '../worker/answer.ts';
+import {describeFailure, encodeValue, replaceBytes} from './answer.ts';
 import {packagesFolder} from './packages-folder.ts';
 import {exitCodes, Interrupts, note, print} from './terminal.ts';
 

@@ -2,7 +2,7 @@
 import path from 'node:path';
 import process from 'node:process';
 import {createWorker, type Worker, type WorkerOptions} from '../worker/server.ts';
-import {exitCodes, Interrupts, oneLine, print} from './terminal.ts';
+import {exitCodes, Interrupts, print} from './terminal.ts';
 
 type Settings = Partial<WorkerOptions>;
 
@@ -73,10 +73,6 @@ export async function up(directory: string, pairs: readonly (readonly [string, s
 			registry: path.join(directory, 'registry'),
 			stateDir: path.join(directory, 'state'),
 			signal,
-			onDeployFailed: (name, error) =>
-				void process.stderr.write(`forktree: deploy of ${name} failed: ${oneLine(error.message)}\n`),
-			onCollectFailed: (error) => void process.stderr.write(`forktree: ${oneLine(error.message)}\n`),
-			onOutput: (_name, text) => void process.stderr.write(text),
 		});
 		await serve(worker, signal);
 	} catch (error) {
