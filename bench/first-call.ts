@@ -86,7 +86,15 @@ const zygote = await root.forkZygote(
 const limits = {...defaultLimits, swapMb: 0};
 const takeCgroup = () => host.cgroups.take(limits);
 const greet = (leaf: Leaf) => leaf.send(frameType.load, encodeLoad('f.py', {}));
-const spec = {...pythonLeaf(locked, undefined), ...limits, takeCgroup, limits, maxFrame: 1 << 20, greet};
+const spec = {
+	...pythonLeaf(locked, undefined),
+	...limits,
+	noNewExecutables: false,
+	takeCgroup,
+	limits,
+	maxFrame: 1 << 20,
+	greet,
+};
 let used: WorkingSet = {written: [], read: []};
 const found = new Map<string, {total: number[]; call: number[]; faults: number[]; ahead: number[]}>();
 

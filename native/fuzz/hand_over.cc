@@ -32,11 +32,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   auto number = [&](size_t at) {
     return static_cast<unsigned>(data[1 + at]) + 256U * data[2 + at] + 65536U * data[3 + at] + 16777216U * data[4 + at];
   };
-  const bool expected = message.size() > 16 && SplitPlainly(std::string(message.begin() + 16, message.end()), &words) &&
+  const bool expected = message.size() > 20 && SplitPlainly(std::string(message.begin() + 20, message.end()), &words) &&
                         number(4) == mounts && words.size() == 3 + size_t{mounts};
   EXPECT(is_one == expected);
   if (!is_one) return 0;
-  EXPECT(cut.open_files == number(0) && cut.mount_count == mounts && cut.processes == number(8) && cut.data_mib == number(12));
+  EXPECT(cut.open_files == number(0) && cut.mount_count == mounts && cut.processes == number(8) && cut.data_mib == number(12) && cut.flags == number(16));
   EXPECT(words[0] == cut.scratch && words[1] == cut.folder && words[2] == cut.network);
   const char* target = cut.targets;
   for (size_t i = 0; i < mounts; i++, target += words[2 + i].size() + 1) EXPECT(words[3 + i] == target);

@@ -2,6 +2,7 @@
 // interpreter has. A leaf's set-up is part of one call, because each page that Python touches after the fork is a
 // copy-on-write fault. Unless said otherwise each answers 0, or -errno.
 #include "launcher.h"
+#include "setup.h"
 #include "syscalls.h"
 
 extern "C" {
@@ -43,11 +44,11 @@ int forktree_become_root() {
 int forktree_mount_proc() { return static_cast<int>(MountProc()); }
 
 // Some packages want to write a file when they are imported. A leaf has a /tmp of its own above it.
-int forktree_mount_scratch() {
-  const char options[] = "mode=1777,size=16m,nr_inodes=1024";
-  return static_cast<int>(
-      Syscall(__NR_mount, Word("tmpfs"), Word("/tmp"), Word("tmpfs"), MS_NOSUID | MS_NODEV, Word(options)));
+int forktree_mount_scratch(int no_new_executables) {
+  return static_cast<int>(MountScratch("mode=1777,size=16m,nr_inodes=1024", no_new_executables != 0));
 }
+
+int forktree_refuse_new_executables() { return static_cast<int>(RefuseNewExecutables()); }
 
 int forktree_attach(int fd, const char* target) { return static_cast<int>(Attach(fd, target)); }
 

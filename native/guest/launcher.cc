@@ -142,12 +142,13 @@ void BecomeLeaf(const Request& request) {
     failure = TakeOn({request.uid, request.open_files, request.processes, request.data_mib,
                       (request.flags & kOwnUserNamespace) != 0, (request.flags & kWorkFolder) != 0,
                       (request.flags & kWritableMounts) != 0, (request.flags & kWritableRoot) != 0,
-                      (request.flags & kScratchNoExec) != 0, request.text, folder, network, NextWord(network), mounts, needs.mount_count, -1},
+                      (request.flags & kNoNewExecutables) != 0, request.text, folder, network, NextWord(network), mounts, needs.mount_count, -1},
                      &listeners);
   }
   long self = Syscall(__NR_pidfd_open, Syscall(__NR_getpid), 0);
   if (failure.step == kNoStep && self < 0) failure = {kInstallFilter, self};
-  Finish(&born, failure, (request.flags & kNoFilter) == 0, needs.births, static_cast<int>(self), listeners);
+  const Filters filters = {(request.flags & kNoFilter) == 0, (request.flags & kNoNewExecutables) != 0};
+  Finish(&born, failure, filters, needs.births, static_cast<int>(self), listeners);
 }
 
 // The first half of the same; the rest is done by ParkSpare().

@@ -9,7 +9,7 @@ constexpr int kMaxText = 65536;
 
 // Bits of Request::flags: no stdout and stderr come with it; the launcher's own network; no filter; a
 // folder of its own in /tmp; a user namespace of its own, since the launcher has only one id; mounts among its
-// own can be written, or all of its root; nothing in its /tmp can be executed. 16 is zygote.py's.
+// own can be written, or all of its root; nothing that it writes can be executed. 16 is zygote.py's.
 enum : u32 {
   kNoStreams = 1,
   kSharedNetwork = 2,
@@ -18,7 +18,7 @@ enum : u32 {
   kOwnUserNamespace = 32,
   kWritableMounts = 64,
   kWritableRoot = 128,
-  kScratchNoExec = 256,
+  kNoNewExecutables = 256,
 };
 
 // Requests: fork a leaf; fork a spare, which waits for the rest; make network namespaces ahead. Any other is the program's own.

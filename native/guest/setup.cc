@@ -243,6 +243,27 @@ Failure DropPrivileges(const Outfit& outfit) {
 
 long InstallZygoteFilter() { return InstallFilter(kZygoteFilter); }
 
+long RefuseNewExecutables() {
+  // Of linux/filter.h and linux/seccomp.h. Calls of other architectures and of x32 are answered by the zygote's filter.
+  constexpr u16 kLoad = 0x20, kJumpIfEqual = 0x15, kJumpIfAnyBit = 0x45, kAnswer = 0x06;
+  constexpr u32 kAllow = 0x7fff0000, kRefuse = 0x00050000 + EPERM, kNumberAt = 0, kMountFlagsAt = 16 + 3 * sizeof(u64);
+  static constexpr FilterInstruction kFilter[] = {
+      {kLoad, 0, 0, kNumberAt},
+      {kJumpIfEqual, 3, 0, __NR_memfd_create},
+      {kJumpIfEqual, 0, 3, __NR_mount},
+      {kLoad, 0, 0, kMountFlagsAt},
+      {kJumpIfAnyBit, 1, 0, MS_NOEXEC},
+      {kAnswer, 0, 0, kRefuse},
+      {kAnswer, 0, 0, kAllow},
+  };
+  return InstallFilter(kFilter);
+}
+
+long MountScratch(const char* options, bool no_new_executables) {
+  const long flags = MS_NOSUID | MS_NODEV | (no_new_executables ? MS_NOEXEC : 0);
+  return Syscall(__NR_mount, Word("tmpfs"), Word("/tmp"), Word("tmpfs"), flags, Word(options));
+}
+
 Failure EnterNamespaces(const Request& request, const char* hostname, Needs* needs) {
   RUN(JoinCgroups(request, needs->first_mount + needs->mount_count));
   RUN(PlaceFds(request, needs));
@@ -259,10 +280,7 @@ Failure EnterNamespaces(const Request& request, const char* hostname, Needs* nee
 }
 
 Failure TakeOn(const Outfit& outfit, Listeners* listeners) {
-  if (*outfit.scratch != 0) {
-    const long options = Word(outfit.scratch), flags = MS_NOSUID | MS_NODEV | (outfit.scratch_no_exec ? MS_NOEXEC : 0);
-    STEP(kMountScratch, Syscall(__NR_mount, Word("tmpfs"), Word("/tmp"), Word("tmpfs"), flags, options));
-  }
+  if (*outfit.scratch != 0) STEP(kMountScratch, MountScratch(outfit.scratch, outfit.no_new_executables));
   const char* target = outfit.targets;
   for (int i = 0; i < outfit.mount_count; i++, target = NextWord(target)) {
     STEP(kAttachMounts, Attach(outfit.mounts[i], target));
@@ -293,9 +311,10 @@ void TellBorn(Born* born, Failure failure, int births, int pidfd, const Listener
   for (;;) Syscall(__NR_exit_group, 1);
 }
 
-void Finish(Born* born, Failure failure, bool wants_filter, int births, int pidfd, const Listeners& listeners) {
-  if (failure.step == kNoStep && wants_filter) {
-    long installed = InstallFilter(kLeafFilter);
+void Finish(Born* born, Failure failure, Filters filters, int births, int pidfd, const Listeners& listeners) {
+  if (failure.step == kNoStep) {
+    long installed = filters.no_new_executables ? RefuseNewExecutables() : 0;
+    if (installed >= 0 && filters.strict) installed = InstallFilter(kLeafFilter);
     if (installed < 0) failure = {kInstallFilter, installed};
   }
   TellBorn(born, failure, births, pidfd, listeners);

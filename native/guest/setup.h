@@ -51,7 +51,7 @@ struct Needs {
 // What is given to a leaf in the second half. `targets` has a NUL-terminated word for each of `mounts`.
 struct Outfit {
   u32 uid, open_files, processes, data_mib;
-  bool own_user_namespace, work_folder, writable_mounts, writable_root, scratch_no_exec;
+  bool own_user_namespace, work_folder, writable_mounts, writable_root, no_new_executables;
   const char *scratch, *folder, *network, *targets;  // options of /tmp (empty: none), working folder, see network.h
   const int* mounts;
   int mount_count, streams;
@@ -80,8 +80,13 @@ Failure TakeOn(const Outfit& outfit, Listeners* listeners);
 // Tells the host how it went; a failure ends the leaf. The pidfd, if it is not -1, and the listeners go with it.
 void TellBorn(Born* born, Failure failure, int births, int pidfd, const Listeners& listeners);
 
-// The last step: the filter, if it is wanted and no step has failed, word to the host, and only the leaf's own descriptors.
-void Finish(Born* born, Failure failure, bool wants_filter, int births, int pidfd, const Listeners& listeners);
+// Which of them a leaf gets: the strict one, and the one by which it executes nothing that it has written.
+struct Filters {
+  bool strict, no_new_executables;
+};
+
+// The last step: the filters, if no step has failed, word to the host, and only the leaf's own descriptors.
+void Finish(Born* born, Failure failure, Filters filters, int births, int pidfd, const Listeners& listeners);
 
 long LoopbackUp();
 long Limit(int resource, u64 most);
@@ -89,6 +94,10 @@ long Limit(int resource, u64 most);
 // A launcher with one id only lowers it for itself: a user namespace below has no more in all than its maker could have.
 long LimitShared(bool only_now);
 long InstallZygoteFilter();
+// Refuses what no rule of mounts reaches: files in memory, and file systems without noexec, which who is root of a user namespace can mount.
+long RefuseNewExecutables();
+// /tmp as a tmpfs with these options.
+long MountScratch(const char* options, bool no_new_executables);
 long SendWithFds(int socket, void* data, u64 size, const int* fds, u64 count);
 const char* NextWord(const char* word);
 // Reads a small file as text; answers its size, or -errno.

@@ -45,8 +45,9 @@ void ParkSpare(Request* room) {
   const WaitingSpare& self = waiting_spare;
   Born born = {self.id, kNoStep, 0, 0, began, 0};
   Listeners listeners = {};
-  Failure failure = TakeOn({self.uid, given.open_files, given.processes, given.data_mib, self.own_user_namespace, false, false, false, false,
-                            given.scratch, given.folder, given.network, given.targets, mounts.fds, mounts.count, self.streams},
+  const bool no_new_executables = (given.flags & kNoNewExecutables) != 0;
+  Failure failure = TakeOn({self.uid, given.open_files, given.processes, given.data_mib, self.own_user_namespace, false, false, false,
+                            no_new_executables, given.scratch, given.folder, given.network, given.targets, mounts.fds, mounts.count, self.streams},
                            &listeners);
-  Finish(&born, failure, self.wants_filter, self.births, -1, listeners);
+  Finish(&born, failure, {self.wants_filter, no_new_executables}, self.births, -1, listeners);
 }

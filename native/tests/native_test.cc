@@ -900,7 +900,7 @@ void CheckEnclosures(const std::string& folder) {
 }
 
 void CheckHandOvers() {
-  const std::string head("\x40\0\0\0\x02\0\0\0\x07\0\0\0\x09\0\0\0", 16);
+  const std::string head("\x40\0\0\0\x02\0\0\0\x07\0\0\0\x09\0\0\0\0\x01\0\0", 20);
   auto cut = [](const std::string& payload, unsigned mounts, HandOver* got) {
     const std::vector<char> exact(payload.begin(), payload.end());  // reading beyond it is noticed
     return CutHandOver(exact.data(), exact.size(), mounts, got);
@@ -909,15 +909,15 @@ void CheckHandOvers() {
   std::vector<char> kept(whole.begin(), whole.end());
   HandOver got = {};
   Check(CutHandOver(kept.data(), kept.size(), 2, &got), "hand-over: is cut");
-  Check(got.open_files == 64 && got.mount_count == 2 && got.processes == 7 && got.data_mib == 9, "hand-over: its numbers");
+  Check(got.open_files == 64 && got.mount_count == 2 && got.processes == 7 && got.data_mib == 9 && got.flags == 256, "hand-over: its numbers");
   Check(std::string(got.scratch) == "size=1k" && std::string(got.folder) == "/handler" && std::string(got.network) == "p80;", "hand-over: its words");
   Check(std::string(got.targets) == "/a" && std::string(got.targets + 3) == "/b", "hand-over: a target for each mount");
   Check(!cut(whole, 1, &got), "hand-over: more mounts than fds are refused");
   Check(!cut(head + std::string("\0/\0\0/a\0", 7), 2, &got), "hand-over: a missing target is refused");
   Check(!cut(whole + std::string("/c\0", 3), 2, &got), "hand-over: a target too many is refused");
   Check(!cut(whole.substr(0, whole.size() - 1), 2, &got), "hand-over: a word without an end is refused");
-  Check(!cut(head.substr(0, 15), 2, &got) && !cut("", 0, &got), "hand-over: half a head is refused");
-  const std::string bare("\x40\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0/\0\0", 20);
+  Check(!cut(head.substr(0, 19), 2, &got) && !cut("", 0, &got), "hand-over: half a head is refused");
+  const std::string bare("\x40\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0/\0\0", 24);
   Check(cut(bare, 0, &got), "hand-over: without mounts and /tmp");
 }
 

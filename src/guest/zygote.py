@@ -140,11 +140,14 @@ def become(spec: dict) -> None:
     """Start of every zygote, also of a forked one: own descriptors, imports, hygiene, ready."""
     started = time.monotonic()
     check(native.forktree_become_zygote(), 'become zygote')
-    check(native.forktree_mount_scratch(), 'mount scratch')
+    own = spec.get('own')
+    no_new_executables = own is not None and own.get('noNewExecutables', False)
+    check(native.forktree_mount_scratch(no_new_executables), 'mount scratch')
+    if no_new_executables:
+        check(native.forktree_refuse_new_executables(), 'refuse new executables')
     hygiene.note_thread()
     hygiene.draw_fresh_randomness()  # same pid as the parent zygote had, in its namespace
     report = {'refused': None, 'loadMs': 0, 'warmUpsFailed': [], **import_modules(spec['modules'])}
-    own = spec.get('own')
     if own is not None and not report['failed'] and not report['threaded']:
         report = {**report, **load_own(own)}
     leaf.flush()  # else what an import printed would be printed again by every child

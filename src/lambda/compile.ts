@@ -76,6 +76,7 @@ export async function compileCode(
 		...pythonLeaf(code, undefined),
 		takeCgroup: () => cgroups.take(limits),
 		scratchMb: 1,
+		noNewExecutables: false,
 		openFiles: limits.openFiles,
 		maxFrame,
 		greet: (made) => made.send(frameType.compile, JSON.stringify(files)),

@@ -33,6 +33,8 @@ export type FunctionConfig = {
 	readonly warmup: string | undefined;
 	/** What it may reach. */
 	readonly network: 'none' | ResolvedNetwork | undefined;
+	/** `no-new-executables`: whether what its sandboxes write themselves can't be executed. */
+	readonly noNewExecutables: boolean | undefined;
 	/** The file with the handler, relative to the folder: the variable `OL_ENTRY_FILE`, else `f.py`. */
 	readonly entryFile: string;
 };
@@ -64,6 +66,7 @@ const KEYS = [
 	'zygote',
 	'warmup',
 	'network',
+	'no-new-executables',
 ] as const;
 
 /**
@@ -89,6 +92,7 @@ export function parseConfig(text: string | undefined): FunctionConfig {
 		zygote,
 		warmup,
 		network: read('network', checkNetwork),
+		noNewExecutables: read('no-new-executables', checkBoolean),
 		entryFile: checkEntryFile(environment.OL_ENTRY_FILE ?? defaultEntryFile, 'OL_ENTRY_FILE', configError),
 	};
 }

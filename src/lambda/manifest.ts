@@ -30,7 +30,7 @@ export async function readManifest(home: string): Promise<Manifest | undefined> 
 	try {
 		const manifest = JSON.parse(await readFile(manifestFile(home), 'utf8')) as Manifest;
 		const {settings} = manifest;
-		// One that was written before there were networks, folders of the path, or triggers, has none.
+		// One that was written before there was one of these has none.
 		return {
 			...manifest,
 			lock: readLock(manifest.lock),
@@ -39,6 +39,7 @@ export async function readManifest(home: string): Promise<Manifest | undefined> 
 				network: settings.network ?? 'none',
 				path: settings.path ?? [],
 				triggers: settings.triggers ?? defaultTriggers,
+				noNewExecutables: settings.noNewExecutables ?? false,
 			},
 		};
 	} catch {

@@ -52,6 +52,7 @@ const deployOptions: ReadonlyArray<keyof DeployOptions> = [
 	'ownZygote',
 	'warmup',
 	'network',
+	'noNewExecutables',
 ];
 const defaultConcurrency = 32;
 const defaultMaxQueue = 1024;
@@ -172,6 +173,11 @@ export type DeployOptions = {
 	readonly warmup?: string;
 	/** What it may reach: `none`, the default, or rules. */
 	readonly network?: 'none' | NetworkOptions;
+	/**
+	 * Whether what its sandboxes write themselves can't be executed, nor mapped as code: what lies in `/tmp`, and files in memory, which
+	 * are refused. False by default. Interpreters still run what they can read, and a process can make code in memory of its own.
+	 */
+	readonly noNewExecutables?: boolean;
 };
 
 /** A function's settings, apart from its packages. */
@@ -188,6 +194,7 @@ export type ResolvedSettings = {
 	readonly warmup: string | undefined;
 	readonly network: 'none' | ResolvedNetwork;
 	readonly triggers: Triggers;
+	readonly noNewExecutables: boolean;
 };
 
 function checkText(value: unknown, label: string): string | undefined {
@@ -309,6 +316,8 @@ export function resolveSettings(options: DeployOptions, config: FunctionConfig):
 		warmup,
 		network: pick(options.network, checkNetwork, 'network') ?? config.network ?? 'none',
 		triggers: config.triggers,
+		noNewExecutables:
+			pick(options.noNewExecutables, checkBoolean, 'noNewExecutables') ?? config.noNewExecutables ?? false,
 	};
 }
 

@@ -75,6 +75,7 @@ export type FunctionDescription = {
 	readonly network: FunctionSettings['network'];
 	readonly triggers: FunctionSettings['triggers'];
 	readonly environment: Readonly<Record<string, string>>;
+	readonly noNewExecutables: boolean;
 	readonly limits: FunctionSettings['limits'];
 	/** Distributions that it can import, as `name==version`. */
 	readonly packages: readonly string[];
@@ -382,6 +383,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			network: settings.network,
 			triggers: settings.triggers,
 			environment: settings.environment,
+			noNewExecutables: settings.noNewExecutables,
 			limits: settings.limits,
 			packages: settings.packages.distributions.map(({name, version}) => `${name}==${version}`),
 			importedInSandbox: Object.fromEntries(this.#parts.imports.importedInSandbox(settings.packages)),

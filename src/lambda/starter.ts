@@ -58,6 +58,8 @@ export type FunctionSettings = {
 	readonly warmup: string | undefined;
 	readonly network: 'none' | ResolvedNetwork;
 	readonly triggers: Triggers;
+	/** Whether nothing that it writes can be executed. */
+	readonly noNewExecutables: boolean;
 };
 
 /** What functions are made of and share. */
@@ -122,7 +124,7 @@ export class Starter {
 		this.#code = code;
 		this.#network = network;
 		this.#host = host;
-		const {entryFile, path, limits, packages, spares, warmup} = settings;
+		const {entryFile, path, limits, packages, spares, warmup, noNewExecutables} = settings;
 		const environment = {
 			...(network === undefined ? {} : proxyVariables),
 			...pathVariables(path),
@@ -130,8 +132,8 @@ export class Starter {
 		};
 		this.#environment = environment;
 		const {timeoutMs} = limits;
-		const own = {entryFile, environment, path, code, packages, warmup, timeoutMs, hasSpares: spares > 0};
-		this.#module = settings.ownZygote ? {...own, limits: {...limits, swapMb: 0}} : undefined;
+		const own = {entryFile, environment, path, code, packages, warmup, noNewExecutables, timeoutMs};
+		this.#module = settings.ownZygote ? {...own, hasSpares: spares > 0, limits: {...limits, swapMb: 0}} : undefined;
 	}
 
 	/** Gives up what there is besides instances. To be called when these have ended. */
@@ -210,13 +212,14 @@ export class Starter {
 		zygoteMs: number,
 		{call, limit, event, release}: Start,
 	): Promise<Started> {
-		const {name, limits, entryFile, path} = this.#settings;
+		const {name, limits, entryFile, path, noNewExecutables} = this.#settings;
 		const load = encodeLoad(entryFile, this.#environment, path);
 		const groupLimits = {...limits, swapMb: 0};
 		const spec = {
 			...pythonLeaf(origin.isLoaded ? undefined : this.#code, packages, this.#network),
 			scratchMb: limits.scratchMb,
 			openFiles: limits.openFiles,
+			noNewExecutables,
 			maxFrame: limits.resultMb * 1024 * 1024 + frameSlack,
 			greet: (made: Leaf) => {
 				made.send(frameType.load, load);

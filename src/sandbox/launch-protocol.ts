@@ -59,7 +59,7 @@ const leafFlags = {
 	ownUserNamespace: 32,
 	writableMounts: 64,
 	writableRoot: 128,
-	scratchNoExec: 256,
+	noNewExecutables: 256,
 } as const;
 
 const writableFlags = {none: 0, mounts: leafFlags.writableMounts, root: leafFlags.writableRoot} as const;
@@ -95,8 +95,8 @@ export type LeafRequest = {
 	readonly workFolder: boolean;
 	/** What of it can be written besides /tmp. */
 	readonly writable: 'none' | 'mounts' | 'root';
-	/** Whether nothing in its /tmp can be executed. */
-	readonly scratchNoExec: boolean;
+	/** Whether nothing that it writes can be executed. */
+	readonly noNewExecutables: boolean;
 };
 
 /** Asks for a leaf that waits for the rest. */
@@ -109,7 +109,10 @@ export type SpareRequest = Pick<
 };
 
 /** The rest. */
-export type HandOverRequest = Pick<LeafRequest, 'openFiles' | 'left' | 'scratch' | 'folder' | 'network' | 'targets'>;
+export type HandOverRequest = Pick<
+	LeafRequest,
+	'openFiles' | 'left' | 'scratch' | 'folder' | 'network' | 'targets' | 'noNewExecutables'
+>;
 
 /** Types of frames between the host and a spare, or a leaf that waits for an event; those of protocol.ts are others. From 128 on: text. */
 export const spareFrame = {
@@ -198,7 +201,7 @@ export function encodeLeafRequest(leaf: LeafRequest): Buffer {
 		encodeFlags(leaf) |
 		(leaf.workFolder ? leafFlags.workFolder : 0) |
 		writableFlags[leaf.writable] |
-		(leaf.scratchNoExec ? leafFlags.scratchNoExec : 0);
+		(leaf.noNewExecutables ? leafFlags.noNewExecutables : 0);
 	const text = [leaf.scratch ?? '', leaf.hostname, leaf.folder, leaf.network ?? '', ...leaf.targets, ''].join('\0');
 	const {id, uid, openFiles, left} = leaf;
 	return encode({op: 'L', id, uid, flags, mounts: leaf.targets.length, openFiles, left}, noRange, text);
@@ -212,8 +215,10 @@ export function encodeSpareRequest(spare: SpareRequest): Buffer {
 }
 
 /** The payload of the frame. */
-export function encodeHandOver({openFiles, left, scratch, folder, network, targets}: HandOverRequest): Buffer {
-	const numbers = [openFiles, targets.length, ...numbersOf(left)];
+export function encodeHandOver(request: HandOverRequest): Buffer {
+	const {openFiles, left, scratch, folder, network, targets, noNewExecutables} = request;
+	const flags = noNewExecutables ? leafFlags.noNewExecutables : 0;
+	const numbers = [openFiles, targets.length, ...numbersOf(left), flags];
 	const head = Buffer.alloc(numbers.length * 4);
 	for (const [index, number] of numbers.entries()) head.writeUInt32LE(number, index * 4);
 	return Buffer.concat([head, Buffer.from([scratch ?? '', folder, network ?? '', ...targets, ''].join('\0'))]);

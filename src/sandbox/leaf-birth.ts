@@ -35,8 +35,8 @@ export type LeafSpec = {
 	readonly workFolder: boolean;
 	/** What of it can be written besides /tmp; where the kernel has Landlock, nothing else can by that rule either. */
 	readonly writable: 'none' | 'mounts' | 'root';
-	/** Whether nothing in its /tmp can be executed. */
-	readonly scratchNoExec: boolean;
+	/** Whether nothing that it writes can be executed: neither in its /tmp nor in memory. */
+	readonly noNewExecutables: boolean;
 	/** The largest frame accepted from it, in bytes. */
 	readonly maxFrame: number;
 	/** Called with the leaf before it is forked: what it is sent now, it finds when it looks. */

@@ -316,7 +316,7 @@ export class SandboxPool extends EventEmitter<SandboxPoolEvents> implements Asyn
 			scratchMb: scratch ? limits.scratchMb : undefined,
 			workFolder: scratch,
 			writable: writablePart(options),
-			scratchNoExec: options.noNewExecutables,
+			noNewExecutables: options.noNewExecutables,
 			hostname,
 			uid,
 			folder: '/',

@@ -9,7 +9,6 @@ import {closeFd} from '../native.ts';
 import type {Undo} from '../undo.ts';
 import type {Isolation} from './isolation.ts';
 import type {Leaf} from './leaf.ts';
-import {refuseMemoryFiles} from './memory-files.ts';
 import type {NetworkEvents} from './network/gateway.ts';
 import {proxyVariables} from './network/layout.ts';
 import type {Reserved} from './reserved.ts';
@@ -158,9 +157,7 @@ export class Sandbox extends EventEmitter<SandboxEvents> implements AsyncDisposa
 		this.#lastRun += 1;
 		const id = this.#lastRun;
 		const cpuSeconds = limits.cpuMs < maxCpuLimitMs ? Math.ceil(limits.cpuMs / 1000) + 1 : 0;
-		const {profile, noNewExecutables} = this.#options;
-		const filter = noNewExecutables ? refuseMemoryFiles(profile) : profile;
-		const request = encodeRun({id, argv, env: variables, cwd, cpuSeconds, filter});
+		const request = encodeRun({id, argv, env: variables, cwd, cpuSeconds, filter: this.#options.profile});
 		const streams = openStreams(stdin !== undefined, this.#nothing);
 		// Nothing has happened before the first one.
 		const before = id === 1 ? {oomKills: 0, refusals: 0} : this.#count();

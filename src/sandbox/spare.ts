@@ -22,7 +22,7 @@ export type SpareSpec = Pick<LeafSpec, 'takeCgroup' | 'uid' | 'hostname' | 'ownN
 /** What it gets when somebody does. */
 export type HandOver = Pick<
 	LeafSpec,
-	'mounts' | 'scratchMb' | 'folder' | 'network' | 'openFiles' | 'maxFrame' | 'greet'
+	'mounts' | 'scratchMb' | 'folder' | 'network' | 'openFiles' | 'maxFrame' | 'greet' | 'noNewExecutables'
 > & {
 	/** What its group is to limit. */
 	readonly limits: CgroupLimits;
@@ -62,11 +62,11 @@ export class Spare {
 		try {
 			if (leaf.isBroken) throw new ForktreeError('ZygoteFailed', 'a spare had ended before it was used');
 			leaf.cgroup.setLimits(spec.limits);
-			const {openFiles, folder} = spec;
+			const {openFiles, folder, noNewExecutables} = spec;
 			const {left} = leaf.cgroup;
 			const targets = spec.mounts.map(({target}) => target);
 			const [scratch, network] = [encodeScratch(spec.scratchMb), spec.network?.setUp];
-			const payload = encodeHandOver({openFiles, left, folder, network, targets, scratch});
+			const payload = encodeHandOver({openFiles, left, folder, network, targets, scratch, noNewExecutables});
 			mounts.push(...(await takeMounts(spec.mounts)));
 			const expected = this.#expect(spec.maxFrame);
 			leaf.giveNetwork(spec.network);

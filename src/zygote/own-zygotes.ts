@@ -34,6 +34,8 @@ export type OwnModule = {
 	readonly limits: CgroupLimits;
 	/** What is done ahead when it is loaded, as `module:function`. With such a thing it gets a zygote as soon as it was called. */
 	readonly warmup: string | undefined;
+	/** Whether it executes nothing that it writes, there as in its sandboxes. */
+	readonly noNewExecutables: boolean;
 	/** How long it may take to load. */
 	readonly timeoutMs: number;
 	readonly packages: PackageSet;
@@ -277,7 +279,7 @@ export class OwnZygotes {
 
 	/** What the function may not do in a sandbox it may not do here: hence a group of its own. */
 	async #fork(module: OwnModule, own: Own, parent: Parent): Promise<Zygote> {
-		const {limits, code, entryFile, environment, path, warmup, timeoutMs} = module;
+		const {limits, code, entryFile, environment, path, warmup, noNewExecutables, timeoutMs} = module;
 		const group = await this.#options.cgroups.take(limits);
 		try {
 			const attached = parent.packages === undefined ? [] : [{folder: parent.packages, target: inside.packages}];
@@ -285,7 +287,7 @@ export class OwnZygotes {
 			const signal = AbortSignal.any([own.gone.signal, AbortSignal.timeout(timeoutMs)]);
 			const stated = warmup === undefined ? {} : {warmup};
 			const preparation = encodePreparation(environment, path);
-			const spec = {modules: [], own: {entry: entryFile, preparation, ...stated}};
+			const spec = {modules: [], own: {entry: entryFile, preparation, noNewExecutables, ...stated}};
 			const zygote = this.#options.track(
 				await parent.zygote.forkZygote(spec, mounts, 2 * maxSandboxes + 1, {group, signal}),
 			);

@@ -38,6 +38,8 @@ export type ZygoteSpec = {
 		readonly preparation: readonly string[];
 		/** What it does ahead, as `module:function`. */
 		readonly warmup?: string;
+		/** Whether it executes nothing that it writes. */
+		readonly noNewExecutables: boolean;
 	};
 };
 

@@ -12,10 +12,7 @@ export function pythonLeaf(
 	code: LockedFolder | undefined,
 	packages: LockedFolder | undefined,
 	network?: LeafNetwork,
-): Pick<
-	LeafSpec,
-	'mounts' | 'folder' | 'network' | 'workFolder' | 'writable' | 'scratchNoExec' | keyof typeof pythonSpare
-> {
+): Pick<LeafSpec, 'mounts' | 'folder' | 'network' | 'workFolder' | 'writable' | keyof typeof pythonSpare> {
 	const attach = (folder: LockedFolder | undefined, target: string) => (folder === undefined ? [] : [{folder, target}]);
 	return {
 		...pythonSpare,
@@ -28,6 +25,5 @@ export function pythonLeaf(
 		folder: inside.handler,
 		workFolder: false,
 		writable: 'none',
-		scratchNoExec: false,
 	};
 }

@@ -112,6 +112,7 @@ export class ZygoteFixture {
 			takeCgroup: () => this.host.cgroups.take(all),
 			scratchMb: 4,
 			openFiles: 128,
+			noNewExecutables: false,
 			maxFrame: 1024 * 1024,
 			greet: (leaf) => leaf.send(frameType.load, encodeLoad('f.py', {WORD: 'given'})),
 		};

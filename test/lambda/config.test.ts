@@ -26,6 +26,7 @@ const defaults = {
 	zygote: undefined,
 	warmup: undefined,
 	network: undefined,
+	noNewExecutables: undefined,
 	entryFile: 'f.py',
 };
 
@@ -54,6 +55,7 @@ max-queue: 0
 zygote: true
 warmup: lib.app:caches.fill
 network: {allow: ['a.example:1'], connections: 2}
+no-new-executables: true
 `;
 	t.deepEqual(parseConfig(text), {
 		triggers: {
@@ -72,6 +74,7 @@ network: {allow: ['a.example:1'], connections: 2}
 		zygote: true,
 		warmup: 'lib.app:caches.fill',
 		network: {allow: ['a.example:1'], connections: 2, connectionsPerSecond: 64, transferMb: 1024},
+		noNewExecutables: true,
 		entryFile: 'lib/app.py',
 	});
 });
@@ -148,6 +151,7 @@ const bad: ReadonlyArray<readonly [label: string, text: string, message: RegExp]
 	['warmup: a path', 'warmup: a/f:g', /warmup is "a\/f:g", expected module:function/],
 	['warmup: a number', 'warmup: 1', /warmup is 1, expected module:function/],
 	['warmup without zygotes', '{warmup: "f:g", zygote: false}', /warmup: expected none with zygote: false/],
+	['no-new-executables: a word', 'no-new-executables: yes', /no-new-executables is "yes", expected true or false/],
 	['concurrency: zero', 'concurrency: 0', /concurrency is 0, expected a positive integer/],
 	['concurrency: a fraction', 'concurrency: 1.5', /concurrency is 1\.5/],
 	['concurrency: infinite', 'concurrency: .inf', /concurrency is Infinity/],
@@ -287,11 +291,12 @@ test('any JSON is a whole configuration, or the key that is wrong is named', (t)
 			'max-queue': anyNumber,
 			zygote: mostly(fc.boolean()),
 			warmup: mostly(fc.constantFrom('f:a', 'f')),
+			'no-new-executables': mostly(fc.boolean()),
 		},
 		{requiredKeys: []},
 	);
 	const fault =
-		/environment|reuse-sandbox|triggers|limits|concurrency|max-queue|zygote|warmup|OL_ENTRY_FILE|the document|unknown key/;
+		/environment|reuse-sandbox|triggers|limits|concurrency|max-queue|zygote|warmup|no-new-executables|OL_ENTRY_FILE|the document|unknown key/;
 	fc.assert(
 		fc.property(mostly(document), (given) => {
 			const config = parse(t, JSON.stringify(given), fault);

@@ -119,6 +119,7 @@ function isComplete(settings: ResolvedSettings): boolean {
 		warmup,
 		network,
 		triggers,
+		noNewExecutables,
 		...others
 	} = settings;
 	return (
@@ -135,6 +136,7 @@ function isComplete(settings: ResolvedSettings): boolean {
 		maxQueue >= 0 &&
 		typeof zygote === 'boolean' &&
 		typeof ownZygote === 'boolean' &&
+		typeof noNewExecutables === 'boolean' &&
 		(warmup === undefined || (warmup.includes(':') && zygote && ownZygote)) &&
 		entryFile.endsWith('.py') &&
 		spares >= 0 &&
@@ -163,12 +165,13 @@ test('any options of a function are resolved or refused by name', (t) => {
 		ownZygote: mostly(fc.boolean()),
 		warmup: fc.option(fc.constantFrom('f:a', 'a.b:c.d', 'f', 'f:', 'f:a:b', 3), {nil: undefined}),
 		spares: mostly(fc.integer({min: 0, max: 64})),
+		noNewExecutables: mostly(fc.boolean()),
 		network: mostly(
 			fc.oneof(fc.constant('none'), anyOptions({allow: mostly(fc.constant(['a.example:1'])), connections: anyNumber})),
 		),
 	});
 	const names =
-		/^(deploy options|env|limits|requirements|reuse|concurrency|maxQueue|zygote|spares|ownZygote|warmup|network)\b|^unknown key "limits\./;
+		/^(deploy options|env|limits|requirements|reuse|concurrency|maxQueue|zygote|spares|ownZygote|warmup|network|noNewExecutables)\b|^unknown key "limits\./;
 	fc.assert(
 		fc.property(options, (given) => {
 			const entryFile = resolved(t, names, () => checkDeployOptions(given as never) ?? 'f.py');
@@ -199,6 +202,7 @@ test('what is left out comes from ol.yaml, and else from the defaults', (t) => {
 		zygote: false,
 		network: 'none',
 		triggers: {http: ['*'], cron: [], kafka: []},
+		noNewExecutables: false,
 		entryFile: 'f.py',
 	});
 	const defaults = resolveSettings({}, parseConfig(undefined));

@@ -33,7 +33,7 @@ const leaf = {
 	filter: true,
 	workFolder: false,
 	writable: 'none' as const,
-	scratchNoExec: false,
+	noNewExecutables: false,
 };
 
 function words(data: Buffer): number[] {
@@ -64,11 +64,12 @@ test('a spare is asked for without what it is for, which a hand-over has', (t) =
 	t.is(spare.toString('utf8', 40), '\0h\0');
 	t.is(words(encodeSpareRequest({...leaf, warmUps: false, filter: false, ownNetwork: false}))[3], 22);
 	const handOver = encodeHandOver(leaf);
-	const numbers = (data: Buffer) => [0, 4, 8, 12].map((at) => data.readUInt32LE(at));
-	t.deepEqual(numbers(handOver), [64, 2, 0, 0]);
-	t.deepEqual(numbers(encodeHandOver({...leaf, left: {processes: 7, memoryMb: 1.5}})), [64, 2, 7, 2]);
-	t.is(handOver.toString('utf8', 16), 'size=1k\0/\0\0/a\0/b\0');
-	t.is(encodeHandOver({...leaf, scratch: undefined, targets: []}).toString('utf8', 16), '\0/\0\0');
+	const numbers = (data: Buffer) => [0, 4, 8, 12, 16].map((at) => data.readUInt32LE(at));
+	t.deepEqual(numbers(handOver), [64, 2, 0, 0, 0]);
+	t.deepEqual(numbers(encodeHandOver({...leaf, noNewExecutables: true})), [64, 2, 0, 0, 256]);
+	t.deepEqual(numbers(encodeHandOver({...leaf, left: {processes: 7, memoryMb: 1.5}})), [64, 2, 7, 2, 0]);
+	t.is(handOver.toString('utf8', 20), 'size=1k\0/\0\0/a\0/b\0');
+	t.is(encodeHandOver({...leaf, scratch: undefined, targets: []}).toString('utf8', 20), '\0/\0\0');
 });
 
 test('a working set is words of eight bytes: how many ranges are written to, these, and those that are read', (t) => {
@@ -115,7 +116,7 @@ for (const [title, change, flags] of [
 	['in a user namespace of its own', {ownUserNamespace: true}, 32],
 	['with mounts to write to', {writable: 'mounts'}, 64],
 	['with a root to write to', {writable: 'root'}, 128],
-	['with nothing in its /tmp to execute', {scratchNoExec: true}, 256],
+	['that executes nothing that it writes', {noNewExecutables: true}, 256],
 ] as const) {
 	test(`a leaf ${title} is asked for by a bit`, (t) => t.is(words(encodeLeafRequest({...leaf, ...change}))[3], flags));
 }
@@ -127,7 +128,7 @@ test('without scratch its word is empty', (t) => {
 test('a network is a word of a leaf and of a hand-over', (t) => {
 	const network = 'p80;';
 	t.is(encodeLeafRequest({...leaf, network}).toString('utf8', 40), 'size=1k\0h\0/\0p80;\0/a\0/b\0');
-	t.is(encodeHandOver({...leaf, network}).toString('utf8', 16), 'size=1k\0/\0p80;\0/a\0/b\0');
+	t.is(encodeHandOver({...leaf, network}).toString('utf8', 20), 'size=1k\0/\0p80;\0/a\0/b\0');
 });
 
 test('a birth names the step that failed', (t) => {
