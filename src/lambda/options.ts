@@ -38,6 +38,8 @@ const runtimeOptions: ReadonlyArray<keyof RuntimeOptions> = [
 	'instancePauseMs',
 	'instanceIdleMs',
 	'zygoteIdleMs',
+	'limits',
+	'zygote',
 	'lookup',
 ];
 const deployOptions: ReadonlyArray<keyof DeployOptions> = [
@@ -115,12 +117,19 @@ export type RuntimeOptions = {
 	readonly instanceIdleMs?: number;
 	/** Milliseconds after which a zygote that nothing was forked from is ended; an hour by default. */
 	readonly zygoteIdleMs?: number;
+	/** Limits of functions that set none themselves. */
+	readonly limits?: Partial<Limits>;
+	/** Whether functions that do not say so themselves are forked from zygotes; by default true. */
+	readonly zygote?: boolean;
 	/** Answers the addresses of a name that a function's `network` lists; by default the host's resolver. What they are is checked afterwards. */
 	readonly lookup?: Lookup;
 };
 
 /** What is removed of the install cache, and how often it is looked for. */
 export type PeriodicGc = GcOptions & {readonly everyMs: number};
+
+/** What functions are that do not say otherwise. */
+export type FunctionDefaults = {readonly limits: Limits; readonly zygote: boolean};
 
 export type ResolvedRuntimeOptions = {
 	readonly stateDir: string | undefined;
@@ -138,6 +147,7 @@ export type ResolvedRuntimeOptions = {
 	readonly instancePauseMs: number;
 	readonly instanceIdleMs: number;
 	readonly zygoteIdleMs: number;
+	readonly functions: FunctionDefaults;
 	readonly lookup: Lookup;
 };
 
@@ -284,28 +294,40 @@ export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeO
 		instancePauseMs: checkIdle(options.instancePauseMs, 'instancePauseMs', 1000),
 		instanceIdleMs: checkIdle(options.instanceIdleMs, 'instanceIdleMs', 10 * 60_000),
 		zygoteIdleMs: checkIdle(options.zygoteIdleMs, 'zygoteIdleMs', 60 * 60_000),
+		functions: {
+			limits: {...defaultLimits, ...givenLimits(options.limits)},
+			zygote: checkFlag(options.zygote, 'zygote', true),
+		},
 		lookup: checkLookup(options.lookup),
 	};
 }
 
+function givenLimits(value: unknown): Partial<Limits> {
+	return value === undefined ? {} : checkLimits(value, 'limits', optionError);
+}
+
 /** @throws {TypeError} or {RangeError} as {@link resolveRuntimeOptions} */
-export function resolveSettings(options: DeployOptions, config: FunctionConfig): ResolvedSettings {
-	const own = options.limits === undefined ? {} : checkLimits(options.limits, 'limits', optionError);
+export function resolveSettings(
+	options: DeployOptions,
+	config: FunctionConfig,
+	defaults: FunctionDefaults = {limits: defaultLimits, zygote: true},
+): ResolvedSettings {
 	const environment = options.env === undefined ? {} : checkEnvironment(options.env, 'env', optionError);
 	const pick = <T>(
 		given: unknown,
 		check: (value: unknown, label: string, fail: typeof optionError) => T,
 		label: string,
 	) => (given === undefined ? undefined : check(given, label, optionError));
-	const zygote = pick(options.zygote, checkBoolean, 'zygote') ?? config.zygote ?? true;
+	const asked = pick(options.zygote, checkBoolean, 'zygote') ?? config.zygote;
+	const zygote = asked ?? defaults.zygote;
 	const ownZygote = checkFlag(options.ownZygote, 'ownZygote', true);
 	const warmup = pick(options.warmup, checkWarmup, 'warmup') ?? config.warmup;
-	if (warmup !== undefined && !(zygote && ownZygote)) {
+	if (warmup !== undefined && (asked === false || !ownZygote)) {
 		throw new RangeError('warmup: expected none without a zygote of the function’s own, which would do it');
 	}
 	return {
 		environment: {...config.environment, ...environment},
-		limits: {...defaultLimits, ...config.limits, ...own},
+		limits: {...defaults.limits, ...config.limits, ...givenLimits(options.limits)},
 		reuse: pick(options.reuse, checkBoolean, 'reuse') ?? config.reuse ?? true,
 		concurrency: pick(options.concurrency, checkConcurrency, 'concurrency') ?? config.concurrency ?? defaultConcurrency,
 		maxQueue: pick(options.maxQueue, checkMaxQueue, 'maxQueue') ?? config.maxQueue ?? defaultMaxQueue,
@@ -313,7 +335,7 @@ export function resolveSettings(options: DeployOptions, config: FunctionConfig):
 		entryFile: config.entryFile,
 		spares: checkSpares(options.spares),
 		ownZygote,
-		warmup,
+		warmup: zygote ? warmup : undefined,
 		network: pick(options.network, checkNetwork, 'network') ?? config.network ?? 'none',
 		triggers: config.triggers,
 		noNewExecutables:

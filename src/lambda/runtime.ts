@@ -160,6 +160,7 @@ type Parts = SandboxHost & {
 	readonly imports: ImportCache;
 	readonly packages: PackageCache;
 	readonly gc: ResolvedRuntimeOptions['gc'];
+	readonly functions: ResolvedRuntimeOptions['functions'];
 	readonly workload: Workload;
 	readonly ageing: Ageing;
 	readonly lookup: Lookup;
@@ -516,7 +517,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			const staging = state.path('staging', randomBytes(8).toString('hex'));
 			const staged = await stageSource(source, staging, interpreter, {entryFile, requirements: options.requirements});
 			undo.push(() => rm(staging, {recursive: true, force: true}));
-			const settings = {...resolveSettings(options, staged.config), path: staged.path};
+			const settings = {...resolveSettings(options, staged.config, this.#parts.functions), path: staged.path};
 			const stageMs = performance.now() - began;
 			const {requirements, statedBy, ignoredSources} = staged.packages;
 			const digests = {source: staged.digest, requirements: requirements.digest};
@@ -763,6 +764,7 @@ async function buildParts(
 		imports,
 		packages,
 		gc: options.gc,
+		functions: options.functions,
 		workload,
 		ageing,
 		lookup: options.lookup,

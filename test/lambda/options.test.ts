@@ -74,16 +74,18 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 		zygoteIdleMs: anyNumber,
 		packagesGb: anyNumber,
 		packagesIdleMs: anyNumber,
+		limits: mostly(fc.dictionary(fc.constantFrom(...limitNames), fc.integer({min: 1}))),
+		zygote: mostly(fc.boolean()),
 		lookup: mostly(fc.constant(async () => [])),
 		tree: mostly(fc.constant({packages: [], children: [{packages: ['a==1']}]})),
 	});
 	fc.assert(
 		fc.property(options, (given) => {
 			const names =
-				/^(createRuntime options|stateDir|packagesDir|sharedPackages|python|memoryBudgetMb|offline|bestEffort|promote|spares|tree|instancePauseMs|instanceIdleMs|zygoteIdleMs|packagesGb|packagesIdleMs|lookup): /;
+				/^(createRuntime options|stateDir|packagesDir|sharedPackages|python|memoryBudgetMb|offline|bestEffort|promote|spares|tree|instancePauseMs|instanceIdleMs|zygoteIdleMs|packagesGb|packagesIdleMs|limits|zygote|lookup): |^(unknown key ")?limits\b/;
 			const settings = resolved(t, names, () => resolveRuntimeOptions(given as never));
 			if (settings === undefined) return;
-			const {memoryBudgetMb, offline, bestEffort, promote, tree, spares, lookup, gc, ...others} = settings;
+			const {memoryBudgetMb, offline, bestEffort, promote, tree, spares, lookup, gc, functions, ...others} = settings;
 			const {instancePauseMs, instanceIdleMs, zygoteIdleMs, sharedPackages, ...texts} = others;
 			t.true(sharedPackages.every((folder) => typeof folder === 'string' && folder !== ''));
 			t.deepEqual(Object.keys(texts).sort(), ['packagesDir', 'python', 'stateDir']);
@@ -92,6 +94,8 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 			const {packagesGb, packagesIdleMs} = given as RuntimeOptions;
 			const isMeant = packagesGb !== undefined || packagesIdleMs !== undefined;
 			t.is(gc !== undefined, isMeant);
+			const {limits = {}, zygote = true} = given as RuntimeOptions;
+			t.deepEqual(functions, {limits: {...defaultLimits, ...limits}, zygote});
 			t.is(typeof offline, 'boolean');
 			t.is(typeof bestEffort, 'boolean');
 			t.is(typeof lookup, 'function');
@@ -208,4 +212,16 @@ test('what is left out comes from ol.yaml, and else from the defaults', (t) => {
 	const defaults = resolveSettings({}, parseConfig(undefined));
 	t.true(isComplete(defaults));
 	t.deepEqual(defaults.limits, defaultLimits);
+});
+
+test('what a function leaves out comes from the runtime, where that says something', (t) => {
+	const runtime = {limits: {...defaultLimits, memoryMb: 70, processes: 8, timeoutMs: 900}, zygote: false};
+	const resolve = (yaml: string, options = {}) => resolveSettings(options, parseConfig(yaml), runtime);
+	const {limits, zygote} = resolve('{limits: {memoryMb: 5}}', {limits: {timeoutMs: 1}});
+	t.deepEqual(limits, {...defaultLimits, memoryMb: 5, processes: 8, timeoutMs: 1});
+	t.false(zygote);
+	t.true(resolve('{zygote: true}').zygote);
+	t.true(resolve('{}', {zygote: true}).zygote);
+	t.is(resolve('{warmup: "f:warm"}').warmup, undefined, 'nothing that could do it');
+	t.throws(() => resolve('{warmup: "f:warm"}', {zygote: false}), {message: /^warmup: /});
 });
