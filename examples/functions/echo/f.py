@@ -1,0 +1,3 @@
+def f(event):
+    """Answers what it gets: any JSON, or bytes that come as application/octet-stream."""
+    return event
