@@ -10,6 +10,7 @@ import {type BenchResult, describeHost, markTable, rowTable, summaryTable} from 
 import {benchReqBench} from './reqbench.ts';
 import {benchSandbox} from './sandbox.ts';
 import {benchStarts} from './starts.ts';
+import {benchWorker} from './worker.ts';
 import {benchZygote} from './zygote.ts';
 
 // Who interrupts a bench does not want its temporary folders. What a pool leaves, the next run removes.
@@ -28,6 +29,7 @@ const benches: Readonly<Record<string, Bench>> = {
 	reqbench: benchReqBench,
 	sandbox: benchSandbox,
 	starts: benchStarts,
+	worker: benchWorker,
 	zygote: benchZygote,
 };
 /** Those that draw pictures. */

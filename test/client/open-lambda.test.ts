@@ -28,7 +28,7 @@ kernelTest('functions are called, and failures are exceptions', async (t) => {
 		'slow/f.py': 'def f(event):\n\twhile True: pass\n',
 		'slow/ol.yaml': 'limits: {timeoutMs: 200}\n',
 	});
-	const worker = await createWorker({registry, port: 0, python, token: 'secret'});
+	const worker = await createWorker({registry, port: 0, python, token: 'secret', log: false});
 	t.teardown(() => worker.close());
 	const told = await runPython(
 		worker.url,

@@ -16,7 +16,7 @@ let stateDir = '';
 test.before(async () => {
 	if (refusal !== undefined) return;
 	stateDir = await temporaryFolder();
-	worker = await createWorker({registry, stateDir, port: 0, python});
+	worker = await createWorker({registry, stateDir, port: 0, python, log: false});
 });
 
 test.after.always(async () => {
