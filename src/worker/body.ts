@@ -28,7 +28,9 @@ export async function readBody(request: IncomingMessage, maxBytes: number, refus
 			reject(refuse());
 		});
 		request.once('end', () => resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks)));
-		request.once('error', () => reject(new ClientLeft()));
-		request.once('close', () => reject(new ClientLeft()));
+		const leave = () => {
+			if (!request.readableEnded) reject(new ClientLeft());
+		};
+		request.once('error', leave).once('close', leave);
 	});
 }

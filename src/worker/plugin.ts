@@ -37,6 +37,8 @@ export type WorkerPluginOptions = {
 	 * or tell something are for clients of this machine, and for no pages of other sites.
 	 */
 	readonly token?: string;
+	/** Whether the log has what handlers print; by default it has. `/logs` has it in any case. */
+	readonly logOutput?: boolean;
 	/** Counts what `/stats` answers; by default one of its own. */
 	readonly stats?: Stats;
 };
@@ -51,7 +53,7 @@ const defaultCacheMs = 5000;
  * await server.register(workerPlugin(runtime, {registry: 'functions'}), {prefix: '/functions'});
  */
 export function workerPlugin(runtime: Runtime, options: WorkerPluginOptions = {}): FastifyPluginAsync {
-	const {token, stats = new Stats()} = options;
+	const {token, logOutput: logsOutput = true, stats = new Stats()} = options;
 	checkToken(token);
 	const cacheMs = checkCacheMs(options.registryCacheMs);
 	return async (server) => {
@@ -84,7 +86,7 @@ export function workerPlugin(runtime: Runtime, options: WorkerPluginOptions = {}
 		});
 		await server.register(async (calls) => {
 			if (tokenCheck !== undefined) requireToken(calls, tokenCheck);
-			addRunRoutes(calls, {runtime, functions, log, stats, metrics, output, isOwnAuthorization});
+			addRunRoutes(calls, {runtime, functions, log, stats, metrics, output, logsOutput, isOwnAuthorization});
 		});
 		await server.register(async (admin) => {
 			if (tokenCheck === undefined) requireLocalClient(admin);
@@ -119,7 +121,7 @@ function addKafkaRoute(server: FastifyInstance): void {
 
 /** Answers with a {@link Refusal}, whatever was thrown. */
 export function answerError(error: FastifyError | Refusal, request: FastifyRequest, reply: FastifyReply): void {
-	const requestId = requestIdOf(request.headers);
+	const requestId = requestIdOf(request.headers, request.id);
 	const refusal = refuse(error);
 	const {status, headers, body} = renderRefusal(refusal, request.headers.accept, requestId);
 	const line = {

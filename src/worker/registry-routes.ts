@@ -47,6 +47,12 @@ function addUpload(server: FastifyInstance, {runtime, registry, functions}: Regi
 		params,
 		summary: 'Adds or replaces a function',
 		description: 'The body is a gzip tar archive, whatever its content type. Calls that run finish on the old code.',
+		response: {
+			201: {type: 'string', description: 'It is there'},
+			400: {type: 'string', description: 'A bad name, or no archive of a function; nothing has changed'},
+			409: {type: 'string', description: 'The function is a folder of the registry'},
+			413: {type: 'string', description: 'The archive is too large'},
+		},
 	};
 	server.post<Named>('/registry/:name', {schema}, async ({params: {name}, raw}, reply) => {
 		checkName(name);

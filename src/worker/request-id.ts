@@ -6,8 +6,8 @@ export const requestIdHeader = 'x-request-id';
 
 const usable = /^[A-Za-z0-9._:=+/@-]{1,128}$/;
 
-/** The client's own id if it is short and plain, else a new one. */
-export function requestIdOf(headers: IncomingHttpHeaders): string {
+/** The client's own id if it is short and plain, else another one, by default a new one. */
+export function requestIdOf(headers: IncomingHttpHeaders, otherwise?: string): string {
 	const given = headers[requestIdHeader];
-	return typeof given === 'string' && usable.test(given) ? given : randomUUID();
+	return typeof given === 'string' && usable.test(given) ? given : (otherwise ?? randomUUID());
 }

@@ -21,6 +21,8 @@ export type CallParts = {
 	readonly stats: Stats;
 	readonly metrics: Metrics;
 	readonly output: OutputLog;
+	/** Whether the log has what handlers print. */
+	readonly logsOutput: boolean;
 	/** Whose `authorization` header is the worker's business, and not told to functions. */
 	readonly isOwnAuthorization: (header: string) => boolean;
 };
@@ -50,7 +52,7 @@ export function addRunRoutes(server: FastifyInstance, parts: CallParts): void {
 	for (const url of ['/run', '/run/*']) {
 		server.all(url, {schema}, (request, reply) => {
 			reply.hijack();
-			void calls.answer(request.raw, reply.raw);
+			void calls.answer(request.raw, reply.raw, requestIdOf(request.raw.headers, request.id));
 		});
 	}
 }
@@ -66,12 +68,11 @@ class Calls {
 	}
 
 	/** Never rejects. */
-	async answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+	async answer(request: IncomingMessage, response: ServerResponse, requestId: string): Promise<void> {
 		const leaving = new AbortController();
 		response.once('close', () => {
 			if (!response.writableFinished) leaving.abort();
 		});
-		const requestId = requestIdOf(request.headers);
 		const answer = new Answer(response, requestId);
 		const beganMs = performance.now();
 		const context = {
@@ -137,7 +138,7 @@ class Calls {
 			const {name, requestId} = context;
 			context.hasPrinted = true;
 			this.#parts.output.note(name, {requestId, stream, text});
-			this.#parts.log.info({requestId, function: name, stream, text}, 'output');
+			if (this.#parts.logsOutput) this.#parts.log.info({requestId, function: name, stream, text}, 'output');
 		};
 		return {onStdout: hear('stdout'), onStderr: hear('stderr')};
 	}

@@ -17,7 +17,7 @@ export {type WorkerPluginOptions, workerPlugin} from './plugin.ts';
 
 /** Options of {@link createWorker}, besides those of `createRuntime`. */
 export type WorkerOptions = RuntimeOptions &
-	Pick<WorkerPluginOptions, 'registryCacheMs' | 'token'> & {
+	Pick<WorkerPluginOptions, 'registryCacheMs' | 'token' | 'logOutput'> & {
 		/** The folder whose folders and `NAME.tar.gz` files are the functions, as a path or a `file://` URL. */
 		readonly registry: string;
 		/** By default `localhost`: no other machine can reach it. Any other address needs a `token`. */
@@ -118,6 +118,7 @@ export async function createWorker(options: WorkerOptions): Promise<Worker> {
 		registry,
 		registryCacheMs,
 		token,
+		logOutput,
 		host = 'localhost',
 		port = 5000,
 		signal,
@@ -143,6 +144,7 @@ export async function createWorker(options: WorkerOptions): Promise<Worker> {
 				stats,
 				...(registryCacheMs === undefined ? {} : {registryCacheMs}),
 				...(token === undefined ? {} : {token}),
+				...(logOutput === undefined ? {} : {logOutput}),
 			}),
 		);
 		const url = await listen(server, host, port);

@@ -136,6 +136,29 @@ for (const [name, status, code, words] of [
 	});
 }
 
+kernelTest('no call is lost: in sandboxes of one call each, and after one that ended', async (t) => {
+	const worker = await startWorker(t, {
+		'fresh/f.py': 'calls = []\ndef f(event):\n\tcalls.append(event)\n\treturn len(calls)\n',
+		'fresh/ol.yaml': 'reuse-sandbox: false\nconcurrency: 2\n',
+		'ending/f.py': 'import os\ndef f(event):\n\tif event: os._exit(1)\n\treturn 1\n',
+		'ending/ol.yaml': 'concurrency: 1\n',
+	});
+	const ask = (name: string, body: string) => fetch(`${worker.url}/run/${name}`, {method: 'POST', body});
+	const fresh = await Promise.all(Array.from({length: 8}, async () => (await ask('fresh', '1')).text()));
+	t.deepEqual(fresh, Array(8).fill('1'));
+	const ended = await Promise.all(['1', '0', '1', '0'].map(async (body) => (await ask('ending', body)).status));
+	t.deepEqual(ended, [502, 200, 502, 200]);
+});
+
+kernelTest('a function whose packages can’t be had: 500, and none of the installer’s words', async (t) => {
+	const files = {'needy/f.py': 'def f(event): pass\n', 'needy/requirements.txt': 'forktree-no-such-package==1\n'};
+	const worker = await startWorker(t, files, {offline: true});
+	const response = await fetch(`${worker.url}/run/needy`);
+	t.is(response.status, 500);
+	t.is(response.headers.get('x-forktree-error'), 'Offline');
+	t.is(await response.text(), 'something that is not in the store is needed, and the store may not use the network\n');
+});
+
 kernelTest('a body that is larger than the function takes is answered with 413', async (t) => {
 	t.is((await call('small', {body: `"${'x'.repeat(1000)}"`})).status, 200);
 	t.is((await call('small', {body: `"${'x'.repeat(1100)}"`})).status, 413);
