@@ -4,7 +4,7 @@ import {performance} from 'node:perf_hooks';
 import type {FastifyBaseLogger, FastifyInstance} from 'fastify';
 import {ForktreeError, MethodNotAllowedError, type Outcome, type Runtime} from '../index.ts';
 import {Answer} from './answer.ts';
-import {ClientLeft, readBody} from './body.ts';
+import {Bodies, type Body, ClientLeft} from './body.ts';
 import {parseCallPath} from './call-path.ts';
 import type {CallableFunction, Functions} from './functions.ts';
 import type {Metrics} from './metrics.ts';
@@ -30,6 +30,7 @@ export type CallParts = {
 /** One call on its way. */
 type CallContext = {
 	readonly request: IncomingMessage;
+	readonly body: Body;
 	readonly answer: Answer;
 	readonly requestId: string;
 	readonly beganMs: number;
@@ -61,6 +62,7 @@ export function addRunRoutes(server: FastifyInstance, parts: CallParts): void {
 class Calls {
 	readonly #parts: CallParts;
 	readonly #mount: string;
+	readonly #bodies = new Bodies();
 
 	constructor(parts: CallParts, mount: string) {
 		this.#parts = parts;
@@ -77,6 +79,7 @@ class Calls {
 		const beganMs = performance.now();
 		const context = {
 			request,
+			body: this.#bodies.open(request),
 			answer,
 			requestId,
 			beganMs,
@@ -90,25 +93,26 @@ class Calls {
 			this.#note(context, undefined);
 		} catch (error) {
 			this.#fail(context, error);
+		} finally {
+			context.body.release();
 		}
 	}
 
 	async #run(context: CallContext): Promise<void> {
-		const {request, answer, signal} = context;
+		const {request, body, answer, signal} = context;
 		const {name, ...place} = parseCallPath(request.url ?? '', this.#mount);
 		if (name === '') throw noName();
 		context.name = name;
 		const found = this.#parts.functions.find(name);
 		const lambda = found instanceof Promise ? await found : found;
-		const {maxEventBytes} = lambda;
-		const body = await readBody(request, maxEventBytes, () => tooLarge(maxEventBytes));
+		const event = await body.read(lambda.maxEventBytes);
 		const outcome = await this.#parts.runtime.request(
 			name,
 			{
 				...place,
 				method: request.method ?? '',
 				headers: this.#headersFor(context),
-				body,
+				body: event,
 				client: {address: request.socket.remoteAddress ?? '', port: request.socket.remotePort ?? 0},
 			},
 			answer,
@@ -191,8 +195,4 @@ class Calls {
 function noName(): Refusal {
 	const headers = {'access-control-allow-origin': '*'};
 	return new Refusal(500, 'NoName', 'expected invocation format: /run/<lambda-name>', {headers});
-}
-
-function tooLarge(maxBytes: number): Refusal {
-	return new Refusal(413, 'EventTooLarge', `expected a body of at most ${maxBytes} bytes`);
 }

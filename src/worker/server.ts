@@ -33,7 +33,7 @@ export type WorkerOptions = RuntimeOptions &
 /** How long sent answers may take to arrive, once every call has ended and the worker closes. */
 const flushDeadlineMs = 5000;
 /** A client that has not sent a request's head, or all of it, by then is cut; an idle connection is closed. */
-const timeouts = {headersMs: 10_000, requestMs: 120_000, keepAliveMs: 5000};
+const timeouts = {headersMs: 10_000, requestMs: 120_000, keepAliveMs: 5000, checkMs: 1000};
 /** Of what is before a request's body. */
 const maxHeadBytes = 16 * 1024;
 /** Of a name in a path: the longest is 128 characters, each of which may be encoded as three. */
@@ -165,7 +165,11 @@ function createServer(log: FastifyBaseLogger | false): FastifyInstance {
 		genReqId: ({headers}) => requestIdOf(headers),
 		requestTimeout: timeouts.requestMs,
 		keepAliveTimeout: timeouts.keepAliveMs,
-		http: {headersTimeout: timeouts.headersMs, maxHeaderSize: maxHeadBytes},
+		http: {
+			headersTimeout: timeouts.headersMs,
+			connectionsCheckingInterval: timeouts.checkMs,
+			maxHeaderSize: maxHeadBytes,
+		},
 		frameworkErrors: answerError,
 		routerOptions: {maxParamLength},
 	});

@@ -1,11 +1,11 @@
 /** Who may ask a worker what. */
-import {rm} from 'node:fs/promises';
+import {mkdir, rm} from 'node:fs/promises';
 import {request as ask} from 'node:http';
+import path from 'node:path';
 import test, {type ExecutionContext} from 'ava';
 import type {HttpRequest} from '../../src/index.ts';
 import {isLoopback, TokenCheck} from '../../src/worker/access.ts';
 import {createWorker} from '../../src/worker/server.ts';
-import {writeFiles} from '../cli/forktree.ts';
 import {temporaryFolder} from '../helpers/runtime.ts';
 import {answering, serve, success} from './fake-runtime.ts';
 
@@ -13,7 +13,7 @@ async function start(t: ExecutionContext, token?: string) {
 	const requests: HttpRequest[] = [];
 	const registry = await temporaryFolder();
 	t.teardown(() => rm(registry, {recursive: true, force: true}));
-	await writeFiles(registry, {'hello/f.py': '', 'noting/f.py': ''});
+	for (const name of ['hello', 'noting']) await mkdir(path.join(registry, name));
 	const {url, server} = await serve(
 		{
 			hello: answering('hello'),

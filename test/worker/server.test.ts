@@ -219,6 +219,18 @@ kernelTest('requests that are none, or whose head is too large, are refused', as
 	t.is((await fetch(`${shared.url}/nothing`)).status, 404);
 });
 
+kernelTest('a client that does not send all of a request’s head is cut', async (t) => {
+	const {port} = new URL(shared?.url ?? '');
+	const socket = connect(Number(port), 'localhost');
+	const chunks: Buffer[] = [];
+	socket.on('error', () => undefined).on('data', (chunk) => chunks.push(chunk));
+	socket.write('GET /status HTTP/1.1\r\nhost: h\r\nx: ');
+	const asked = performance.now();
+	await once(socket, 'close');
+	t.regex(Buffer.concat(chunks).toString(), /^HTTP\/1\.1 408 /);
+	t.true(performance.now() - asked < 30_000);
+});
+
 kernelTest('closing lets running calls finish and takes no more', async (t) => {
 	const code = "import time\ndef f(event):\n\tprint('begun')\n\ttime.sleep(0.5)\n\treturn 'done'\n";
 	const worker = await startWorker(t, {'lasting/f.py': code});
