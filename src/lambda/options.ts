@@ -24,6 +24,7 @@ import type {Triggers} from './triggers.ts';
 
 const runtimeOptions: ReadonlyArray<keyof RuntimeOptions> = [
 	'stateDir',
+	'restore',
 	'packagesDir',
 	'sharedPackages',
 	'packagesGb',
@@ -67,6 +68,11 @@ const minCollectMs = 60_000;
 export type RuntimeOptions = {
 	/** Where deployed code, and by default packages, are kept. By default a temporary folder that `close()` removes. */
 	readonly stateDir?: string;
+	/**
+	 * Whether functions that an earlier runtime deployed in this state folder can be called at once; by default true. Else each has to be
+	 * deployed again, for which what its requirements were resolved to is known: thousands of them take no time at the start.
+	 */
+	readonly restore?: boolean;
 	/** The install cache, which several runtimes may share. By default `packages` in the state folder. */
 	readonly packagesDir?: string;
 	/**
@@ -133,6 +139,7 @@ export type FunctionDefaults = {readonly limits: Limits; readonly zygote: boolea
 
 export type ResolvedRuntimeOptions = {
 	readonly stateDir: string | undefined;
+	readonly restore: boolean;
 	readonly packagesDir: string | undefined;
 	readonly sharedPackages: readonly string[];
 	/** Undefined: nothing is removed. */
@@ -281,6 +288,7 @@ export function resolveRuntimeOptions(options: RuntimeOptions): ResolvedRuntimeO
 	}
 	return {
 		stateDir: checkText(options.stateDir, 'stateDir'),
+		restore: checkFlag(options.restore, 'restore', true),
 		packagesDir: checkText(options.packagesDir, 'packagesDir'),
 		sharedPackages: checkFolders(options.sharedPackages, 'sharedPackages'),
 		gc: resolveGc(options),

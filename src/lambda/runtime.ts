@@ -161,6 +161,7 @@ type Parts = SandboxHost & {
 	readonly packages: PackageCache;
 	readonly gc: ResolvedRuntimeOptions['gc'];
 	readonly functions: ResolvedRuntimeOptions['functions'];
+	readonly restore: boolean;
 	readonly workload: Workload;
 	readonly ageing: Ageing;
 	readonly lookup: Lookup;
@@ -178,6 +179,8 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 	readonly #functions = new Map<string, LambdaFunction>();
 	/** What functions that are not closed yet hold of the install cache. */
 	readonly #held = new Map<LambdaFunction, HeldSet>();
+	/** Names in the state folder that were not restored. */
+	readonly #dormant = new Set<string>();
 	/** Deploys and removals of one name happen one after the other. */
 	readonly #changes = new Map<string, Promise<unknown>>();
 	/** Closings of replaced versions. */
@@ -391,13 +394,20 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		};
 	}
 
-	/** Takes a function away. Its running calls get ten seconds. @throws {ForktreeError} `UnknownFunction` */
+	/** With `restore: false`: names of functions that an earlier runtime deployed, and that were neither deployed again nor removed. */
+	dormant(): string[] {
+		this.#checkOpen();
+		return [...this.#dormant];
+	}
+
+	/** Takes a function away, a dormant one too. Its running calls get ten seconds. @throws {ForktreeError} `UnknownFunction` */
 	async remove(name: string): Promise<void> {
-		this.#find(name);
+		this.#findAny(name);
 		await this.#change(name, async () => {
-			const lambda = this.#find(name);
+			const lambda = this.#findAny(name);
 			this.#functions.delete(name);
-			await this.#closeFunction(lambda, drainDeadlineMs);
+			this.#dormant.delete(name);
+			if (lambda !== undefined) await this.#closeFunction(lambda, drainDeadlineMs);
 			const home = this.#home(name);
 			await rm(home, {recursive: true, force: true});
 			await this.#parts.packages.removeUser(manifestFile(home));
@@ -468,6 +478,11 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 			);
 		}
 		return lambda;
+	}
+
+	/** @returns undefined: it is dormant */
+	#findAny(name: string): LambdaFunction | undefined {
+		return this.#dormant.has(name) ? undefined : this.#find(name);
 	}
 
 	async #change<T>(name: string, action: () => Promise<T>): Promise<T> {
@@ -607,6 +622,7 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		await this.#parts.packages.setUser(manifestFile(home), held.set);
 		const replaced = this.#functions.get(name);
 		this.#add(name, manifest, {code, network}, held);
+		if (this.#dormant.delete(name)) await removeOtherVersions(home, manifest.directory);
 		if (replaced === undefined) return;
 		const closing = this.#closeFunction(replaced, replaced.settings.limits.timeoutMs)
 			.then(() => removeOtherVersions(home, manifest.directory))
@@ -644,7 +660,12 @@ export class Runtime extends EventEmitter<RuntimeEvents> implements AsyncDisposa
 		const {state, packages, keeper} = this.#parts;
 		const homes = state.path('functions');
 		await mkdir(homes, {recursive: true, mode: 0o755});
-		for (const name of await readdir(homes)) {
+		const names = await readdir(homes);
+		if (!this.#parts.restore) {
+			for (const name of names) this.#dormant.add(name);
+			return;
+		}
+		for (const name of names) {
 			const home = this.#home(name);
 			const manifest = await readManifest(home);
 			if (manifest === undefined) {
@@ -765,6 +786,7 @@ async function buildParts(
 		packages,
 		gc: options.gc,
 		functions: options.functions,
+		restore: options.restore,
 		workload,
 		ageing,
 		lookup: options.lookup,

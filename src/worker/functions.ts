@@ -73,7 +73,8 @@ export class PulledFunctions implements Functions {
 	/** Those of an earlier run that have left the registry go. */
 	async removeStrangers(): Promise<void> {
 		const names = new Set(await this.#registry.names());
-		for (const {name} of this.#runtime.list()) if (!names.has(name)) await this.#runtime.remove(name);
+		const known = [...this.#runtime.dormant(), ...this.#runtime.list().map(({name}) => name)];
+		for (const name of known) if (!names.has(name)) await this.#runtime.remove(name);
 	}
 
 	find(name: string): CallableFunction | Promise<CallableFunction> {

@@ -16,7 +16,7 @@ import {Stats, type StatsSnapshot} from './stats.ts';
 export {type WorkerPluginOptions, workerPlugin} from './plugin.ts';
 
 /** Options of {@link createWorker}, besides those of `createRuntime`. */
-export type WorkerOptions = RuntimeOptions &
+export type WorkerOptions = Omit<RuntimeOptions, 'restore'> &
 	Pick<WorkerPluginOptions, 'registryCacheMs' | 'token' | 'logOutput'> & {
 		/** The folder whose folders and `NAME.tar.gz` files are the functions, as a path or a `file://` URL. */
 		readonly registry: string;
@@ -132,7 +132,7 @@ export async function createWorker(options: WorkerOptions): Promise<Worker> {
 	}
 	signal?.throwIfAborted();
 	const stats = new Stats();
-	const runtime = await createRuntime(runtimeOptions);
+	const runtime = await createRuntime({...runtimeOptions, restore: false});
 	let server: FastifyInstance | undefined;
 	try {
 		signal?.throwIfAborted();

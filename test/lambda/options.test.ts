@@ -65,6 +65,7 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 		sharedPackages: mostly(fc.array(fc.string({minLength: 1}))),
 		python: anyText,
 		memoryBudgetMb: anyNumber,
+		restore: mostly(fc.boolean()),
 		offline: mostly(fc.boolean()),
 		bestEffort: mostly(fc.boolean()),
 		promote: mostly(fc.boolean()),
@@ -82,10 +83,11 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 	fc.assert(
 		fc.property(options, (given) => {
 			const names =
-				/^(createRuntime options|stateDir|packagesDir|sharedPackages|python|memoryBudgetMb|offline|bestEffort|promote|spares|tree|instancePauseMs|instanceIdleMs|zygoteIdleMs|packagesGb|packagesIdleMs|limits|zygote|lookup): |^(unknown key ")?limits\b/;
+				/^(createRuntime options|stateDir|restore|packagesDir|sharedPackages|python|memoryBudgetMb|offline|bestEffort|promote|spares|tree|instancePauseMs|instanceIdleMs|zygoteIdleMs|packagesGb|packagesIdleMs|limits|zygote|lookup): |^(unknown key ")?limits\b/;
 			const settings = resolved(t, names, () => resolveRuntimeOptions(given as never));
 			if (settings === undefined) return;
-			const {memoryBudgetMb, offline, bestEffort, promote, tree, spares, lookup, gc, functions, ...others} = settings;
+			const {memoryBudgetMb, restore, offline, bestEffort, promote, tree, spares, lookup, gc, functions, ...others} =
+				settings;
 			const {instancePauseMs, instanceIdleMs, zygoteIdleMs, sharedPackages, ...texts} = others;
 			t.true(sharedPackages.every((folder) => typeof folder === 'string' && folder !== ''));
 			t.deepEqual(Object.keys(texts).sort(), ['packagesDir', 'python', 'stateDir']);
@@ -96,6 +98,7 @@ test('any options of a runtime are resolved or refused by name', (t) => {
 			t.is(gc !== undefined, isMeant);
 			const {limits = {}, zygote = true} = given as RuntimeOptions;
 			t.deepEqual(functions, {limits: {...defaultLimits, ...limits}, zygote});
+			t.is(typeof restore, 'boolean');
 			t.is(typeof offline, 'boolean');
 			t.is(typeof bestEffort, 'boolean');
 			t.is(typeof lookup, 'function');

@@ -320,3 +320,31 @@ kernelTest('a function is described by its name', async (t) => {
 	);
 	t.throws(() => runtime.describe('nowhere'), {code: 'UnknownFunction'});
 });
+
+kernelTest(
+	'without restoring them, functions of an earlier runtime are there to be deployed again, or removed',
+	async (t) => {
+		const stateDir = await temporaryFolder();
+		t.teardown(() => rm(stateDir, {recursive: true, force: true}));
+		const homes = path.join(stateDir, 'functions');
+		const first = await createRuntime({stateDir, python});
+		for (const name of ['again', 'gone', 'kept']) await first.deploy(name, {'f.py': code});
+		await first.close();
+		const second = await createRuntime({stateDir, python, restore: false});
+		t.deepEqual(second.list(), []);
+		t.deepEqual(second.dormant().sort(), ['again', 'gone', 'kept']);
+		await t.throwsAsync(second.invoke('again', 1), {code: 'UnknownFunction'});
+		await second.deploy('again', {'f.py': code});
+		t.is(value(t, await second.invoke('again', 1)), 1);
+		t.is((await readdir(path.join(homes, 'again'))).length, 2, 'one version, and what is known of it');
+		await second.remove('gone');
+		await t.throwsAsync(second.remove('gone'), {code: 'UnknownFunction'});
+		t.deepEqual(second.dormant(), ['kept']);
+		await second.close();
+		t.deepEqual((await readdir(homes)).sort(), ['again', 'kept']);
+		const third = await createRuntime({stateDir, python});
+		t.teardown(() => third.close());
+		t.deepEqual(third.dormant(), []);
+		t.is(value(t, await third.invoke('kept', 2)), 2);
+	},
+);

@@ -63,6 +63,10 @@ export class FakeRuntime extends EventEmitter {
 		return {name, limits: {eventMb: this.maxEventMb}, network: 'none'};
 	}
 
+	dormant(): string[] {
+		return [];
+	}
+
 	list(): object[] {
 		return [...this.functions.keys()].map((name) => this.describe(name));
 	}

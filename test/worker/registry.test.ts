@@ -453,6 +453,20 @@ kernelTest('ten thousand functions: ready at once, and little memory', async (t)
 	t.true(mb < 300, `${mb} MiB`);
 });
 
+kernelTest('functions that were called before take no time at the start', async (t) => {
+	const stateDir = await temporaryFolder();
+	t.teardown(() => rm(stateDir, {recursive: true, force: true}));
+	const names = Array.from({length: 40}, (_each, index) => `function-${index}`);
+	const files = Object.fromEntries(names.map((name) => [`${name}/f.py`, answering(name)]));
+	const first = await start(t, files, {stateDir});
+	await Promise.all(names.map(async (name) => t.is((await first.call(name)).status, 200)));
+	await first.worker.close();
+	const again = await createWorker({registry: first.registry, stateDir, port: 0, python, log: false});
+	t.teardown(() => again.close());
+	t.regex(await (await fetch(`${again.url}/debug`)).text(), /\nfunctions: 0\n/);
+	t.is(await (await client(again).call('function-7')).text(), '"function-7"');
+});
+
 kernelTest('a registry that is none, or is not on this machine, is refused', async (t) => {
 	await t.throwsAsync(createWorker({registry: '/nowhere', python, log: false}), {code: 'InvalidSource'});
 	await t.throwsAsync(createWorker({registry: 's3://bucket', python, log: false}), {
