@@ -12,11 +12,12 @@ export async function printCleanup({json, state}: {readonly json?: boolean; read
 		const code = failed(error);
 		return error instanceof ForktreeError && error.code === 'StateDirInUse' ? exitCodes.refused : code;
 	}
-	await print(process.stdout, json === true ? `${JSON.stringify(report)}\n` : list(report));
+	await print(process.stdout, json === true ? `${JSON.stringify(report)}\n` : listCleanup(report));
 	return exitCodes.ok;
 }
 
-function list({processes, cgroups, paths, inUse}: CleanupReport): string {
+/** What was removed and what was left, a line each. */
+export function listCleanup({processes, cgroups, paths, inUse}: CleanupReport): string {
 	const removed = [
 		...processes.map((pid) => `killed process ${pid}`),
 		...cgroups.map((group) => `removed cgroup ${group}`),

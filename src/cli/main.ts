@@ -3,14 +3,15 @@
 import {readFileSync} from 'node:fs';
 import process from 'node:process';
 import {Command, CommanderError, InvalidArgumentError, Option} from 'commander';
+import {addAdmin, addBench, addLogs, addPprof} from './client-commands.ts';
 import type {PackagesFlags} from './packages.ts';
 import type {RunOptions} from './run.ts';
 import {exitCodes, failed, ignoreBrokenPipes} from './terminal.ts';
 import type {CheckFlags, FitFlags, PlotFlags, ShowFlags} from './tree.ts';
+import {addWorker} from './worker-commands.ts';
 
 type DoctorFlags = {readonly json?: boolean; readonly python?: string};
 type CleanupFlags = {readonly json?: boolean; readonly state?: string};
-type UpFlags = {readonly path: string; readonly option: readonly (readonly [string, string])[]};
 
 function collect<T>(parse: (text: string) => T): (text: string, before: readonly T[]) => readonly T[] {
 	return (text, before) => [...before, parse(text)];
@@ -90,30 +91,6 @@ Examples:
   $ forktree tree check tree.json requirements.txt
   $ forktree tree plot tree.json --calls reqbench311.json.gz --half test -o tree.svg`;
 
-const upHelp = `
-The functions are the folders and the NAME.tar.gz files in DIR/registry; state is kept in DIR/state.
-A call is POST /run/NAME with the event as JSON; GET /status answers when it is ready. It runs until SIGINT or
-SIGTERM, which lets running calls finish for ten seconds.
-
-Options of -o:
-  worker_port        5000 by default
-  worker_url         the address to listen on; localhost by default
-  mem_pool_mb        memory that all sandboxes share; three quarters of the machine's by default
-  import_cache_tree  the file of a tree of zygotes, see forktree tree; by default each set of packages has a zygote
-  best_effort        true or false: whether limits that this machine can't hold for you are no error; false by default
-  promote            true or false: whether sets that the tree has too little for get zygotes as well; true by default
-  spares             the most children that each zygote forks ahead; 4 by default
-  instance_pause_ms  after which idle instances are paused; 1000 by default
-  instance_idle_ms   after which idle instances are ended; 600000 by default
-  zygote_idle_ms     after which zygotes are ended that nothing was forked from; 3600000 by default
-  shared_packages    folders of packages that are used rather than installed, with colons between them
-  packages_gb        GiB that packages may take; beyond, those that nothing needs are removed. By default none is
-  packages_idle_ms   after which packages are removed that nothing needs and nobody used
-
-Example:
-  $ forktree worker up -p . -o worker_port=8080 -o mem_pool_mb=2048 -o import_cache_tree=tree.json
-  $ curl -X POST http://localhost:8080/run/hello -d '{"name": "world"}'`;
-
 function buildProgram(finish: (code: number) => void): Command {
 	const program = new Command('forktree')
 		.description('Runs Python functions in fresh, isolated sandboxes forked from zygotes.')
@@ -164,18 +141,11 @@ function buildProgram(finish: (code: number) => void): Command {
 		});
 	addPackages(program, finish);
 	addTree(program, finish);
-	program
-		.command('worker')
-		.description('Serve functions over HTTP.')
-		.command('up')
-		.description('Serve the functions of a registry over HTTP, in the foreground.')
-		.option('-p, --path <dir>', 'the folder that holds registry and state', '.')
-		.option('-o, --option <key=value>', 'a setting; repeatable', collect(parsePair), [])
-		.addHelpText('after', upHelp)
-		.action(async (flags: UpFlags) => {
-			const {up} = await import('./worker.ts');
-			finish(await up(flags.path, flags.option));
-		});
+	addWorker(program, finish);
+	addAdmin(program, finish);
+	addBench(program, finish);
+	addPprof(program, finish);
+	addLogs(program, finish);
 	return program;
 }
 

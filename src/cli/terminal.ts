@@ -33,6 +33,19 @@ export async function print(stream: NodeJS.WriteStream, data: string | Uint8Arra
 	});
 }
 
+/** Waits for something that does not fail, at most this long; answers whether it came. */
+export async function within(promise: Promise<unknown>, ms: number): Promise<boolean> {
+	let timer: NodeJS.Timeout | undefined;
+	const deadline = new Promise<false>((resolve) => {
+		timer = setTimeout(() => resolve(false), ms);
+	});
+	try {
+		return await Promise.race([promise.then(() => true), deadline]);
+	} finally {
+		clearTimeout(timer);
+	}
+}
+
 /** Text of several lines in one. */
 export function oneLine(text: string): string {
 	return text.trim().replace(/\s*\n\s*/g, ' | ');

@@ -1,93 +1,256 @@
-/** `forktree worker up`: a registry behind HTTP, until a signal comes. */
-import path from 'node:path';
+/** `forktree worker`: makes a worker's folder, starts the worker in it, looks after it and ends it. */
+import {closeSync, existsSync, writeSync} from 'node:fs';
+import {mkdir, rm, writeFile} from 'node:fs/promises';
 import process from 'node:process';
-import {createWorker, type Worker, type WorkerOptions} from '../worker/server.ts';
-import {exitCodes, Interrupts, print} from './terminal.ts';
+import {text} from 'node:stream/consumers';
+import type {CleanupReport} from '../index.ts';
+import {createLog} from '../worker/log.ts';
+import {createWorker, type Worker} from '../worker/server.ts';
+import {formatStats} from '../worker/stats.ts';
+import {listCleanup} from './force-cleanup.ts';
+import {tellPid} from './pid-socket.ts';
+import {exitCodes, Interrupts, note, print, within} from './terminal.ts';
+import {ask} from './worker-client.ts';
+import {type Override, override, readConfig, readSettings, type WorkerSettings, writeConfig} from './worker-config.ts';
+import {startDetached} from './worker-detached.ts';
+import {type Instance, instanceFiles, WorkerFolder} from './worker-folder.ts';
 
-type Settings = Partial<WorkerOptions>;
+/** Flags of every verb. */
+export type FolderFlags = {readonly path?: string};
+/** Flags that have no effect. */
+type ImageFlags = {readonly image?: string; readonly newbase?: boolean};
+export type InitFlags = FolderFlags & ImageFlags;
+export type UpFlags = FolderFlags &
+	ImageFlags & {
+		readonly options: readonly Override[];
+		readonly detach?: boolean;
+		/** Of a detached worker: where it tells that it is ready. */
+		readonly readyFd?: number;
+	};
 
-/** What a timer can wait for. */
-const maxMs = 2 ** 31 - 1;
+/** As long as OpenLambda waits. Calls that run get ten seconds of it. */
+const downDeadlineMs = 60_000;
+const statusDeadlineMs = 2000;
 
-const known: Readonly<Record<string, (value: string) => Settings>> = {
-	worker_port: (value) => ({port: parseInteger('worker_port', value, 0, 65_535)}),
-	worker_url: (value) => ({host: parseHost(value)}),
-	mem_pool_mb: (value) => ({memoryBudgetMb: parseInteger('mem_pool_mb', value, 1, Number.MAX_SAFE_INTEGER)}),
-	import_cache_tree: (value) => ({tree: value}),
-	best_effort: (value) => ({bestEffort: parseFlag('best_effort', value)}),
-	promote: (value) => ({promote: parseFlag('promote', value)}),
-	spares: (value) => ({spares: parseInteger('spares', value, 0, 64)}),
-	instance_pause_ms: (value) => ({instancePauseMs: parseInteger('instance_pause_ms', value, 1, maxMs)}),
-	instance_idle_ms: (value) => ({instanceIdleMs: parseInteger('instance_idle_ms', value, 1, maxMs)}),
-	zygote_idle_ms: (value) => ({zygoteIdleMs: parseInteger('zygote_idle_ms', value, 1, maxMs)}),
-	shared_packages: (value) => ({sharedPackages: parseFolders('shared_packages', value)}),
-	packages_gb: (value) => ({packagesGb: parseInteger('packages_gb', value, 0, Number.MAX_SAFE_INTEGER)}),
-	packages_idle_ms: (value) => ({
-		packagesIdleMs: parseInteger('packages_idle_ms', value, 0, Number.MAX_SAFE_INTEGER),
-	}),
-};
-
-function parseInteger(key: string, value: string, minimum: number, maximum: number): number {
-	const number = Number(value);
-	if (/^\d+$/.test(value) && number >= minimum && number <= maximum) return number;
-	throw new RangeError(`${key}: expected a whole number from ${minimum} to ${maximum}, got ${JSON.stringify(value)}`);
-}
-
-function parseFlag(key: string, value: string): boolean {
-	if (value === 'true' || value === 'false') return value === 'true';
-	throw new RangeError(`${key}: expected true or false, got ${JSON.stringify(value)}`);
-}
-
-function parseFolders(key: string, value: string): readonly string[] {
-	const folders = value.split(':');
-	if (folders.every((folder) => folder !== '')) return folders;
-	throw new RangeError(`${key}: expected folders with colons between them, got ${JSON.stringify(value)}`);
-}
-
-function parseHost(value: string): string {
-	if (/^[0-9A-Za-z.:_-]+$/.test(value)) return value;
-	throw new TypeError(`worker_url: expected a host name or address to listen on, got ${JSON.stringify(value)}`);
-}
-
-/** @throws {TypeError} for an unknown key, listing the known ones; {RangeError} for a bad value */
-function parseSettings(pairs: readonly (readonly [string, string])[]): Settings {
-	const table = new Map(Object.entries(known));
-	const settings: Settings = {};
-	for (const [key, value] of pairs) {
-		const parse = table.get(key);
-		if (parse === undefined)
-			throw new TypeError(`-o: expected ${[...table.keys()].join(', ')}, got ${JSON.stringify(key)}`);
-		Object.assign(settings, parse(value));
+/** `worker init`: makes the folder, or gives it the default configuration again. Functions and packages stay. */
+export async function init(flags: InitFlags): Promise<number> {
+	sayNoImage(flags);
+	const folder = new WorkerFolder(flags.path);
+	if (!folder.isInitialized && existsSync(folder.config)) {
+		throw new TypeError(
+			`expected a worker’s folder or an empty one, got ${folder.directory}, which has a config.json but no ol.init`,
+		);
 	}
-	return settings;
+	const workerDir = await folder.workerDir();
+	await folder.complete();
+	return whileStopped(folder, workerDir, async () => {
+		await folder.resetConfig();
+		await print(
+			process.stdout,
+			`initialised ${folder.directory}\nYou may modify the defaults here: ${folder.config}\nNext start a worker: forktree worker up -p ${folder.directory}\n`,
+		);
+		return exitCodes.ok;
+	});
 }
 
-/** Answers the exit code, once a signal has come. @throws what starting or closing fails with */
-export async function up(directory: string, pairs: readonly (readonly [string, string])[]): Promise<number> {
-	const settings = parseSettings(pairs);
+/** `worker up`: serves until a signal comes, or, detached, starts who does. @throws what starting or closing fails with */
+export async function up(flags: UpFlags): Promise<number> {
+	sayNoImage(flags);
+	const folder = new WorkerFolder(flags.path);
 	const interrupts = new Interrupts();
 	const {signal} = interrupts;
 	try {
-		const worker = await createWorker({
-			...settings,
-			registry: path.join(directory, 'registry'),
-			stateDir: path.join(directory, 'state'),
-			signal,
+		const {settings, warnings, save} = await prepare(folder, flags.options);
+		if (await folder.complete()) note(`made the worker’s folder ${folder.directory}`);
+		for (const warning of warnings) note(warning);
+		if (flags.detach === true) return await detached(folder, settings, flags.options, signal);
+		return await whileStopped(folder, settings.workerDir, async () => {
+			await save();
+			await run(settings, signal, flags.readyFd);
+			return exitCodes.ok;
 		});
-		await serve(worker, signal);
 	} catch (error) {
 		if (!signal.aborted || error !== signal.reason) throw error;
+		return flags.detach === true ? (interrupts.code ?? exitCodes.ok) : exitCodes.ok;
 	} finally {
 		interrupts.close();
 	}
-	return exitCodes.ok;
 }
 
-async function serve(worker: Worker, signal: AbortSignal): Promise<void> {
-	try {
-		await print(process.stdout, `ready on ${worker.url}\n`);
-		if (!signal.aborted) await new Promise((resolve) => signal.addEventListener('abort', resolve, {once: true}));
-	} finally {
-		await worker.close();
+/** `worker down`: ends the worker, and removes what one that was killed has left. */
+export async function down({path: directory}: FolderFlags): Promise<number> {
+	const folder = new WorkerFolder(directory);
+	const workerDir = await folder.workerDir();
+	const instance = await folder.inspect(workerDir);
+	if (instance.state === 'StoppedClean') {
+		await print(process.stdout, `no worker runs in ${folder.directory}\n`);
+		return exitCodes.ok;
 	}
+	if (instance.state === 'Running' && !(await end(instance))) {
+		note(
+			`expected process ${instance.pid}, the worker of ${folder.directory}, to end within ${downDeadlineMs / 1000} seconds of SIGINT`,
+		);
+		return exitCodes.refused;
+	}
+	if (instance.state === 'Uninitialized' || instance.state === 'Unknown') return refuse(folder, instance);
+	return whileStopped(folder, workerDir, async () => {
+		await print(process.stdout, `stopped the worker of ${folder.directory}\n`);
+		return exitCodes.ok;
+	});
+}
+
+/** `worker status`: the state in one line, and what a running worker answers. */
+export async function status({path: directory}: FolderFlags): Promise<number> {
+	const folder = new WorkerFolder(directory);
+	const workerDir = await folder.workerDir();
+	const instance = await folder.inspect(workerDir);
+	if (instance.state !== 'Running') {
+		const why = instance.state === 'Unknown' ? `: ${instance.reason}` : '';
+		await print(process.stdout, `${instance.state}${why}\n`);
+		return exitCodes.refused;
+	}
+	instance.connection.destroy();
+	const url = await folder.url(workerDir);
+	const answer = url === undefined ? 'not ready yet' : await askStatus(url);
+	await print(process.stdout, `Running\n\tPID: ${instance.pid}\n\tURL: ${url ?? '-'}\n\tStatus: ${answer}\n`);
+	return answer === 'ready' ? exitCodes.ok : exitCodes.refused;
+}
+
+/** `worker force-cleanup`: removes what a killed worker left, and prints what that was. */
+export async function forceCleanup({path: directory}: FolderFlags): Promise<number> {
+	const folder = new WorkerFolder(directory);
+	const workerDir = await folder.workerDir();
+	return whileStopped(folder, workerDir, async (report) => {
+		await print(process.stdout, listCleanup(report));
+		return exitCodes.ok;
+	});
+}
+
+function sayNoImage({image, newbase}: ImageFlags): void {
+	if (image === undefined && newbase !== true) return;
+	note('--image and --newbase have no effect: sandboxes show the host’s own system folders, and need no image');
+}
+
+/** What the folder's configuration and the command line come to; `save` keeps what the command line changed. Makes nothing yet. */
+async function prepare(folder: WorkerFolder, overrides: readonly Override[]) {
+	const written = existsSync(folder.config) ? await readConfig(folder.config) : folder.defaultConfig();
+	const config = override(written, overrides);
+	const {settings, warnings} = readSettings(config, folder.directory);
+	const save = async () => {
+		if (overrides.length > 0) await writeConfig(folder.overrides, config);
+		else await rm(folder.overrides, {force: true});
+	};
+	return {settings, warnings, save};
+}
+
+/**
+ * Does something while no worker runs in the folder, nor can start, and nothing is left of a killed one.
+ * @param action gets what was removed of that; answers the exit code
+ */
+async function whileStopped(
+	folder: WorkerFolder,
+	workerDir: string,
+	action: (removed: CleanupReport) => Promise<number>,
+): Promise<number> {
+	const instance = await folder.inspect(workerDir);
+	if (instance.state === 'Running') instance.connection.destroy();
+	if (instance.state !== 'StoppedClean' && instance.state !== 'StoppedDirty') return refuse(folder, instance);
+	const lock = await folder.lock();
+	if (lock === undefined) return refuse(folder, {state: 'Unknown', reason: 'another command works on it'});
+	try {
+		return await action(await folder.sweep(workerDir));
+	} finally {
+		await lock.close();
+	}
+}
+
+function refuse({directory}: WorkerFolder, instance: Instance): number {
+	note(`expected ${directory} to have a worker that is stopped: ${describe(instance)}`);
+	return exitCodes.refused;
+}
+
+function describe(instance: Instance): string {
+	if (instance.state === 'Running')
+		return `process ${instance.pid} is its worker, and runs; forktree worker down ends it`;
+	if (instance.state === 'Unknown') return instance.reason;
+	return 'it is no worker’s folder; forktree worker init makes it one';
+}
+
+async function detached(
+	folder: WorkerFolder,
+	settings: WorkerSettings,
+	overrides: readonly Override[],
+	signal: AbortSignal,
+): Promise<number> {
+	const instance = await folder.inspect(settings.workerDir);
+	if (instance.state === 'Running') instance.connection.destroy();
+	if (instance.state === 'Running' || instance.state === 'Unknown') return refuse(folder, instance);
+	return startDetached(folder, overrides, signal);
+}
+
+/** Serves until the signal comes. @param readyFd where it is told that it is ready, besides on stdout */
+async function run(settings: WorkerSettings, signal: AbortSignal, readyFd: number | undefined): Promise<void> {
+	const files = instanceFiles(settings.workerDir);
+	await mkdir(settings.workerDir, {recursive: true, mode: 0o700});
+	await rm(files.stats, {force: true});
+	try {
+		await writeFile(files.pid, String(process.pid), {mode: 0o644, flag: 'wx'});
+		await tellPid(files.socket);
+		const worker = await start(settings, signal);
+		try {
+			await writeFile(files.url, `${worker.url}\n`);
+			if (readyFd !== undefined) tellReady(readyFd, worker.url);
+			await print(process.stdout, `ready on ${worker.url}\n`);
+			if (!signal.aborted) await new Promise((resolve) => signal.addEventListener('abort', resolve, {once: true}));
+		} finally {
+			await worker.close();
+			await writeFile(files.stats, formatStats(worker.stats()));
+		}
+	} finally {
+		for (const file of [files.url, files.socket, files.pid]) await rm(file, {force: true});
+	}
+}
+
+function start(settings: WorkerSettings, signal: AbortSignal): Promise<Worker> {
+	const {registry, registryCacheMs, host, port, token, logOutput, pipMirror, runtime} = settings;
+	// Installers have it from there, as if their user had said so.
+	if (pipMirror !== undefined) Object.assign(process.env, {PIP_INDEX_URL: pipMirror, UV_DEFAULT_INDEX: pipMirror});
+	const log = createLog({hasOutput: logOutput});
+	const access = token === undefined ? {} : {token};
+	return createWorker({...runtime, registry, registryCacheMs, host, port, signal, log, ...access});
+}
+
+function tellReady(fd: number, url: string): void {
+	try {
+		writeSync(fd, JSON.stringify({url}));
+	} catch (error) {
+		if ((error as NodeJS.ErrnoException).code !== 'EPIPE') throw error; // else who waited for it has left
+	} finally {
+		closeSync(fd);
+	}
+}
+
+/** Sends SIGINT; false when the process has not ended before the deadline. */
+async function end({pid, connection}: Extract<Instance, {state: 'Running'}>): Promise<boolean> {
+	try {
+		// The connection is open, so that the number can't have become that of another process.
+		process.kill(pid, 'SIGINT');
+		return await within(connection.closed, downDeadlineMs);
+	} finally {
+		connection.destroy();
+	}
+}
+
+/** `ready`, or what went wrong. */
+async function askStatus(url: string): Promise<string> {
+	try {
+		const answer = await ask({url, token: undefined}, '/status', {signal: AbortSignal.timeout(statusDeadlineMs)});
+		return answer.status === 200 ? (await text(answer.body)).trim() : `answered with ${answer.status}`;
+	} catch (error) {
+		return `does not answer: ${messageOf(error)}`;
+	}
+}
+
+function messageOf(error: unknown): string {
+	return error instanceof Error ? error.message : String(error);
 }

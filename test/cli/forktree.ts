@@ -25,6 +25,7 @@ type StartOptions = {
 	readonly env?: Readonly<Record<string, string>>;
 	/** What it finds on stdin; by default nothing. */
 	readonly input?: string | Uint8Array;
+	readonly cwd?: string;
 	/** An fd that its stdout goes to, in place of what the end tells. */
 	readonly stdout?: number;
 };
@@ -46,9 +47,10 @@ export class Command {
 	readonly #stderr: Buffer[] = [];
 	readonly #waiters = new Set<() => void>();
 
-	constructor(args: readonly string[], {env = {}, input, stdout}: StartOptions = {}) {
+	constructor(args: readonly string[], {env = {}, input, cwd, stdout}: StartOptions = {}) {
 		const stdio = [input === undefined ? 'ignore' : 'pipe', stdout ?? 'pipe', 'pipe'] as const;
 		this.child = spawn(process.execPath, [main, ...args], {
+			...(cwd === undefined ? {} : {cwd}),
 			env: {...process.env, ...env},
 			stdio: [...stdio],
 		});

@@ -1,4 +1,3 @@
-import {existsSync} from 'node:fs';
 import {readFile, rm, symlink, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import test, {type ExecutionContext} from 'ava';
@@ -25,7 +24,7 @@ register('data:text/javascript,' + encodeURIComponent(\`
 \`));`;
 
 for (const [args, words] of [
-	[['--help'], ['run', 'doctor', 'force-cleanup', 'packages', 'tree', 'worker']],
+	[['--help'], ['run', 'doctor', 'force-cleanup', 'packages', 'tree', 'worker', 'admin', 'bench', 'pprof', 'logs']],
 	[
 		['run', '--help'],
 		['Exit codes:', '$ forktree run hello.py --event'],
@@ -36,20 +35,49 @@ for (const [args, words] of [
 		['$ sudo forktree force-cleanup', '--state <dir>', 'Exit codes:'],
 	],
 	[
+		['worker', '--help'],
+		['init', 'up', 'down', 'status', 'force-cleanup', '$ forktree worker init -p w'],
+	],
+	[['worker', 'init', '--help'], ['$ forktree worker init -p w']],
+	[
 		['worker', 'up', '--help'],
 		[
-			'$ forktree worker up -p .',
+			'$ forktree worker up -p w',
+			...['--path <dir>', '--image <name>', '--options <key=value', '--detach', 'Exit codes:'],
 			...['worker_port', 'worker_url', 'mem_pool_mb', 'import_cache_tree', 'best_effort', 'promote', 'spares'],
-			...[
-				'instance_pause_ms',
-				'instance_idle_ms',
-				'zygote_idle_ms',
-				'shared_packages',
-				'packages_gb',
-				'packages_idle_ms',
-			],
+			...['instance_pause_ms', 'instance_idle_ms', 'zygote_idle_ms', 'shared_packages', 'packages_gb'],
+			...['packages_idle_ms', 'limits.mem_mb', 'pip_mirror', 'log_output', 'registry', 'features.import_cache'],
 		],
 	],
+	[
+		['worker', 'down', '--help'],
+		['$ forktree worker down -p w', 'Exit codes:'],
+	],
+	[
+		['worker', 'status', '--help'],
+		['$ forktree worker status -p w', 'Exit codes:', 'Uninitialized, Running, StoppedClean, StoppedDirty or Unknown'],
+	],
+	[
+		['worker', 'force-cleanup', '--help'],
+		['$ forktree worker force-cleanup -p w', 'Exit codes:'],
+	],
+	[
+		['admin', 'install', '--help'],
+		['$ forktree admin install -p w', '--config <file>', '--requirements <file>', '--name <name>', 'Exit codes:'],
+	],
+	[
+		['bench', '--help'],
+		['$ forktree bench py64-seq -p w -s 10', 'Exit codes:'],
+	],
+	[
+		['bench', 'py64-seq', '--help'],
+		['--seconds <seconds>', '--tasks <count>', '--warmup [bool]', '--output <file>'],
+	],
+	[
+		['pprof', '--help'],
+		['mem', 'cpu-start', 'cpu-stop', '$ forktree pprof mem -p w'],
+	],
+	[['logs', '--help'], ['$ forktree logs -f -p w hello']],
 ] as const) {
 	test(`${args.join(' ')} says what it does`, async (t) => {
 		const {exitCode, stdout, stderr} = await forktree(args);
@@ -87,6 +115,15 @@ for (const args of [
 	['force-cleanup', 'folder'],
 	['worker'],
 	['worker', 'up', '-o', 'worker_port'],
+	['worker', 'up', '-o', '=5'],
+	['admin', 'install'],
+	['admin', 'install', 'boss', 'folder'],
+	['bench', 'py2-seq'],
+	['bench', 'py64-seq', '-s', '0'],
+	['bench', 'py64-seq', '-t', '1.5'],
+	['bench', 'py64-seq', '-w', 'maybe'],
+	['bench', 'play'],
+	['logs'],
 ]) {
 	test(`forktree ${args.join(' ')} is refused as bad usage`, async (t) => {
 		const {exitCode, stdout, stderr} = await forktree(args);
@@ -118,42 +155,17 @@ test('an event that is not UTF-8 is refused', async (t) => {
 	t.is(stderr, `forktree: ${file}: expected UTF-8\n`);
 });
 
-const settings =
-	'worker_port, worker_url, mem_pool_mb, import_cache_tree, best_effort, promote, spares, instance_pause_ms, instance_idle_ms, zygote_idle_ms, shared_packages, packages_gb, packages_idle_ms';
-
-for (const [pair, message] of [
-	['port=1', `forktree: -o: expected ${settings}, got "port"\n`],
-	['__proto__=1', `forktree: -o: expected ${settings}, got "__proto__"\n`],
-	['worker_port=65536', 'forktree: worker_port: expected a whole number from 0 to 65535, got "65536"\n'],
-	['mem_pool_mb=', `forktree: mem_pool_mb: expected a whole number from 1 to ${Number.MAX_SAFE_INTEGER}, got ""\n`],
-	['promote=yes', 'forktree: promote: expected true or false, got "yes"\n'],
-	['spares=65', 'forktree: spares: expected a whole number from 0 to 64, got "65"\n'],
-	['shared_packages=/a:', 'forktree: shared_packages: expected folders with colons between them, got "/a:"\n'],
-	['zygote_idle_ms=0', `forktree: zygote_idle_ms: expected a whole number from 1 to ${2 ** 31 - 1}, got "0"\n`],
-	['worker_url=http://x/', 'forktree: worker_url: expected a host name or address to listen on, got "http://x/"\n'],
-] as const) {
-	test(`worker up -o ${pair} is refused`, async (t) => {
-		const {exitCode, stdout, stderr} = await forktree(['worker', 'up', '-o', pair]);
-		t.is(exitCode, 125);
-		t.is(stdout, '');
-		t.is(stderr, message);
-	});
-}
-
-test('worker up without a registry makes nothing', async (t) => {
-	const directory = await folder(t);
-	const {exitCode, stderr} = await forktree(['worker', 'up', '-p', directory]);
-	t.is(exitCode, 125);
-	t.regex(stderr, /^forktree: expected .*\/registry to be a folder of functions: ENOENT.*\n$/);
-	t.false(existsSync(path.join(directory, 'state')));
-});
-
 test('the built program runs through a link, as npm makes one', async (t) => {
 	const program = path.join(root, 'dist', 'cli', 'main.js');
 	t.is((await readFile(program, 'utf8')).split('\n', 1)[0], '#!/usr/bin/env node');
-	const link = path.join(await folder(t), 'forktree');
-	await symlink(program, link);
-	const {exitCode, stdout} = await execa(process.execPath, [link, 'run', '--help'], {reject: false});
-	t.is(exitCode, 0);
-	t.true(stdout.startsWith('Usage: forktree run'));
+	const {bin} = JSON.parse(await readFile(path.join(root, 'package.json'), 'utf8')) as {bin: Record<string, string>};
+	t.deepEqual(Object.keys(bin), ['forktree', 'ol']);
+	for (const [name, file] of Object.entries(bin)) {
+		t.is(path.join(root, file), program);
+		const link = path.join(await folder(t), name);
+		await symlink(program, link);
+		const {exitCode, stdout} = await execa(process.execPath, [link, 'run', '--help'], {reject: false});
+		t.is(exitCode, 0);
+		t.true(stdout.startsWith('Usage: forktree run'));
+	}
 });
