@@ -169,7 +169,10 @@ const keys: ReadonlyMap<string, Key> = new Map(
 		'limits.runtime_sec': number(30, whole(1, Math.floor(maxMs / 1000)), (draft, value) => {
 			draft.limits.timeoutMs = value * 1000;
 		}),
+		'installer_limits.procs': unused('number', 0, installerLimits),
 		'installer_limits.mem_mb': unused('number', 250, installerLimits),
+		'installer_limits.cpu_percent': unused('number', 0, installerLimits),
+		'installer_limits.swappiness': unused('number', 0, installerLimits),
 		'installer_limits.runtime_sec': unused('number', 300, installerLimits),
 		'features.reuse_cgroups': unused('flag', false, 'control groups are made ahead'),
 		'features.import_cache': {

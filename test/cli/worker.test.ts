@@ -443,6 +443,49 @@ kernelTest(
 	},
 );
 
+/** As OpenLambda's own `init` writes it, for a folder of that name. */
+function configOfOpenLambda(directory: string): Record<string, unknown> {
+	return {
+		worker_dir: path.join(directory, 'worker'),
+		worker_url: 'localhost',
+		worker_port: '5000',
+		log_output: true,
+		sandbox: 'sock',
+		server_mode: 'lambda',
+		registry: `file://${directory}/registry`,
+		registry_cache_ms: 5000,
+		Pkgs_dir: path.join(directory, 'lambda', 'packages'),
+		pip_mirror: '',
+		mem_pool_mb: 1500,
+		import_cache_tree: path.join(directory, 'default-zygotes-40.json'),
+		sock_base_path: path.join(directory, 'lambda'),
+		sandbox_config: {},
+		docker: {runtime: '', base_image: 'ol-min'},
+		limits: {procs: 10, mem_mb: 50, cpu_percent: 100, swappiness: 0, runtime_sec: 30},
+		installer_limits: {procs: 0, mem_mb: 250, cpu_percent: 0, swappiness: 0, runtime_sec: 300},
+		features: {reuse_cgroups: false, import_cache: 'tree', downsize_paused_mem: true, enable_seccomp: true},
+		trace: {cgroups: false, memory: false, evictor: false, package: false, latency: false},
+		storage: {root: 'private', scratch: '', code: ''},
+	};
+}
+
+kernelTest('a folder that OpenLambda made is used as it is', async (t) => {
+	const directory = await folder(t, {
+		...hello,
+		'default-zygotes-40.json': '{"packages": [], "children": [{"packages": ["six"]}]}',
+	});
+	await writeFiles(directory, {'ol.init': 'some day\n', 'config.json': JSON.stringify(configOfOpenLambda(directory))});
+	const registry = path.join(directory, 'registry');
+	await execa('tar', ['-czf', path.join(registry, 'packed.tar.gz'), '-C', path.join(registry, 'hello'), '.']);
+	await rm(path.join(registry, 'hello'), {recursive: true});
+	const {command, url} = await up(t, directory);
+	t.is(await call(url, 'packed'), '"hello world"');
+	t.is((await worker(['down', '-p', directory])).exitCode, 0);
+	const {stderr} = await command.ended;
+	const remarks = stderr.split('\n').filter((line) => line.startsWith('forktree: '));
+	t.deepEqual(remarks, []);
+});
+
 kernelTest('a function is given to a worker with a token, called, heard and measured', async (t) => {
 	const directory = await folder(t, {
 		'code/f.py': "def f(event):\n\tprint('heard')\n\treturn event\n",
