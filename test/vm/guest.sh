@@ -33,15 +33,16 @@ enter_group() {
 set_up || exit
 cd /forktree || exit
 mapfile -d '' -t command <command
-user=${command[0]}
+user=${command[0]} ids=${command[1]}
 enter_group "$user"
 uname -a
 if [ "$user" = root ]; then
-	HOME=/root "${command[@]:1}"
+	HOME=/root "${command[@]:2}"
 else
 	install -d -o "$user" -m 700 "/home/$user"
+	[ "$ids" = no ] || echo "$user:100000:65536" | tee /etc/subuid >/etc/subgid
 	find /forktree -path /forktree/node_modules -prune -o -exec chown "$user" {} +
-	HOME=/home/$user setpriv --reuid "$user" --regid "$user" --clear-groups "${command[@]:1}"
+	HOME=/home/$user setpriv --reuid "$user" --regid "$user" --clear-groups "${command[@]:2}"
 fi >"$console" 2>&1
 echo $? >/dev/ttyS1
 sync

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs tests on another kernel than this machine's, with pure cgroup v2: boots it in a virtual machine, with KVM if it is there.
-#   test/vm/run.sh [5.15 | 6.1 | 6.12] [--user] [--quick | FILE... | -- COMMAND...]
-# Without a kernel 6.1; with --user as an ordinary user; without anything else all files that need sandboxes. Needs apt, qemu-system-x86, e2fsprogs,
+#   test/vm/run.sh [5.15 | 6.1 | 6.12] [--user [--ids]] [--quick | FILE... | -- COMMAND...]
+# Without a kernel 6.1; with --user as an ordinary user, --ids with ids for newuidmap; without anything else all files that need sandboxes. Needs apt, qemu-system-x86, e2fsprogs,
 # debian-archive-keyring and a clone that is built; it changes nothing of the system, and needs no rights but that to use /dev/kvm.
 # FORKTREE_VM_CACHE: folder for what is downloaded, by default .state/vm. FORKTREE_VM_ACCEL: kvm or tcg. FORKTREE_VM_DEBIAN and
 # FORKTREE_VM_UBUNTU (for 5.15): addresses of mirrors, by default those of this machine's apt.
@@ -14,7 +14,7 @@ suite=(test/kernel test/sandbox test/lambda test/zygote test/escape)
 # What differs most between kernels: groups, limits, swap. Less than four minutes without KVM, on two free cores.
 quick=(test/kernel/cgroup.test.ts test/sandbox/pool-{limits,swap}.test.ts)
 # What Debian's own installation would have, without what it is started by.
-packages=(bash busybox-static coreutils dash findutils grep gzip libseccomp2 libstdc++6 mount openssl procps python3 python3-pip sed tar util-linux)
+packages=(bash busybox-static coreutils dash findutils grep gzip libseccomp2 libstdc++6 mount openssl procps python3 python3-pip sed tar uidmap util-linux)
 # The mirror that this machine's apt has.
 mirror_of() {
 	apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' | awk -v "label=$1" '$1 == label && !found++ { print $2 }'
@@ -35,10 +35,14 @@ case ${1:-} in
 	shift
 	;;
 esac
-user=root
+user=root ids=no
 if [ "${1:-}" = --user ]; then
 	user=tester
 	shift
+	if [ "${1:-}" = --ids ]; then
+		ids=yes
+		shift
+	fi
 fi
 # One after the other: without KVM several at once would wait for each other longer than anything may take.
 ava=(node node_modules/ava/entrypoints/cli.mjs --timeout=20m --serial --concurrency=1)
@@ -199,7 +203,7 @@ node -e '
 	const compiled = files.map((file) => file.replace(/\.ts$/, ".js"));
 	require("node:fs").writeFileSync(target, JSON.stringify({...rest, ava: {...kept, files: compiled}}));
 ' "$root/package.json" "$work/compiled/package.json"
-printf '%s\0' "$user" "${command[@]/%.test.ts/.test.js}" >"$work/compiled/command"
+printf '%s\0' "$user" "$ids" "${command[@]/%.test.ts/.test.js}" >"$work/compiled/command"
 tar -C "$root" --exclude=./.git --exclude=./.state --exclude=./node_modules -cf "$work/checkout" . -C "$work/compiled" .
 : >"$work/status"
 
