@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs tests on another kernel than this machine's, with pure cgroup v2: boots it in a virtual machine, with KVM if it is there.
 #   test/vm/run.sh [5.15 | 6.1 | 6.12] [--user [--ids]] [--quick | FILE... | -- COMMAND...]
-# Without a kernel 6.1; with --user as an ordinary user, --ids with ids for newuidmap; without anything else all files that need sandboxes. Needs apt, qemu-system-x86, e2fsprogs,
-# debian-archive-keyring and a clone that is built; it changes nothing of the system, and needs no rights but that to use /dev/kvm.
+# Without a kernel 6.1; with --user as an ordinary user, with --ids one that was given ids for newuidmap; without anything else all
+# files that need sandboxes. Needs apt, qemu-system-x86, e2fsprogs, debian-archive-keyring and a clone that is built; it changes nothing of the system, and needs no rights but that to use /dev/kvm.
 # FORKTREE_VM_CACHE: folder for what is downloaded, by default .state/vm. FORKTREE_VM_ACCEL: kvm or tcg. FORKTREE_VM_DEBIAN and
 # FORKTREE_VM_UBUNTU (for 5.15): addresses of mirrors, by default those of this machine's apt.
 set -euo pipefail
