@@ -166,10 +166,7 @@ export type Seen = {
 export async function seenByHost(stateDir: string, sandbox: Sandbox): Promise<Seen> {
 	const mark = `mark-of-${sandbox.id}`;
 	const controller = new AbortController();
-	const {result} = await startReady(sandbox, `echo ready; exec sleep 600 # ${mark}`, {
-		env: {MARK: mark},
-		signal: controller.signal,
-	});
+	const {result} = await startReady(sandbox, `echo ready; sleep 600; : ${mark}`, {signal: controller.signal});
 	const groups = cgroupsOf(stateDir).flatMap((parent) =>
 		readdirSync(parent, {withFileTypes: true}).flatMap((each) =>
 			each.isDirectory() ? [path.join(parent, each.name)] : [],
@@ -177,7 +174,8 @@ export async function seenByHost(stateDir: string, sandbox: Sandbox): Promise<Se
 	);
 	const pidsOf = (group: string) => readOrEmpty(path.join(group, 'cgroup.procs')).split('\n').filter(Boolean);
 	const own = groups.filter((group) =>
-		pidsOf(group).some((pid) => readOrEmpty(`/proc/${pid}/environ`).split('\0').includes(`MARK=${mark}`)),
+		// Which anybody may read; variables of a process with a given id its giver may not.
+		pidsOf(group).some((pid) => readOrEmpty(`/proc/${pid}/cmdline`).includes(`: ${mark}\0`)),
 	);
 	const [firstGroup = ''] = own;
 	const first = Math.min(...pidsOf(firstGroup).map(Number));
