@@ -2,7 +2,6 @@
 import {readdirSync, readFileSync} from 'node:fs';
 import {rm} from 'node:fs/promises';
 import path from 'node:path';
-import process from 'node:process';
 import test, {type ExecutionContext} from 'ava';
 import {
 	createSandboxPool,
@@ -16,10 +15,10 @@ import {
 import {withDeadline} from '../../src/kernel/deadline.ts';
 import {refusal} from './kernel-test.ts';
 import {cgroupsOf, LeakCheck} from './leak-check.ts';
-import {temporaryFolder} from './runtime.ts';
+import {patience, temporaryFolder} from './runtime.ts';
 
 /** How long anything that a test waits for may take; so many times as long where the machine is emulated. */
-export const waitMs = 20_000 * Number(process.env.FORKTREE_TEST_PATIENCE ?? 1);
+export const waitMs = 20_000 * patience;
 
 /** A promise that a test waits for; what does not come is named. */
 export async function within<T>(promise: Promise<T>, what: string): Promise<T> {

@@ -2,6 +2,7 @@
 import {mkdtemp, realpath, rm} from 'node:fs/promises';
 import {tmpdir} from 'node:os';
 import path from 'node:path';
+import process from 'node:process';
 import test, {type ExecutionContext} from 'ava';
 import {
 	createRuntime,
@@ -38,6 +39,12 @@ export async function temporaryFolder(): Promise<string> {
 	return realpath(await mkdtemp(path.join(tmpdir(), 'forktree-test-')));
 }
 
+/** How many times as long anything may take as on a machine that is not emulated. */
+export const patience = Number(process.env.FORKTREE_TEST_PATIENCE ?? 1);
+
+/** The default deadline of calls, where there is time for it. */
+export const patientLimits: {readonly timeoutMs?: number} = patience === 1 ? {} : {timeoutMs: 30_000 * patience};
+
 let lastName = 0;
 
 /** What a test file works with. */
@@ -51,10 +58,11 @@ export class Fixture {
 	}
 
 	/** Deploys code as a function of its own; answers its name. */
-	async deploy(code: string | Readonly<Record<string, string>>, options?: DeployOptions): Promise<string> {
+	async deploy(code: string | Readonly<Record<string, string>>, options: DeployOptions = {}): Promise<string> {
 		lastName += 1;
 		const name = `function-${lastName}`;
-		await this.runtime.deploy(name, typeof code === 'string' ? {'f.py': code} : code, options);
+		const limits = {...patientLimits, ...options.limits};
+		await this.runtime.deploy(name, typeof code === 'string' ? {'f.py': code} : code, {...options, limits});
 		return name;
 	}
 

@@ -6,7 +6,7 @@ import type {Outcome, Runtime} from '../../src/index.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
 import {cgroupsOf, LeakCheck, processesIn} from '../helpers/leak-check.ts';
 import {until} from '../helpers/pool.ts';
-import {makeRuntime, py, value} from '../helpers/runtime.ts';
+import {makeRuntime, patientLimits, py, value} from '../helpers/runtime.ts';
 
 const leaks = new LeakCheck();
 test.after.always('nothing is left', (t) => leaks.verify(t));
@@ -64,7 +64,7 @@ async function deploy(
 ): Promise<{readonly runtime: Runtime; readonly groups: () => string[]}> {
 	const {runtime, stateDir} = await makeRuntime(t, {instancePauseMs});
 	leaks.track(stateDir);
-	await runtime.deploy('f', {'f.py': leaving}, {limits: {processes: 16}});
+	await runtime.deploy('f', {'f.py': leaving}, {limits: {...patientLimits, processes: 16}});
 	return {runtime, groups: () => frozenGroups(stateDir)};
 }
 

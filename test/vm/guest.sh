@@ -1,6 +1,6 @@
 #!/bin/bash
 # What the machine of run.sh does once it has its disk: sets up what an init system would, runs the tests, and ends.
-export PATH=/usr/local/bin:/usr/bin:/usr/sbin LANG=C.UTF-8 CI=1
+export PATH=/usr/local/bin:/usr/bin:/usr/sbin:/forktree/tools LANG=C.UTF-8 CI=1
 # Random input tells nothing about kernels.
 export FORKTREE_MUST_RUN=1 FORKTREE_FUZZ_SECONDS=2 FORKTREE_TEST_PATIENCE=5
 console=/dev/ttyS0

@@ -204,6 +204,9 @@ node -e '
 	require("node:fs").writeFileSync(target, JSON.stringify({...rest, ava: {...kept, files: compiled}}));
 ' "$root/package.json" "$work/compiled/package.json"
 printf '%s\0' "$user" "$ids" "${command[@]/%.test.ts/.test.js}" >"$work/compiled/command"
+# This machine's, if it has one: without KVM pip takes longer to start than anything is waited for.
+uv=$(python3 -c 'import uv; print(uv.find_uv_bin())' 2>/dev/null || command -v uv || true)
+[ -z "$uv" ] || install -D "$(readlink -f "$uv")" "$work/compiled/tools/uv"
 tar -C "$root" --exclude=./.git --exclude=./.state --exclude=./node_modules -cf "$work/checkout" . -C "$work/compiled" .
 : >"$work/status"
 

@@ -4,7 +4,7 @@ import type {ExecutionContext} from 'ava';
 import type {DeployOptions, Outcome, RuntimeEvents} from '../../src/index.ts';
 import {withDeadline} from '../../src/kernel/deadline.ts';
 import {serialKernelTest as kernelTest, rootTest} from '../helpers/kernel-test.ts';
-import {within} from '../helpers/pool.ts';
+import {waitMs, within} from '../helpers/pool.ts';
 import {makeRuntime, py, useRuntime, value} from '../helpers/runtime.ts';
 import {likeNumpy, likeTorch, provideWheels} from '../helpers/wheels.ts';
 
@@ -36,7 +36,7 @@ async function callUntilTold(
 			runtime.on('zygoteCreated', (event) => event.modules[0] === 'f.py' && resolve(event));
 			runtime.on('importFailed', (event) => ['f.py', own.warmup].includes(event.module) && resolve(event));
 		}),
-		20_000,
+		waitMs,
 		() => new Error('expected word of its zygote'),
 	);
 	for (let each = 0; each < calls; each += 1) value(t, await runtime.invoke(name, null));
