@@ -4,13 +4,14 @@ import {METHODS, type ServerResponse} from 'node:http';
 import type {AddressInfo} from 'node:net';
 import {finished} from 'node:stream/promises';
 import {setImmediate as nextTurn, setTimeout as sleep} from 'node:timers/promises';
-import fastify, {type FastifyBaseLogger, type FastifyInstance, LogController} from 'fastify';
-import {createRuntime, type Runtime, type RuntimeOptions} from '../index.ts';
+import fastify, {type FastifyBaseLogger, type FastifyInstance, type FastifyPluginAsync, LogController} from 'fastify';
+import {createRuntime, createSandboxPool, type RuntimeOptions} from '../index.ts';
 import {isLoopback} from './access.ts';
 import {createLog} from './log.ts';
 import {answerError, type WorkerPluginOptions, workerPlugin} from './plugin.ts';
 import {Refusal} from './refusal.ts';
 import {requestIdOf} from './request-id.ts';
+import {sockPlugin} from './sock.ts';
 import {Stats, type StatsSnapshot} from './stats.ts';
 
 export {type WorkerPluginOptions, workerPlugin} from './plugin.ts';
@@ -20,6 +21,11 @@ export type WorkerOptions = Omit<RuntimeOptions, 'restore'> &
 	Pick<WorkerPluginOptions, 'registryCacheMs' | 'token' | 'logOutput'> & {
 		/** The folder whose folders and `NAME.tar.gz` files are the functions, as a path or a `file://` URL. */
 		readonly registry: string;
+		/**
+		 * `lambda`, the default, or `sock`: sandboxes are made, paused and ended one by one, in place of functions; of a runtime's options
+		 * those of its state folder, memory and limits that can't be held apply then.
+		 */
+		readonly mode?: 'lambda' | 'sock';
 		/** By default `localhost`: no other machine can reach it. Any other address needs a `token`. */
 		readonly host?: string;
 		/** By default 5000; 0 takes a free one. */
@@ -34,6 +40,7 @@ export type WorkerOptions = Omit<RuntimeOptions, 'restore'> &
 const flushDeadlineMs = 5000;
 /** A client that has not sent a request's head, or all of it, by then is cut; an idle connection is closed. */
 const timeouts = {headersMs: 10_000, requestMs: 120_000, keepAliveMs: 5000, checkMs: 1000};
+const modes: ReadonlySet<string> = new Set(['lambda', 'sock']);
 /** Of what is before a request's body. */
 const maxHeadBytes = 16 * 1024;
 /** Of a name in a path: the longest is 128 characters, each of which may be encoded as three. */
@@ -44,7 +51,7 @@ export class Worker implements AsyncDisposable {
 	/** Where it listens, for example `http://localhost:5000`. */
 	readonly url: string;
 	readonly #server: FastifyInstance;
-	readonly #runtime: Runtime;
+	readonly #service: Service;
 	readonly #stats: Stats;
 	readonly #answers: ReadonlySet<ServerResponse>;
 	#closed: Promise<void> | undefined;
@@ -53,13 +60,13 @@ export class Worker implements AsyncDisposable {
 	constructor(parts: {
 		readonly url: string;
 		readonly server: FastifyInstance;
-		readonly runtime: Runtime;
+		readonly service: Service;
 		readonly stats: Stats;
 		readonly answers: ReadonlySet<ServerResponse>;
 	}) {
 		this.url = parts.url;
 		this.#server = parts.server;
-		this.#runtime = parts.runtime;
+		this.#service = parts.service;
 		this.#stats = parts.stats;
 		this.#answers = parts.answers;
 	}
@@ -83,7 +90,7 @@ export class Worker implements AsyncDisposable {
 		for (const answer of this.#answers) answer.shouldKeepAlive = false;
 		const stopped = this.#server.close();
 		try {
-			await this.#runtime.close();
+			await this.#service.close();
 			await nextTurn();
 		} finally {
 			await this.#flush();
@@ -114,47 +121,55 @@ export class Worker implements AsyncDisposable {
  * }
  */
 export async function createWorker(options: WorkerOptions): Promise<Worker> {
-	const {
-		registry,
-		registryCacheMs,
-		token,
-		logOutput,
-		host = 'localhost',
-		port = 5000,
-		signal,
-		log = createLog(),
-		...runtimeOptions
-	} = options;
+	const {registry, registryCacheMs, token, logOutput, mode = 'lambda', ...others} = options;
+	const {host = 'localhost', port = 5000, signal, log = createLog(), ...runtimeOptions} = others;
 	if (token === undefined && !isLoopback(host)) {
 		throw new TypeError(
 			`token: expected one for ${JSON.stringify(host)}, which other machines may reach; or localhost as the host`,
 		);
 	}
+	if (!modes.has(mode)) throw new TypeError(`mode: expected ${[...modes].join(' or ')}, got ${JSON.stringify(mode)}`);
 	signal?.throwIfAborted();
 	const stats = new Stats();
-	const runtime = await createRuntime({...runtimeOptions, restore: false});
+	const settings = {registry, stats, ...pick(options, ['registryCacheMs', 'token', 'logOutput'])};
+	const service = mode === 'sock' ? await openPool(runtimeOptions, token) : await openRuntime(runtimeOptions, settings);
 	let server: FastifyInstance | undefined;
 	try {
 		signal?.throwIfAborted();
 		server = createServer(log);
 		const answers = trackAnswers(server);
-		await server.register(
-			workerPlugin(runtime, {
-				registry,
-				stats,
-				...(registryCacheMs === undefined ? {} : {registryCacheMs}),
-				...(token === undefined ? {} : {token}),
-				...(logOutput === undefined ? {} : {logOutput}),
-			}),
-		);
+		await server.register(service.plugin());
 		const url = await listen(server, host, port);
 		signal?.throwIfAborted();
-		return new Worker({url, server, runtime, stats, answers});
+		return new Worker({url, server, service, stats, answers});
 	} catch (error) {
 		await server?.close();
-		await runtime.close();
+		await service.close();
 		throw error;
 	}
+}
+
+/** What a worker serves, and owns. */
+type Service = {
+	/** @throws {TypeError} or {RangeError} for a wrong option */
+	plugin(): FastifyPluginAsync;
+	close(): Promise<void>;
+};
+
+async function openRuntime(options: RuntimeOptions, settings: WorkerPluginOptions): Promise<Service> {
+	const runtime = await createRuntime({...options, restore: false});
+	return {plugin: () => workerPlugin(runtime, settings), close: () => runtime.close()};
+}
+
+async function openPool(options: RuntimeOptions, token: string | undefined): Promise<Service> {
+	const pool = await createSandboxPool(pick(options, ['stateDir', 'memoryBudgetMb', 'bestEffort']));
+	return {plugin: () => sockPlugin(pool, token), close: () => pool.close()};
+}
+
+/** Those of some options that are given. */
+function pick<T extends object, Key extends keyof T>(options: T, keys: readonly Key[]): Pick<T, Key> {
+	const given = keys.filter((key) => options[key] !== undefined);
+	return Object.fromEntries(given.map((key) => [key, options[key]])) as Pick<T, Key>;
 }
 
 /** All methods that Node knows are a function's, but CONNECT, which is none of HTTP's own. */
