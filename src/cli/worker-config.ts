@@ -13,6 +13,8 @@ export type WorkerSettings = {
 	/** The folder of functions. */
 	readonly registry: string;
 	readonly registryCacheMs: number;
+	/** Whether it serves functions, or sandboxes alone. */
+	readonly mode: 'lambda' | 'sock';
 	readonly host: string;
 	readonly port: number;
 	/** What requests must bring; undefined: nothing. */
@@ -125,8 +127,11 @@ const keys: ReadonlyMap<string, Key> = new Map(
 			draft.logOutput = value;
 		}),
 		sandbox: unused('text', 'sock', noDocker),
-		server_mode: text('lambda', (_draft, value, key) => {
-			if (value !== 'lambda') throw new RangeError(`${key}: expected "lambda", got ${JSON.stringify(value)}`);
+		server_mode: text('lambda', (draft, value, key) => {
+			if (value !== 'lambda' && value !== 'sock') {
+				throw new RangeError(`${key}: expected "lambda" or "sock", got ${JSON.stringify(value)}`);
+			}
+			draft.mode = value;
 		}),
 		registry: text(
 			(folder) => pathToFileURL(path.join(folder, 'registry')).href,

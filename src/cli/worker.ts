@@ -4,7 +4,6 @@ import {mkdir, rm, writeFile} from 'node:fs/promises';
 import process from 'node:process';
 import {text} from 'node:stream/consumers';
 import type {CleanupReport} from '../index.ts';
-import {createLog} from '../worker/log.ts';
 import {createWorker, type Worker} from '../worker/server.ts';
 import {formatStats} from '../worker/stats.ts';
 import {listCleanup} from './force-cleanup.ts';
@@ -212,12 +211,11 @@ async function run(settings: WorkerSettings, signal: AbortSignal, readyFd: numbe
 }
 
 function start(settings: WorkerSettings, signal: AbortSignal): Promise<Worker> {
-	const {registry, registryCacheMs, host, port, token, logOutput, pipMirror, runtime} = settings;
+	const {registry, registryCacheMs, mode, host, port, token, logOutput, pipMirror, runtime} = settings;
 	// Installers have it from there, as if their user had said so.
 	if (pipMirror !== undefined) Object.assign(process.env, {PIP_INDEX_URL: pipMirror, UV_DEFAULT_INDEX: pipMirror});
-	const log = createLog({hasOutput: logOutput});
 	const access = token === undefined ? {} : {token};
-	return createWorker({...runtime, registry, registryCacheMs, host, port, signal, log, ...access});
+	return createWorker({...runtime, registry, registryCacheMs, mode, host, port, signal, logOutput, ...access});
 }
 
 function tellReady(fd: number, url: string): void {

@@ -7,7 +7,6 @@ import {Answer} from './answer.ts';
 import {Bodies, type Body, ClientLeft} from './body.ts';
 import {parseCallPath} from './call-path.ts';
 import type {CallableFunction, Functions} from './functions.ts';
-import {outputMessage} from './log.ts';
 import type {Metrics} from './metrics.ts';
 import type {OutputLog} from './output.ts';
 import {Refusal, refuseMethod, refuseOutcome, toRefusal} from './refusal.ts';
@@ -143,7 +142,7 @@ class Calls {
 			const {name, requestId} = context;
 			context.hasPrinted = true;
 			this.#parts.output.note(name, {requestId, stream, text});
-			if (this.#parts.logsOutput) this.#parts.log.info({requestId, function: name, stream, text}, outputMessage);
+			if (this.#parts.logsOutput) this.#parts.log.info({requestId, function: name, stream, text}, 'output');
 		};
 		return {onStdout: hear('stdout'), onStderr: hear('stderr')};
 	}
