@@ -170,8 +170,10 @@ class Load {
 		this.#url = url;
 		this.#headers = {...authorization(token), 'content-type': 'text/json', 'content-length': 4};
 		this.#signal = signal;
+		signal.addEventListener('abort', () => this.close(), {once: true});
 	}
 
+	/** Breaks off what runs. */
 	close(): void {
 		this.#agent.destroy();
 	}
@@ -219,7 +221,6 @@ class Load {
 				method: 'POST',
 				agent: this.#agent,
 				headers: this.#headers,
-				signal: this.#signal,
 			});
 			const timer = setTimeout(
 				() => asking.destroy(new Error(`no answer within ${callDeadlineMs / 1000} seconds`)),

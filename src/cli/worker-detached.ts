@@ -35,11 +35,15 @@ export async function startDetached(
 	try {
 		const child = spawnWorker(folder, overrides, log.fd);
 		const exited = once(child, 'exit') as Promise<[number | null]>;
-		const ready = await waitUntilReady(child, signal);
+		const deadline = AbortSignal.timeout(readyDeadlineMs);
+		const ready = await waitUntilReady(child, AbortSignal.any([signal, deadline]));
 		if (ready === undefined) {
 			await endChild(child, exited);
 			signal.throwIfAborted();
-			return await tellFailure(folder.log, log, exited);
+			const fault = deadline.aborted
+				? `was not ready within ${readyDeadlineMs / 1000} seconds`
+				: 'ended before it was ready';
+			return await tellFailure(fault, folder.log, log, exited);
 		}
 		child.unref();
 		const {port} = new URL(ready.url);
@@ -60,11 +64,10 @@ function spawnWorker({directory}: WorkerFolder, overrides: readonly Override[], 
 	});
 }
 
-/** What it tells; undefined when it has ended before, or takes too long, or is not awaited any more. */
+/** What it tells; undefined when it has ended before, or is not awaited any more. */
 async function waitUntilReady(child: ChildProcess, signal: AbortSignal): Promise<{readonly url: string} | undefined> {
 	const pipe = child.stdio[readyFd] as Readable;
 	const giveUp = () => void pipe.destroy();
-	const timer = setTimeout(giveUp, readyDeadlineMs);
 	signal.addEventListener('abort', giveUp, {once: true});
 	try {
 		// It ends when the child closes it, or ends itself.
@@ -72,7 +75,6 @@ async function waitUntilReady(child: ChildProcess, signal: AbortSignal): Promise
 	} catch {
 		return undefined;
 	} finally {
-		clearTimeout(timer);
 		signal.removeEventListener('abort', giveUp);
 	}
 }
@@ -86,11 +88,16 @@ async function endChild(child: ChildProcess, exited: Promise<unknown>): Promise<
 }
 
 /** Shows the end of the log; answers the exit code. */
-async function tellFailure(file: string, log: FileHandle, exited: Promise<[number | null]>): Promise<number> {
+async function tellFailure(
+	fault: string,
+	file: string,
+	log: FileHandle,
+	exited: Promise<[number | null]>,
+): Promise<number> {
 	const [code] = await exited;
 	const {size} = await log.stat();
 	const {buffer, bytesRead} = await log.read(Buffer.alloc(tailBytes), 0, tailBytes, Math.max(0, size - tailBytes));
 	await print(process.stderr, printable(buffer.toString('utf8', 0, bytesRead)));
-	note(`the worker ended before it was ready; ${file} has what it said`);
+	note(`the worker ${fault}; ${file} has what it said`);
 	return code === null || code === exitCodes.ok ? exitCodes.forktree : code;
 }

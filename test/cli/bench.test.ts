@@ -16,11 +16,29 @@ async function folder(t: ExecutionContext, files: Readonly<Record<string, string
 	return directory;
 }
 
-type Stub = {readonly directory: string; readonly calls: string[]; readonly most: () => number};
+type Stub = {
+	readonly directory: string;
+	readonly calls: string[];
+	readonly most: () => number;
+	/** The first call has come. */
+	readonly called: Promise<void>;
+};
 
-/** A worker's folder, and a stub that answers for its worker. @param fails says of the so-many-th call whether it fails */
-async function start(t: ExecutionContext, fails: (index: number) => boolean = () => false): Promise<Stub> {
+/**
+ * A worker's folder, and a stub that answers for its worker.
+ * @param fails says of the so-many-th call whether it fails
+ * @param isStuck whether it answers no call
+ */
+async function start(
+	t: ExecutionContext,
+	fails: (index: number) => boolean = () => false,
+	isStuck = false,
+): Promise<Stub> {
 	const calls: string[] = [];
+	let onCalled = () => {};
+	const called = new Promise<void>((resolve) => {
+		onCalled = resolve;
+	});
 	let [running, most] = [0, 0];
 	const server = createServer(async (request, response) => {
 		if (request.url === '/status') return response.end('ready\n');
@@ -28,6 +46,8 @@ async function start(t: ExecutionContext, fails: (index: number) => boolean = ()
 		most = Math.max(most, running);
 		const {method, url, headers} = request;
 		calls.push(`${method} ${url} ${headers['content-type']} ${await text(request)}`);
+		onCalled();
+		if (isStuck) return undefined;
 		await new Promise(setImmediate);
 		running -= 1;
 		if (fails(calls.length - 1)) response.writeHead(500);
@@ -35,7 +55,7 @@ async function start(t: ExecutionContext, fails: (index: number) => boolean = ()
 	});
 	const port = await listen(t, server);
 	const config = JSON.stringify({worker_url: '127.0.0.1', worker_port: String(port)});
-	return {directory: await folder(t, {'config.json': config}), calls, most: () => most};
+	return {directory: await folder(t, {'config.json': config}), calls, most: () => most, called};
 }
 
 type Line = {benchmark: string; seconds: number; successes: number; errors: number; 'ops/s': number};
@@ -56,7 +76,7 @@ test.serial('init writes functions that the registry reads', async (t) => {
 test.serial('a benchmark warms up in order, then calls at random, and prints one line of JSON', async (t) => {
 	const stub = await start(t);
 	const output = path.join(stub.directory, 'result.json');
-	const args = ['bench', 'py64-par', '-p', stub.directory, '-s', '0.2', '-t', '5', '-o', output];
+	const args = ['bench', 'py64-par', '-p', stub.directory, '-s', '0.2', '-t', '12', '-o', output];
 	const {exitCode, stdout, stderr} = await forktree(args);
 	t.is(exitCode, 0, stderr);
 	const line = JSON.parse(stdout) as Line;
@@ -72,7 +92,8 @@ test.serial('a benchmark warms up in order, then calls at random, and prints one
 		Array.from({length: 64}, (_none, index) => `POST /run/bench-py-${index} text/json null`),
 	);
 	t.true(new Set(stub.calls.slice(64)).size > 1);
-	t.is(stub.most(), 5);
+	t.is(stub.most(), 12);
+	t.notRegex(stderr, /Warning/);
 	t.true(existsSync(path.join(stub.directory, 'registry', 'bench-py-63', 'f.py')), 'what it calls is there');
 });
 
@@ -137,6 +158,12 @@ test.serial('a benchmark can be interrupted', async (t) => {
 	command.child.kill('SIGINT');
 	const {exitCode, stdout} = await command.ended;
 	t.deepEqual([exitCode, stdout], [130, '']);
+	const stuck = await start(t, () => false, true);
+	const waiting = new Command(['bench', 'py64-seq', '-p', stuck.directory, '-w', 'false']);
+	await waiting.says(/calling for 60 seconds/);
+	await stuck.called;
+	waiting.child.kill('SIGTERM');
+	t.is((await waiting.ended).exitCode, 143);
 });
 
 test.serial('every benchmark of OpenLambda is there', async (t) => {
