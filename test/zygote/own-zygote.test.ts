@@ -14,7 +14,8 @@ provideWheels({
 	torch: likeTorch,
 });
 
-const fixture = useRuntime({promote: false});
+// Many sandboxes at once reserve more than a small machine has, and use little of it.
+const fixture = useRuntime({promote: false, memoryBudgetMb: 8192});
 const options: DeployOptions = {reuse: false, spares: 0};
 /** Loading takes so long that one start makes a zygote worth it. */
 const slow = 'import os, time\ntime.sleep(0.2)\nLOADED_BY = os.getpid()\nTHERE = os.getpid() != 1\n';
@@ -330,7 +331,7 @@ rootTest('a function may have more sandboxes at once than its zygote has ids for
 	const streams = [];
 	for (let i = 0; i < count; i += 1) {
 		// It goes on when its first chunk was taken, and that is when all others are there.
-		const stream = runtime.stream(name, 0.1);
+		const stream = runtime.stream(name, 0.1, {timeoutMs: 5 * waitMs});
 		const chunks = stream[Symbol.asyncIterator]();
 		await chunks.next();
 		streams.push({stream, chunks});
