@@ -12,7 +12,7 @@ import {createRuntime} from '../../src/index.ts';
 import {workerPlugin} from '../../src/worker/plugin.ts';
 import {createWorker, type Worker, type WorkerOptions} from '../../src/worker/server.ts';
 import {writeFiles} from '../cli/forktree.ts';
-import {kernelTest, refusal} from '../helpers/kernel-test.ts';
+import {kernelTest, refusal, serialKernelTest} from '../helpers/kernel-test.ts';
 import {python, temporaryFolder} from '../helpers/runtime.ts';
 
 const gzip = {'content-type': 'application/gzip'};
@@ -432,18 +432,20 @@ kernelTest(
 	},
 );
 
-kernelTest('ten thousand functions: ready at once, and little memory', async (t) => {
+serialKernelTest('ten thousand functions: ready at once, and little memory', async (t) => {
 	const folder = await temporaryFolder();
 	t.teardown(() => rm(folder, {recursive: true, force: true}));
 	const one = path.join(folder, 'one.tar.gz');
 	await writeFile(one, await pack({'f.py': answering('one of many')}));
 	for (let count = 1; count < 10_000; count++) await link(one, path.join(folder, `function-${count}.tar.gz`));
 	const before = process.memoryUsage.rss();
-	const began = performance.now();
+	const began = process.cpuUsage();
 	const worker = await createWorker({registry: folder, port: 0, python, log: false});
 	t.teardown(() => worker.close());
 	t.is((await fetch(`${worker.url}/status`)).status, 200);
-	const ms = performance.now() - began;
+	// Of this process: how long it takes depends on what else the machine does.
+	const {user, system} = process.cpuUsage(began);
+	const ms = (user + system) / 1000;
 	const {call, get} = client(worker);
 	t.is(await (await call('function-9999')).text(), '"one of many"');
 	t.is(((await (await get('')).json()) as string[]).length, 10_000);
