@@ -12,6 +12,7 @@ import {execa} from 'execa';
 import {isAlive} from '../helpers/host-process.ts';
 import {serialKernelTest as kernelTest} from '../helpers/kernel-test.ts';
 import {cgroupsOf, processesIn} from '../helpers/leak-check.ts';
+import {until} from '../helpers/pool.ts';
 import {python, temporaryFolder} from '../helpers/runtime.ts';
 import {Command, type CommandEnd, forktree, main, writeFiles} from './forktree.ts';
 
@@ -274,7 +275,8 @@ kernelTest('up --detach returns when it is ready, and tells pid, port and log', 
 	t.deepEqual([where, logFile], [directory, log]);
 	t.is(await readFile(inWorker(directory, 'worker.pid'), 'utf8'), pid);
 	t.is(await call(`http://localhost:${port}`), '"hello world"');
-	t.regex(readFileSync(log, 'utf8'), /^ready on http:\/\/localhost:\d+\n(?:\{.*\}\n)*\{.*"text":"heard\\n".*\}\n/m);
+	const logged = /^ready on http:\/\/localhost:\d+\n(?:\{.*\}\n)*\{.*"text":"heard\\n".*\}\n/m;
+	await until(() => logged.test(readFileSync(log, 'utf8')), 'a log with what was printed');
 	const groups = cgroupsOf(path.join(directory, 'state'));
 	t.is((await worker(['down', '-p', directory])).exitCode, 0);
 	t.false(isAlive(Number(pid)), 'down has waited for its end');
