@@ -1,5 +1,4 @@
 /** The install cache as a whole: requirements in, folders that sandboxes see out. */
-import {AsyncLocalStorage} from 'node:async_hooks';
 import {createHash, randomBytes} from 'node:crypto';
 import {EventEmitter} from 'node:events';
 import {open, rename, rm} from 'node:fs/promises';
@@ -31,6 +30,7 @@ import {
 import {RecentLocks} from './recent-locks.ts';
 import {type IndexOptions, normaliseName, parseRequirements, type Requirements} from './requirements.ts';
 import {findResolver, type Resolver} from './resolver.ts';
+import {Scope} from './scope.ts';
 import {Slots} from './slots.ts';
 import type {InstallSteps, StepOptions} from './steps.ts';
 import {ToolSandboxes} from './tool-sandboxes.ts';
@@ -46,9 +46,9 @@ type Build = {readonly names: readonly string[]; readonly held: HeldSet[]};
 const diskFaults = new Set(['ENOSPC', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM', 'EIO', 'ENOTDIR']);
 /** How much of an archive is read at once, in bytes. */
 const chunkBytes = 1024 * 1024;
-const builds = new AsyncLocalStorage<Build>();
+const builds = new Scope<Build>();
 /** Where the requirements say that packages are, which the running code serves: what a build requires is looked for there too. */
-const indexes = new AsyncLocalStorage<IndexOptions>();
+const indexes = new Scope<IndexOptions>();
 
 /** Options of `openPackages()`. */
 export type PackagesOptions = {
@@ -448,13 +448,13 @@ export class PackageCache extends EventEmitter<PackageCacheEvents> implements As
 		if (option !== undefined) {
 			throw new ForktreeError(
 				'BuildFailed',
-				`building ${builds.getStore()?.names.at(-1)}: expected names of packages as what it requires, got ${JSON.stringify(option)}`,
+				`building ${builds.value?.names.at(-1)}: expected names of packages as what it requires, got ${JSON.stringify(option)}`,
 			);
 		}
 		const requirements = parseRequirements(lines.join('\n'));
-		const lock = await this.#resolve({...requirements, index: indexes.getStore() ?? requirements.index}, step);
+		const lock = await this.#resolve({...requirements, index: indexes.value ?? requirements.index}, step);
 		const held = await this.#hold(lock, step);
-		builds.getStore()?.held.push(held);
+		builds.value?.held.push(held);
 		return held.set.folders;
 	}
 
@@ -541,7 +541,7 @@ function inSlots({tools, interpreter}: Workshop): Workshop {
 
 /** Runs a build, unless it serves a build of the same package, which would never end. */
 async function inTurnOf<T>({name}: LockedDistribution, build: () => Promise<T>): Promise<T> {
-	const names = [...(builds.getStore()?.names ?? []), name];
+	const names = [...(builds.value?.names ?? []), name];
 	if (names.indexOf(name) < names.length - 1 || names.length > maxBuilds) {
 		throw new ForktreeError('BuildFailed', `building ${names[0]}: it needs ${names.slice(1).join(', which needs ')}`);
 	}
